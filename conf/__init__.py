@@ -1,0 +1,1 @@
+"""The configuration: the schema, and the groups of YAML files."""

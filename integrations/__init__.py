@@ -1,0 +1,1 @@
+"""Trackers, and the callback that feeds them."""

@@ -1,0 +1,11 @@
+"""The callbacks that every Learner has."""
+
+from nntrain.callback import Callback
+from nntrain.callbacks.device import CastToTensor, DeviceCallback
+from nntrain.callbacks.mode import TrainEvalCallback
+from nntrain.recorder import Recorder
+
+
+def default_callbacks() -> list[Callback]:
+    """New ones of each: device placement, tensor casting, train/eval mode and counters, and the recorder."""
+    return [DeviceCallback(), CastToTensor(), TrainEvalCallback(), Recorder()]

@@ -1,0 +1,49 @@
+"""Putting the model and the batches on the device, as plain tensors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+from nntrain.batch import map_tensors, to_device
+from nntrain.callback import Callback
+
+if TYPE_CHECKING:
+    from nntrain.learner import Learner
+
+
+class DeviceCallback(Callback):
+    """Moves the model to `learn.device` before the fit and each batch before it is used, without blocking."""
+
+    order: ClassVar[int] = -50
+
+    def before_fit(self, learn: Learner) -> None:
+        """Moves the model."""
+        learn.model.to(learn.device)
+
+    def before_batch(self, learn: Learner) -> None:
+        """Moves the inputs and labels, however they are nested."""
+        device = learn.device
+        for part in (*learn.xb, *learn.yb):
+            if not isinstance(part, Tensor) or part.device != device:
+                learn.xb, learn.yb = to_device(learn.xb, device), to_device(learn.yb, device)
+                return
+
+
+class CastToTensor(Callback):
+    """Casts subclasses of `torch.Tensor` in a batch to plain tensors, which are faster and work everywhere."""
+
+    order: ClassVar[int] = -40
+
+    def before_batch(self, learn: Learner) -> None:
+        """Casts the inputs and labels."""
+        for part in (*learn.xb, *learn.yb):
+            if type(part) is not Tensor:
+                learn.xb, learn.yb = map_tensors(_plain, learn.xb), map_tensors(_plain, learn.yb)
+                return
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    return tensor if type(tensor) is Tensor else tensor.as_subclass(torch.Tensor)

@@ -1,0 +1,52 @@
+"""Train and eval mode, and the counters of training."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from nntrain.callback import Callback
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from nntrain.learner import Learner
+
+
+class TrainEvalCallback(Callback):
+    """Puts the model in train or eval mode, and counts `train_iter` and `pct_train`.
+
+    However the fit ends, each module's `training` flag is afterwards what it was before.
+    """
+
+    order: ClassVar[int] = -10
+
+    def __init__(self) -> None:
+        self._modes: dict[nn.Module, bool] = {}
+
+    def before_fit(self, learn: Learner) -> None:
+        """Remembers the modes."""
+        self._modes = {module: module.training for module in learn.model.modules()}
+        learn.pct_train = 0.0
+
+    def before_train(self, learn: Learner) -> None:
+        """Puts the model in train mode."""
+        learn.model.train()
+        learn.pct_train = learn.epoch / learn.n_epoch
+
+    def before_validate(self, learn: Learner) -> None:
+        """Puts the model in eval mode."""
+        learn.model.eval()
+
+    def after_batch(self, learn: Learner) -> None:
+        """Counts a training batch."""
+        if not learn.training:
+            return
+        learn.train_iter += 1
+        if learn.n_iter:
+            learn.pct_train = (learn.epoch + (learn.iter + 1) / learn.n_iter) / learn.n_epoch
+
+    def cleanup_fit(self, learn: Learner) -> None:
+        """Gives each module back its mode."""
+        for module, training in self._modes.items():
+            module.training = training
+        self._modes = {}

@@ -1,0 +1,274 @@
+"""Recording a fit: losses and learning rates of each batch, metrics of each epoch; and gathering predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from nntrain.batch import batch_size
+from nntrain.callback import Callback, Purpose
+from nntrain.metrics import AvgLoss, Metric, WeightedMean
+from nntrain.optimizer import get_hyper, group_names, has_momentum, param_groups
+
+if TYPE_CHECKING:
+    from nntrain.learner import Learner
+
+_FOLD = 1024
+
+
+class ScalarLog:
+    """A growing column of scalar tensors, kept on their device and read back only on demand."""
+
+    def __init__(self) -> None:
+        self._blocks: list[Tensor] = []
+        self._recent: list[Tensor] = []
+
+    def __len__(self) -> int:
+        return sum(len(block) for block in self._blocks) + len(self._recent)
+
+    def append(self, value: Tensor) -> None:
+        """Adds a scalar without reading it."""
+        self._recent.append(value)
+        if len(self._recent) == _FOLD:
+            self._fold()
+
+    def _fold(self) -> None:
+        if self._recent:
+            self._blocks.append(torch.stack(self._recent))
+            self._recent = []
+
+    def tensor(self) -> Tensor:
+        """All values `(n,)`, float32, on the CPU; this reads the device."""
+        self._fold()
+        if not self._blocks:
+            return torch.empty(0)
+        return torch.cat([block.float() for block in self._blocks]).cpu()
+
+    def load(self, values: Tensor) -> None:
+        """Replaces the column."""
+        self._blocks, self._recent = ([values] if len(values) else []), []
+
+
+def smooth(values: Tensor, beta: float = 0.98) -> Tensor:
+    """The debiased exponentially weighted mean after each of the values `(n,)`, as fastai's `AvgSmoothLoss` gives it."""
+    mean, smoothed = 0.0, []
+    for count, value in enumerate(values.tolist(), start=1):
+        mean = beta * mean + (1 - beta) * value
+        smoothed.append(mean / (1 - beta**count))
+    return torch.tensor(smoothed)
+
+
+class Recorder(Callback):
+    """Keeps what a fit produced, without reading the device before an epoch ends.
+
+    Per training batch: `losses`, `smooth_losses`, `lrs` and `moms`. Per epoch: a row of `rows`, a mapping by name, so a
+    cancelled part leaves its names out and shifts nothing.
+
+    =====================  ======================================================  ========
+    key of a row           meaning                                                 unit
+    =====================  ======================================================  ========
+    `epoch`                index of the epoch
+    `train/loss`           mean loss over the training batches, weighted by size
+    `valid/loss`           the same over the validation set
+    `train/NAME`           metric NAME, or part NAME of the loss, in training
+    `valid/NAME`           the same over the validation set
+    `time/epoch_s`         the whole epoch                                         s
+    `time/batch_ms`        mean time of a training batch, less the wait for it     ms
+    `time/data_wait_ms`    mean wait for a training batch                          ms
+    =====================  ======================================================  ========
+    """
+
+    order: ClassVar[int] = 50
+    purposes: ClassVar[frozenset[Purpose]] = frozenset({Purpose.FIT, Purpose.VALIDATE})
+
+    def __init__(self, beta: float = 0.98) -> None:
+        self.beta = beta
+        self.rows: list[dict[str, float]] = []
+        self.row: dict[str, float] = {}
+        self.group_names: list[str] = []
+        self._pending: dict[str, Any] = {}
+        self._active: list[Metric] = []
+        self._loss = AvgLoss()
+        self._parts: dict[str, WeightedMean] = {}
+        self._loss_log = ScalarLog()
+        self._hypers: list[list[float]] = []
+        self._with_mom = False
+
+    @property
+    def losses(self) -> Tensor:
+        """The loss of each training batch of the fit `(batches,)`, on the CPU; this reads the device."""
+        return self._loss_log.tensor()
+
+    @property
+    def smooth_losses(self) -> Tensor:
+        """The exponentially weighted mean of `losses` after each batch `(batches,)`."""
+        return smooth(self.losses, self.beta)
+
+    @property
+    def lrs(self) -> dict[str, list[float]]:
+        """The learning rate of each training batch, by parameter group."""
+        return {name: [row[i] for row in self._hypers] for i, name in enumerate(self.group_names)}
+
+    @property
+    def moms(self) -> dict[str, list[float]]:
+        """The momentum of each training batch, by parameter group; empty if the optimizer has none."""
+        if not self._with_mom:
+            return {}
+        n = len(self.group_names)
+        return {name: [row[n + i] for row in self._hypers] for i, name in enumerate(self.group_names)}
+
+    @property
+    def metric_names(self) -> list[str]:
+        """The names of all that was recorded per epoch, in order of appearance."""
+        return list(dict.fromkeys(name for row in self.rows for name in row))
+
+    def last(self, name: str) -> float:
+        """The latest value of a metric.
+
+        Raises:
+            LookupError: if it was not recorded; the message lists what was.
+        """
+        if name not in self.row:
+            raise LookupError(f"{name!r} was not recorded; recorded were {', '.join(self.row) or 'no metrics'}.")
+        return self.row[name]
+
+    def before_fit(self, learn: Learner) -> None:
+        """Begins a new record."""
+        self.row = {}
+        if learn.purpose is not Purpose.FIT:
+            return
+        self.rows, self._loss_log, self._hypers = [], ScalarLog(), []
+        if learn.opt is not None:
+            self.group_names, self._with_mom = group_names(learn.opt), has_momentum(learn.opt)
+
+    def before_epoch(self, learn: Learner) -> None:
+        """Begins a row."""
+        self.row, self._pending = {}, {}
+        self._epoch_start = perf_counter()
+
+    def before_train(self, learn: Learner) -> None:
+        """Begins the training part."""
+        self._begin(learn)
+        self._train_start = perf_counter()
+
+    def before_validate(self, learn: Learner) -> None:
+        """Begins the validation part."""
+        if learn.purpose is not Purpose.FIT:
+            self._pending = {}
+        self._begin(learn)
+
+    def _begin(self, learn: Learner) -> None:
+        self._active = [metric for metric in learn.metrics if metric.active(learn.training)]
+        self._parts = {}
+        for metric in (self._loss, *self._active):
+            metric.reset()
+
+    def after_loss(self, learn: Learner) -> None:
+        """Takes a batch; one that is cancelled before its loss leaves nothing to take."""
+        if learn.training:
+            self._loss_log.append(learn.loss.detach())
+            self._hypers.append(self._hypers_of(learn))
+        self._loss.accumulate(learn)
+        for metric in self._active:
+            metric.accumulate(learn)
+        if learn.loss_parts:
+            self._accumulate_parts(learn)
+
+    def _hypers_of(self, learn: Learner) -> list[float]:
+        if learn.opt is None:
+            return []
+        groups = param_groups(learn.opt)
+        hypers = [group["lr"] for group in groups]
+        return hypers + [get_hyper(group, "mom") for group in groups] if self._with_mom else hypers
+
+    def _accumulate_parts(self, learn: Learner) -> None:
+        size = batch_size(learn.yb or learn.xb)
+        for name, part in learn.loss_parts.items():
+            self._parts.setdefault(name, WeightedMean()).add(part, size)
+
+    def after_train(self, learn: Learner) -> None:
+        """Ends the training part."""
+        self._read("train")
+        n_batch = max(learn.iter + 1 - learn.first_iter, 1)
+        busy_s = perf_counter() - self._train_start - learn.data_wait_s
+        self._pending["time/batch_ms"] = 1e3 * busy_s / n_batch
+        self._pending["time/data_wait_ms"] = 1e3 * learn.data_wait_s / n_batch
+
+    def after_validate(self, learn: Learner) -> None:
+        """Ends the validation part."""
+        self._read("valid")
+        if learn.purpose is not Purpose.FIT:
+            self.row = _as_floats(self._pending)
+
+    def _read(self, part: str) -> None:
+        values = [("loss", self._loss.value), *((name, mean.value) for name, mean in self._parts.items())]
+        values += [(metric.name, metric.value) for metric in self._active]
+        self._pending |= {f"{part}/{name}": value for name, value in values if value is not None}
+
+    def after_epoch(self, learn: Learner) -> None:
+        """Ends the row: the one place where metrics are read from the device."""
+        times = {name: value for name, value in self._pending.items() if name.startswith("time/")}
+        values = {name: value for name, value in self._pending.items() if name not in times}
+        self.row = {"epoch": float(learn.epoch), **_as_floats(values)}
+        self.row |= {"time/epoch_s": perf_counter() - self._epoch_start, **times}
+        self.rows.append(self.row)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The record so far, and the metrics of the part of the epoch in progress."""
+        return {
+            "rows": [dict(row) for row in self.rows],
+            "losses": self._loss_log.tensor(),
+            "hypers": torch.tensor(self._hypers, dtype=torch.float64),
+            "pending": dict(self._pending),
+            "loss": self._loss.state_dict(),
+            "parts": {name: mean.state_dict() for name, mean in self._parts.items()},
+            "metrics": {metric.name: metric.state_dict() for metric in self._active},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes back what `state_dict` gave."""
+        self.rows = [dict(row) for row in state["rows"]]
+        self._loss_log.load(state["losses"])
+        self._hypers = state["hypers"].tolist()
+        self._pending = dict(state["pending"])
+        self._loss.load_state_dict(state["loss"])
+        self._parts = {name: WeightedMean() for name in state["parts"]}
+        for name, mean in self._parts.items():
+            mean.load_state_dict(state["parts"][name])
+        for metric in self._active:
+            metric.load_state_dict(state["metrics"][metric.name])
+
+
+class GatherPreds(Callback):
+    """Keeps the predictions and labels of every batch, on the CPU."""
+
+    order: ClassVar[int] = 50
+
+    def __init__(self) -> None:
+        self._preds: list[Tensor] = []
+        self._targets: list[Tensor] = []
+
+    def after_pred(self, learn: Learner) -> None:
+        """Takes a batch."""
+        if not isinstance(learn.pred, Tensor):
+            raise TypeError(f"get_preds needs a model that returns a tensor but got {type(learn.pred).__name__}.")
+        self._preds.append(learn.pred.detach().cpu())
+        if learn.yb:
+            self._targets.append(learn.yb[0].cpu())
+
+    def collected(self) -> tuple[Tensor, Tensor | None]:
+        """Predictions and labels of all batches, in order; no labels give `None`."""
+        return torch.cat(self._preds), torch.cat(self._targets) if self._targets else None
+
+
+def _as_floats(values: Mapping[str, Any]) -> dict[str, float]:
+    floats: dict[str, float] = {}
+    for name, value in values.items():
+        if isinstance(value, Tensor) and value.numel() != 1:
+            raise ValueError(f"Metric {name!r} gave a tensor {tuple(value.shape)}: a metric must be one number.")
+        floats[name] = float(value)
+    return floats

@@ -1,0 +1,1 @@
+"""Optuna sweeps for Hydra."""
