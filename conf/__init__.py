@@ -1,1 +1,5 @@
-"""The configuration: the schema, and the groups of YAML files."""
+"""The configuration: the typed schema, and the groups of YAML files."""
+
+from nntrain.conf import schema
+
+__all__ = ["schema"]

@@ -63,6 +63,18 @@ def batch_size(xb: Sequence[Any]) -> int:
     return int(first.shape[0]) if first.dim() else 1
 
 
+class EmptyLoaderError(ValueError):
+    """A loader gave no batch."""
+
+
+def n_batches(loader: Any) -> int | None:
+    """The length of a loader; `None` where it has none, as torch's over an `IterableDataset` that cannot say."""
+    try:
+        return len(loader)
+    except TypeError:
+        return None
+
+
 def describe(batch: Any) -> str:
     """The shapes and dtypes of a batch's tensors, for messages: `float32 (64, 10)`."""
     parts = [f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}" for tensor in tensors_in(batch)]

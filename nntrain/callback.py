@@ -38,8 +38,9 @@ class Callback:
      10   the loss and its gradient: scaling, accumulation, clipping
      50   `Recorder`, which reads the metrics
      60   schedules
-     70   what decides to stop, and what saves
+     70   what acts on a metric, and what saves
      90   progress, then trackers, which see what all others recorded
+    100   what stops, once all others have seen the batch or the epoch
     ====  ==========================================================
 
     `purposes` says in which runs of the loop the callback takes part: a callback that changes batches belongs in all, one

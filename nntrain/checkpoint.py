@@ -3,39 +3,94 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
-from collections.abc import Mapping
+import zipfile
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor, nn
 
-from nntrain.optimizer import Optimizer
+from nntrain.batch import map_tensors
+from nntrain.callback import Callback
+from nntrain.optimizer import Optimizer, param_groups
+from nntrain.rng import generators_of, rng_state, set_rng_state
 
 if TYPE_CHECKING:
     from nntrain.learner import Learner
 
+_PARTIAL = ".part"
+
 
 class CheckpointError(RuntimeError):
-    """A file is no checkpoint of ours, is damaged, or holds what may not be loaded."""
+    """A file is no checkpoint of ours, is damaged, holds what may not be loaded, or fits another learner."""
 
 
-def write_checkpoint(state: Mapping[str, Any], path: str | Path) -> Path:
-    """Writes a checkpoint so that `path` holds either the old file or the whole new one, even after a crash."""
+# --- files
+
+
+def write_checkpoint(state: Mapping[str, Any], path: str | Path, *, previous: str | Path | None = None) -> Path:
+    """Writes a checkpoint so that `path` holds either the old file or the whole new one, even after a crash.
+
+    Args:
+        state: tensors, numbers, strings, and lists, tuples and dicts of them.
+        path: where to; its folder is made.
+        previous: where to keep the old file, in the same folder; not kept where the file system has no hard links.
+
+    Raises:
+        CheckpointError: if it cannot be written, or could not be read again; the old file is then as it was.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_PARTIAL)
     try:
         with os.fdopen(fd, "wb") as file:
-            torch.save(dict(state), file)
-            file.flush()
-            os.fsync(file.fileno())
+            _write(state, file, path)
+        _check_loadable(temporary, path)
+        if previous is not None:
+            _keep(path, Path(previous))
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
     return path
+
+
+def _write(state: Mapping[str, Any], file: Any, path: Path) -> None:
+    try:
+        torch.save(dict(state), file)
+        file.flush()
+        os.fsync(file.fileno())
+    except (OSError, RuntimeError) as err:  # torch turns a full disk into a RuntimeError
+        raise CheckpointError(f"{path} could not be written, what was there before is untouched: {err}") from err
+
+
+def _check_loadable(temporary: str, path: Path) -> None:
+    # mapped, not read: this costs the pickle of names and shapes, whatever the size of the tensors
+    try:
+        torch.load(temporary, map_location="cpu", mmap=True, weights_only=True)
+    except Exception as err:  # torch raises a different type for each kind of content
+        found = re.search(r"GLOBAL (\S+)", str(err))
+        what = found.group(1) if found else str(err).splitlines()[0]
+        raise CheckpointError(
+            f"{path} was not written, for it could not be loaded: the state holds {what}, "
+            "but may hold only tensors, numbers, strings, and lists and dicts of them."
+        ) from err
+
+
+def _keep(path: Path, previous: Path) -> None:
+    # a link, not a rename: `path` must exist at every moment
+    link = previous.with_name(f".{previous.name}{_PARTIAL}")
+    link.unlink(missing_ok=True)
+    try:
+        os.link(path, link)
+    except OSError:
+        return
+    os.replace(link, previous)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -46,39 +101,61 @@ def _sync_folder(folder: Path) -> None:
         os.close(fd)
 
 
+def remove_partial(folder: str | Path) -> None:
+    """Removes what a process that was killed while it wrote a checkpoint has left in the folder."""
+    for leftover in Path(folder).glob(f".*{_PARTIAL}"):
+        leftover.unlink(missing_ok=True)
+
+
 def read_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]:
     """Reads a checkpoint with `weights_only=True`: tensors and plain values, never code.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        CheckpointError: if it cannot be read so.
+        CheckpointError: if it is damaged (every byte is covered by a checksum), or cannot be read so.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no checkpoint {path}.")
     try:
+        _check_sums(path)
         state = torch.load(path, map_location=device, weights_only=True)
-    except Exception as err:  # torch raises a different type for each kind of damage
+    except Exception as err:  # zipfile and torch raise a different type for each kind of damage
         raise CheckpointError(f"{path} cannot be loaded: it is damaged, or holds more than tensors and plain values.") from err
     if not isinstance(state, dict) or "model" not in state:
         raise CheckpointError(f"{path} is no checkpoint: it was expected to hold a dict with the key 'model'.")
     return state
 
 
+def _check_sums(path: Path) -> None:
+    # torch itself loads a file with flipped bits
+    with zipfile.ZipFile(path) as archive:
+        if (damaged := archive.testzip()) is not None:
+            raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
+
+
+# --- the model and the optimizer
+
+
 def save_model(learn: Learner, path: str | Path, *, with_opt: bool = True) -> Path:
     """Writes the model's and, if asked, the optimizer's state."""
     state: dict[str, Any] = {"model": learn.model.state_dict()}
-    if with_opt and learn.opt is not None:
-        state["opt"] = opt_state(learn.opt)
-    return write_checkpoint(state, path)
+    return write_checkpoint(state | (_opt_part(learn.opt) if with_opt else {}), path)
 
 
 def load_model(learn: Learner, path: str | Path, *, with_opt: bool = True, strict: bool = True) -> None:
-    """Reads the model's and, if asked and present, the optimizer's state."""
+    """Reads the model's and, if asked and present, the optimizer's state.
+
+    Raises:
+        CheckpointError: if the state is another optimizer's, or, where `strict`, another model's.
+    """
     state = read_checkpoint(path, learn.device)
-    learn.model.load_state_dict(state["model"], strict=strict)
+    if strict:
+        _check_model(learn.model, state["model"], path)
     if with_opt and "opt" in state:
-        load_opt_state(learn.opt or learn.create_opt(), state["opt"])
+        _check_opt(learn.opt or learn.create_opt(), state, path)
+        load_opt_state(learn.opt, state["opt"])
+    learn.model.load_state_dict(state["model"], strict=strict)
 
 
 def opt_state(opt: Optimizer) -> dict[str, Any]:
@@ -92,3 +169,132 @@ def load_opt_state(opt: Any, state: Mapping[str, Any]) -> None:
     """Takes back what `opt_state` gave."""
     if state:
         opt.load_state_dict(state)
+
+
+def _opt_part(opt: Optimizer | None) -> dict[str, Any]:
+    return {} if opt is None else {"opt": opt_state(opt), "opt_class": type(opt).__name__}
+
+
+def _check_model(model: nn.Module, state: Mapping[str, Any], path: str | Path) -> None:
+    own = model.state_dict()
+    misfits = _misfits(own, state)
+    shapes = {name: (_shape(state[name]), _shape(value)) for name, value in own.items() if name in state}
+    wrong = [f"{name} {there} instead of {here}" for name, (there, here) in shapes.items() if there != here]
+    if wrong:
+        misfits.append(f"it has {_few(wrong)}")
+    _refuse(misfits, path, "the model")
+
+
+def _check_opt(opt: Optimizer, state: Mapping[str, Any], path: str | Path) -> None:
+    misfits = []
+    if state["opt_class"] != type(opt).__name__:
+        misfits.append(f"it was made with {state['opt_class']}, not {type(opt).__name__}")
+    there = [len(group["params"]) for group in state["opt"].get("param_groups", [])]
+    here = [len(group["params"]) for group in param_groups(opt)]
+    if there != here:
+        misfits.append(f"its parameter groups have {there} tensors instead of {here}")
+    _refuse(misfits, path, "the optimizer")
+
+
+def _shape(value: Any) -> tuple[int, ...] | None:
+    return tuple(value.shape) if isinstance(value, Tensor) else None
+
+
+def _misfits(expected: Collection[str], found: Collection[str]) -> list[str]:
+    missing = [name for name in expected if name not in found]
+    unexpected = [name for name in found if name not in expected]
+    lists = (("it lacks", missing), ("it has, unexpectedly,", unexpected))
+    return [f"{words} {_few(names)}" for words, names in lists if names]
+
+
+def _few(names: list[str], n: int = 3) -> str:
+    rest = f" and {len(names) - n} more" if len(names) > n else ""
+    return ", ".join(names[:n]) + rest
+
+
+def _refuse(misfits: Iterable[str], path: str | Path, what: str) -> None:
+    if text := "; ".join(misfits):
+        raise CheckpointError(f"{path} does not fit {what}: {text}.")
+
+
+# --- the whole learner
+
+
+def learner_state(learn: Learner) -> dict[str, Any]:
+    """All that training changes: model, optimizer, gradients, callbacks, counters and random number generators.
+
+    The tensors are the learner's own: write them before training goes on.
+    """
+    return {
+        "model": learn.model.state_dict(),
+        **_opt_part(learn.opt),
+        "grads": {name: param.grad for name, param in learn.model.named_parameters() if param.grad is not None},
+        "callbacks": {key: cb.state_dict() for key, cb in _stateful(learn).items()},
+        "rng": learner_rng_state(learn),
+        "n_epoch": learn.n_epoch,
+        "train_iter": learn.train_iter,
+        "pct_train": learn.pct_train,
+    }
+
+
+def load_learner_state(learn: Learner, state: Mapping[str, Any], path: str | Path) -> None:
+    """Takes back what `learner_state` gave, and may keep tensors of it; `path` is named in errors.
+
+    Raises:
+        CheckpointError: if the state is that of another model, optimizer, set of callbacks or kind of loader; nothing
+            is changed then.
+    """
+    opt, callbacks = learn.opt or learn.create_opt(), _stateful(learn)
+    _check_model(learn.model, state["model"], path)
+    _check_opt(opt, state, path)
+    _refuse(_misfits(callbacks, state["callbacks"]), path, "the callbacks")
+    _check_loaders(learn, state["rng"], path)
+    learn.model.load_state_dict(state["model"])
+    load_opt_state(opt, state["opt"])
+    _load_grads(learn.model, state["grads"])
+    for key, cb in callbacks.items():
+        cb.load_state_dict(_on_device(state["callbacks"][key], learn.device))
+    learn.train_iter = state["train_iter"]
+    learn.pct_train = state["pct_train"] * (state["n_epoch"] / learn.n_epoch)
+    set_learner_rng_state(learn, state["rng"])
+
+
+def _on_device(state: Any, device: torch.device) -> Any:
+    # MPS has no float64; what is kept so, such as the learning rates, is for the host
+    keeps = torch.float64 if device.type == "mps" else None
+    return map_tensors(lambda tensor: tensor if tensor.dtype is keeps else tensor.to(device), state)
+
+
+def _load_grads(model: nn.Module, grads: Mapping[str, Tensor]) -> None:
+    for name, param in model.named_parameters():
+        param.grad = grads[name].to(param.device) if name in grads else None
+
+
+def _stateful(learn: Learner) -> dict[str, Callback]:
+    """The callbacks that have a state, by class name and index within the class."""
+    found: dict[str, Callback] = {}
+    seen: Counter[str] = Counter()
+    for cb in learn.cbs:
+        if type(cb).state_dict is not Callback.state_dict:
+            name = type(cb).__name__
+            found[f"{name}.{seen[name]}"] = cb
+            seen[name] += 1
+    return found
+
+
+def learner_rng_state(learn: Learner) -> dict[str, Any]:
+    """The state of every random number generator that training uses, the loaders' own among them."""
+    return rng_state((learn.dls.train, learn.dls.valid))
+
+
+def set_learner_rng_state(learn: Learner, state: Mapping[str, Any]) -> None:
+    """Takes back what `learner_rng_state` gave."""
+    set_rng_state(state, (learn.dls.train, learn.dls.valid))
+
+
+def _check_loaders(learn: Learner, rng: Mapping[str, Any], path: str | Path) -> None:
+    there = [len(states) for states in rng["loaders"]]
+    here = [len(generators_of(loader)) for loader in (learn.dls.train, learn.dls.valid)]
+    if there != here:
+        misfit = f"those it was made with had {there} generators of their own (train, valid), these have {here}"
+        _refuse([misfit], path, "the loaders")

@@ -34,7 +34,7 @@ def cleanup(learn: Learner, handlers: Handlers, failure: BaseException | None) -
     for cb, handler in reversed(handlers.get(Event.CLEANUP_FIT, ())):
         try:
             handler(learn)
-        except BaseException as err:
+        except BaseException as err:  # noqa: BLE001 - every callback must get its turn; what failed is raised after
             err.add_note(f"nntrain: raised in {type(cb).__name__}.{Event.CLEANUP_FIT}")
             errors.append(err)
     if failure is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from nntrain import checkpoint, lr_finder, schedule, summary
-from nntrain.batch import describe, split_batch
+from nntrain.batch import EmptyLoaderError, describe, n_batches, split_batch
 from nntrain.callback import Callback, Purpose
 from nntrain.callbacks.defaults import default_callbacks
 from nntrain.device import resolve_device
@@ -34,7 +34,7 @@ from nntrain.events import (
     Level,
     StopReason,
 )
-from nntrain.metrics import Metric, as_metric
+from nntrain.metrics import Metric, as_metrics
 from nntrain.optimizer import (
     LearningRate,
     Optimizer,
@@ -126,7 +126,7 @@ class Learner:
         self.model, self.dls, self.loss_func = model, dls, loss_func
         self.lr, self.wd, self.opt_func, self.splitter = lr, wd, opt_func, splitter
         self.device = resolve_device(device)
-        self.metrics: list[Metric] = [as_metric(metric) for metric in metrics]
+        self.metrics: list[Metric] = as_metrics(metrics)
         self.n_inp: int | None = getattr(dls, "n_inp", None)
         self.opt = None
         self.n_epoch, self.epoch, self.iter, self.n_iter = 0, 0, 0, 0
@@ -205,7 +205,10 @@ class Learner:
         """Calls the loss function on the predictions and the labels (without labels: the inputs)."""
         loss = self.loss_func(self.pred, *(self.yb or self.xb))
         if isinstance(loss, Tensor):
+            self.loss_parts = {}
             return loss
+        if not isinstance(loss, Mapping):
+            raise TypeError(f"The loss must be a tensor or a mapping of named tensors but is {type(loss).__name__}.")
         self.loss_parts = {name: part.detach() for name, part in loss.items()}
         return torch.stack(list(loss.values())).sum()
 
@@ -254,8 +257,11 @@ class Learner:
         if not 0 <= start_epoch <= n_epoch:
             raise ValueError(f"start_epoch={start_epoch} is not between 0 and n_epoch={n_epoch}.")
         with self.added_cbs(*(cbs or ())):
-            self._prepare_optimizer(self.lr if lr is None else lr, self.wd if wd is None else wd, reset_opt)
+            self._prepare_optimizer(lr, self.wd if wd is None else wd, reset_opt)
             self.n_epoch, self.start_epoch = n_epoch, start_epoch
+            self.epoch, self.iter, self.pct_train = start_epoch, 0, 0.0
+            if (recorder := self._find_recorder()) is not None:
+                recorder.clear()
             return self._run(Purpose.FIT, self._do_epochs)
 
     def fit_one_cycle(self, n_epoch: int, lr_max: LearningRate | None = None, **kwargs: Any) -> FitResult:
@@ -314,14 +320,16 @@ class Learner:
             raise ValueError("There is no validation set: pass a loader.")
         return chosen
 
-    def _prepare_optimizer(self, lr: LearningRate, wd: float | None, reset: bool) -> None:
+    def _prepare_optimizer(self, lr: LearningRate | None, wd: float | None, reset: bool) -> None:
         if self.opt is None or reset:
             self.create_opt()
         assert self.opt is not None
-        if groups := param_groups(self.opt):
-            set_hyper(self.opt, "lr", group_lrs(lr, len(groups)))
+        n_group = len(param_groups(self.opt))
+        if n_group or lr is not None:
+            set_hyper(self.opt, "lr", group_lrs(self.lr if lr is None else lr, n_group))
         if wd is not None:
             set_hyper(self.opt, "weight_decay", wd)
+        self.model.zero_grad()  # a fit that was cancelled between its backward pass and its step left gradients
 
     def _event(self, event: Event) -> None:
         assert self._handlers is not None
@@ -368,7 +376,7 @@ class Learner:
         grad_enabled, failure = torch.is_grad_enabled(), None
         try:
             self._fit_level(body)
-        except BaseException as err:
+        except BaseException as err:  # noqa: BLE001 - raised again when every callback has cleaned up
             failure = err
             self._note(err, "the loop")
             self.result = self._result(StopReason.of(err), f"{type(err).__name__}: {err}")
@@ -408,7 +416,7 @@ class Learner:
     def _do_part(self, level: Level, dl: Iterable[Any]) -> None:
         self.dl, self.first_iter = dl, 0
         self.training, self.data_wait_s = level is TRAIN, 0.0
-        self.n_iter = len(dl) if isinstance(dl, Sized) else None
+        self.n_iter = n_batches(dl)
         with torch.set_grad_enabled(self.training):
             self._level(level, self._all_batches)
 
@@ -420,7 +428,7 @@ class Learner:
             start = perf_counter()
         if self.iter < 0:
             part = "training" if self.training else "validation"
-            raise ValueError(f"The {part} loader gave no batch: it is empty, or drop_last dropped its only batch.")
+            raise EmptyLoaderError(f"The {part} loader gave no batch: it is empty, or drop_last dropped its only batch.")
 
     def _one_batch(self) -> None:
         self.xb, self.yb = split_batch(self.batch, self.n_inp)

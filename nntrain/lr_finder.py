@@ -1,18 +1,233 @@
-"""Finding a learning rate by mock training that leaves no trace."""
+"""Finding a learning rate by mock training that leaves no trace. The procedure and the rules are fastai's.
+
+Sources: Smith, 2015, https://arxiv.org/abs/1506.01186 (the range test); Howard and Gugger, 2020,
+https://arxiv.org/abs/2002.04688 (fastai).
+"""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
+
+import numpy as np
+
+from nntrain.callback import Callback, Purpose
+from nntrain.events import CancelFitException, CancelValidException, StopReason
+from nntrain.metrics import func_name
+from nntrain.optimizer import set_hyper
+from nntrain.schedule import Schedule, sched_exp
+from nntrain.snapshot import leave_no_trace, mock_fit
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from nntrain.learner import Learner
 
+SuggestFunc: TypeAlias = Callable[[Sequence[float], Sequence[float]], float]
+"""Suggests a learning rate, given the rates `(n,)` that were tried and the smoothed losses `(n,)` they gave."""
 
-@dataclass(frozen=True)
+_BETA = 0.98
+_SKIP_END = 5
+_MIN_NUM_IT = 16
+
+
+def valley(lrs: Sequence[float], losses: Sequence[float]) -> float:
+    """The rate halfway down the longest valley: the longest subsequence of the losses that falls all the way.
+
+    "Halfway" is half of a third past the first third, counted in steps. This is fastai's default rule.
+
+    Raises:
+        ValueError: if there is no loss.
+    """
+    _require("valley", losses, 1)
+    lengths: list[int] = []
+    for i, loss in enumerate(losses):
+        lengths.append(1 + max((lengths[j] for j in range(i) if losses[j] > loss), default=0))
+    longest = max(lengths)
+    if longest == 1:
+        return float(lrs[0])
+    end = lengths.index(longest)
+    # The start is counted back by length, as if the valley had no gap; it can be -1, and then so can the index.
+    start, third = end - longest, longest / 3
+    return float(lrs[start + int(third) + int(third / 2)])
+
+
+def slide(
+    lrs: Sequence[float], losses: Sequence[float], *, lr_diff: int = 15, thresh: float = 0.005, adjust_value: float = 1.0
+) -> float:
+    """The rate before the losses begin to slide up: going back from the end, where the slope has settled.
+
+    Args:
+        lrs: the rates `(n,)`.
+        losses: the losses `(n,)`.
+        lr_diff: steps between the two slopes that are compared.
+        thresh: largest difference between two slopes, in loss a step, that counts as settled.
+        adjust_value: factor for the suggested rate.
+
+    Raises:
+        ValueError: if there are not more than `lr_diff` losses.
+    """
+    _require("slide", losses, lr_diff + 1)
+    slopes = np.gradient(np.asarray(losses, dtype=np.float64))
+    left = len(losses) - 1 - lr_diff
+    chosen = left
+    while left >= 0 and abs(slopes[left + lr_diff] - slopes[left]) > thresh:
+        chosen = left
+        left -= 1
+    return float(lrs[chosen]) * adjust_value
+
+
+def minimum(lrs: Sequence[float], losses: Sequence[float]) -> float:
+    """A tenth of the rate at which the loss was smallest.
+
+    Raises:
+        ValueError: if there is no loss.
+    """
+    _require("minimum", losses, 1)
+    return float(lrs[int(np.argmin(losses))]) / 10
+
+
+def steep(lrs: Sequence[float], losses: Sequence[float]) -> float:
+    """The rate at which the loss falls fastest, against the logarithm of the rate.
+
+    Raises:
+        ValueError: if there are fewer than two losses.
+    """
+    _require("steep", losses, 2)
+    return float(lrs[int(np.argmin(np.diff(losses) / np.diff(np.log(lrs))))])
+
+
+def _require(rule: str, losses: Sequence[float], n: int) -> None:
+    if len(losses) < n:
+        raise ValueError(f"The rule {rule} needs at least {n} losses but got {len(losses)}: raise num_it or lower end_lr.")
+
+
+@dataclass(frozen=True, slots=True)
 class LRFindResult:
-    """placeholder"""
+    """What `lr_find` found: the rates that were tried, the smoothed loss after each, and suggestions by rule.
+
+    `lrs` and `losses` are `(n,)`; a loss that was NaN, and what came after it, is left out.
+    """
+
+    lrs: tuple[float, ...]
+    losses: tuple[float, ...]
+    suggestions: Mapping[str, float]
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draws loss against rate, on a logarithmic axis, with the suggestions; fastai's last five losses are left out."""
+        import matplotlib.pyplot as plt
+
+        if ax is None:
+            ax = plt.subplots()[1]
+        lrs, losses = self.lrs[:-_SKIP_END], self.losses[:-_SKIP_END]
+        ax.plot(lrs, losses)
+        for name, lr in self.suggestions.items():
+            ax.plot(lr, np.interp(np.log(lr), np.log(lrs), losses), "o", label=f"{name}: {lr:.2e}")
+        ax.set(xscale="log", xlabel="learning rate", ylabel="smoothed loss")
+        if self.suggestions:
+            ax.legend()
+        return ax
 
 
-def lr_find(learn: Learner, **kwargs: Any) -> LRFindResult:
-    """placeholder"""
-    return LRFindResult()
+class _RangeTest(Callback):
+    """Raises the learning rate from batch to batch, records the smoothed loss, and stops when it diverges."""
+
+    order: ClassVar[int] = 60
+    purposes: ClassVar[frozenset[Purpose]] = frozenset({Purpose.LR_FIND})
+
+    def __init__(self, sched: Schedule, num_it: int, stop_div: bool) -> None:
+        self.sched, self.num_it, self.stop_div = sched, num_it, stop_div
+        self.lrs: list[float] = []
+        self.losses: list[float] = []
+        self.hit_nan = False
+        self._mean = 0.0
+
+    def before_batch(self, learn: Learner) -> None:
+        """Sets the rate of this batch, for all parameter groups."""
+        assert learn.opt is not None
+        set_hyper(learn.opt, "lr", self._lr)
+
+    @property
+    def _lr(self) -> float:
+        return self.sched(len(self.losses) / self.num_it)
+
+    def after_loss(self, learn: Learner) -> None:
+        """Records the loss; ends the test when it has seen enough."""
+        # Reads the device: whether to go on has to be known now, and a test has few batches.
+        self._record(learn.loss.item())
+        if self.hit_nan or self._diverged or len(self.losses) >= self.num_it:
+            raise CancelFitException(reason=StopReason.COMPLETED)
+
+    def _record(self, loss: float) -> None:
+        self._mean += (loss - self._mean) * (1 - _BETA)
+        smooth = self._mean / (1 - _BETA ** (len(self.losses) + 1))
+        self.hit_nan = math.isnan(smooth)
+        if not self.hit_nan:
+            self.lrs.append(self._lr)
+            self.losses.append(smooth)
+
+    @property
+    def _diverged(self) -> bool:
+        best = min(self.losses, default=math.inf)
+        # fastai has 4 * best alone, which a negative loss exceeds at once.
+        return self.stop_div and bool(self.losses) and self.losses[-1] > max(4 * best, -2 * best)
+
+    def before_validate(self, learn: Learner) -> None:
+        """Leaves validation out."""
+        raise CancelValidException
+
+    def curve(self) -> tuple[list[float], list[float]]:
+        """The rates and losses that the rules judge: without the first tenth of the test and its last five batches."""
+        n = self.num_it if self.hit_nan else len(self.losses)
+        judged = slice(self.num_it // 10, max(n - _SKIP_END, 0))
+        return self.lrs[judged], self.losses[judged]
+
+
+def lr_find(
+    learn: Learner,
+    *,
+    start_lr: float = 1e-7,
+    end_lr: float = 10,
+    num_it: int = 100,
+    stop_div: bool = True,
+    suggest_funcs: Sequence[SuggestFunc] = (valley,),
+) -> LRFindResult:
+    """Trains for some batches with a rate that rises by equal ratios, puts everything back, and suggests a rate.
+
+    The training set is gone through as often as needed, and validation is left out. All parameter groups have the same
+    rate. Callbacks that change batches take part; those that save, report, stop or schedule do not.
+
+    Args:
+        learn: the learner, which is afterwards bit for bit as before.
+        start_lr: the first rate.
+        end_lr: the rate that would follow after the last batch.
+        num_it: the number of batches.
+        stop_div: stop when the smoothed loss is more than four times its smallest value so far.
+        suggest_funcs: the rules: `valley`, `slide`, `minimum`, `steep`, or your own.
+
+    Raises:
+        ValueError: if the rates or `num_it` make no sense, or too few losses were numbers.
+    """
+    if not 0 < start_lr < end_lr:
+        raise ValueError(f"lr_find needs 0 < start_lr < end_lr but got start_lr={start_lr} and end_lr={end_lr}.")
+    if num_it < _MIN_NUM_IT:
+        raise ValueError(f"lr_find needs num_it of at least {_MIN_NUM_IT} batches but got {num_it}; the default is 100.")
+    test = _RangeTest(sched_exp(start_lr, end_lr), num_it, stop_div)
+    with leave_no_trace(learn), learn.added_cbs(test):
+        mock_fit(learn, Purpose.LR_FIND, num_it)
+    lrs, losses = test.curve()
+    if len(losses) < 2:
+        raise ValueError(_too_few(test))
+    suggestions = {func_name(func): func(lrs, losses) for func in suggest_funcs}
+    return LRFindResult(tuple(test.lrs), tuple(test.losses), suggestions)
+
+
+def _too_few(test: _RangeTest) -> str:
+    n, why = len(test.losses), "the loss became NaN" if test.hit_nan else "the loss diverged or batches were skipped"
+    needed = test.num_it // 10 + _SKIP_END + 2
+    return (
+        f"lr_find got only {n} usable losses where {needed} are needed, because {why}: "
+        "check the data and the model for NaN, or lower start_lr and end_lr."
+    )

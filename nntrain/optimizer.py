@@ -55,18 +55,25 @@ def group_lrs(lr: LearningRate, n_group: int) -> list[float]:
     and the others a tenth of it.
 
     Raises:
-        ValueError: if a sequence has another length than there are groups.
+        ValueError: if a sequence has another length than there are groups, or a slice does not go from one rate above 0
+            to another.
     """
     if isinstance(lr, slice):
-        if lr.start is None or n_group == 1:
-            return [lr.stop / 10] * (n_group - 1) + [lr.stop]
-        ratio = lr.stop / lr.start
-        return [lr.start * ratio ** (i / (n_group - 1)) for i in range(n_group)]
+        return _slice_lrs(lr, n_group)
     if isinstance(lr, Sequence):
         if len(lr) != n_group:
             raise ValueError(f"lr has {len(lr)} values for {n_group} parameter groups: give one for each, or one for all.")
         return [float(rate) for rate in lr]
     return [lr] * n_group
+
+
+def _slice_lrs(lr: slice, n_group: int) -> list[float]:
+    if any(rate is not None and rate <= 0 for rate in (lr.start, lr.stop)) or lr.stop is None:
+        raise ValueError(f"lr={lr} has no even multiples: give slice(first, last) or slice(last) with rates above 0.")
+    if lr.start is None or n_group == 1:
+        return [lr.stop / 10] * (n_group - 1) + [lr.stop]
+    ratio = lr.stop / lr.start
+    return [lr.start * ratio ** (i / (n_group - 1)) for i in range(n_group)]
 
 
 def make_optimizer(

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
+from nntrain import plots
 from nntrain.batch import batch_size
 from nntrain.callback import Callback, Purpose
-from nntrain.metrics import AvgLoss, Metric, WeightedMean
+from nntrain.metrics import AvgLoss, Metric, WeightedMean, as_number, check_loss_part
 from nntrain.optimizer import get_hyper, group_names, has_momentum, param_groups
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from nntrain.learner import Learner
 
 _FOLD = 1024
@@ -53,13 +56,32 @@ class ScalarLog:
         self._blocks, self._recent = ([values] if len(values) else []), []
 
 
+class Smoother:
+    """The debiased exponentially weighted mean of numbers, as fastai's `AvgSmoothLoss` gives it."""
+
+    def __init__(self, beta: float = 0.98) -> None:
+        self.beta = beta
+        self._mean, self._count = 0.0, 0
+
+    def add(self, value: float) -> float:
+        """Takes a number and returns the mean so far."""
+        self._mean = self.beta * self._mean + (1 - self.beta) * value
+        self._count += 1
+        return self._mean / (1 - self.beta**self._count)
+
+    def state_dict(self) -> dict[str, float]:
+        """The mean and the count so far."""
+        return {"mean": self._mean, "count": self._count}
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Takes back what `state_dict` gave."""
+        self._mean, self._count = state["mean"], int(state["count"])
+
+
 def smooth(values: Tensor, beta: float = 0.98) -> Tensor:
-    """The debiased exponentially weighted mean after each of the values `(n,)`, as fastai's `AvgSmoothLoss` gives it."""
-    mean, smoothed = 0.0, []
-    for count, value in enumerate(values.tolist(), start=1):
-        mean = beta * mean + (1 - beta) * value
-        smoothed.append(mean / (1 - beta**count))
-    return torch.tensor(smoothed)
+    """The debiased exponentially weighted mean after each of the values `(n,)`."""
+    smoother = Smoother(beta)
+    return torch.tensor([smoother.add(value) for value in values.tolist()])
 
 
 class Recorder(Callback):
@@ -80,6 +102,8 @@ class Recorder(Callback):
     `time/batch_ms`        mean time of a training batch, less the wait for it     ms
     `time/data_wait_ms`    mean wait for a training batch                          ms
     =====================  ======================================================  ========
+
+    `epoch_ends` has for each row the number of training batches recorded by its end.
     """
 
     order: ClassVar[int] = 50
@@ -88,6 +112,7 @@ class Recorder(Callback):
     def __init__(self, beta: float = 0.98) -> None:
         self.beta = beta
         self.rows: list[dict[str, float]] = []
+        self.epoch_ends: list[int] = []
         self.row: dict[str, float] = {}
         self.group_names: list[str] = []
         self._pending: dict[str, Any] = {}
@@ -97,6 +122,8 @@ class Recorder(Callback):
         self._loss_log = ScalarLog()
         self._hypers: list[list[float]] = []
         self._with_mom = False
+        self._measuring = False
+        self._epoch_start = self._train_start = 0.0
 
     @property
     def losses(self) -> Tensor:
@@ -136,19 +163,33 @@ class Recorder(Callback):
             raise LookupError(f"{name!r} was not recorded; recorded were {', '.join(self.row) or 'no metrics'}.")
         return self.row[name]
 
+    def plot_loss(self) -> Figure:
+        """The losses by training batch; see `nntrain.plots.plot_loss`."""
+        return plots.plot_loss(self)
+
+    def plot_lrs(self) -> Figure:
+        """The learning rates and momenta by training batch; see `nntrain.plots.plot_lrs`."""
+        return plots.plot_lrs(self)
+
+    def clear(self) -> None:
+        """Forgets all that was recorded; `Learner.fit` does so first, for a fit may be cancelled before `before_fit`."""
+        self.rows, self.row, self.epoch_ends = [], {}, []
+        self._loss_log, self._hypers = ScalarLog(), []
+        self._begin_row()
+
+    def _begin_row(self) -> None:
+        self._pending, self._measuring, self._epoch_start = {}, False, perf_counter()
+
     def before_fit(self, learn: Learner) -> None:
-        """Begins a new record."""
-        self.row = {}
+        """Notes the names of the parameter groups."""
         if learn.purpose is not Purpose.FIT:
-            return
-        self.rows, self._loss_log, self._hypers = [], ScalarLog(), []
-        if learn.opt is not None:
+            self.row = {}
+        elif learn.opt is not None:
             self.group_names, self._with_mom = group_names(learn.opt), has_momentum(learn.opt)
 
     def before_epoch(self, learn: Learner) -> None:
-        """Begins a row."""
-        self.row, self._pending = {}, {}
-        self._epoch_start = perf_counter()
+        """Begins a row; `row` stays that of the last finished epoch."""
+        self._begin_row()
 
     def before_train(self, learn: Learner) -> None:
         """Begins the training part."""
@@ -162,6 +203,7 @@ class Recorder(Callback):
         self._begin(learn)
 
     def _begin(self, learn: Learner) -> None:
+        self._measuring = True
         self._active = [metric for metric in learn.metrics if metric.active(learn.training)]
         self._parts = {}
         for metric in (self._loss, *self._active):
@@ -188,10 +230,15 @@ class Recorder(Callback):
     def _accumulate_parts(self, learn: Learner) -> None:
         size = batch_size(learn.yb or learn.xb)
         for name, part in learn.loss_parts.items():
-            self._parts.setdefault(name, WeightedMean()).add(part, size)
+            if name not in self._parts:
+                check_loss_part(name, part, learn.metrics)
+                self._parts[name] = WeightedMean()
+            self._parts[name].add(part, size)
 
     def after_train(self, learn: Learner) -> None:
-        """Ends the training part."""
+        """Ends the training part; one that was cancelled before it began leaves its names out."""
+        if not self._measuring:
+            return
         self._read("train")
         n_batch = max(learn.iter + 1 - learn.first_iter, 1)
         busy_s = perf_counter() - self._train_start - learn.data_wait_s
@@ -199,15 +246,24 @@ class Recorder(Callback):
         self._pending["time/data_wait_ms"] = 1e3 * learn.data_wait_s / n_batch
 
     def after_validate(self, learn: Learner) -> None:
-        """Ends the validation part."""
-        self._read("valid")
+        """Ends the validation part; one that was cancelled before it began leaves its names out."""
+        if self._measuring:
+            self._read("valid")
         if learn.purpose is not Purpose.FIT:
             self.row = _as_floats(self._pending)
 
     def _read(self, part: str) -> None:
+        self._measuring = False
         values = [("loss", self._loss.value), *((name, mean.value) for name, mean in self._parts.items())]
         values += [(metric.name, metric.value) for metric in self._active]
-        self._pending |= {f"{part}/{name}": value for name, value in values if value is not None}
+        self._pending |= {f"{part}/{name}": as_number(name, value) for name, value in values if value is not None}
+        self._forget_batches()
+
+    def _forget_batches(self) -> None:
+        # What a metric kept of this part must not lie in memory through the next one.
+        for metric in self._active:
+            metric.reset()
+        self._active = []
 
     def after_epoch(self, learn: Learner) -> None:
         """Ends the row: the one place where metrics are read from the device."""
@@ -216,11 +272,14 @@ class Recorder(Callback):
         self.row = {"epoch": float(learn.epoch), **_as_floats(values)}
         self.row |= {"time/epoch_s": perf_counter() - self._epoch_start, **times}
         self.rows.append(self.row)
+        self.epoch_ends.append(len(self._loss_log))
+        self._begin_row()
 
     def state_dict(self) -> dict[str, Any]:
         """The record so far, and the metrics of the part of the epoch in progress."""
         return {
             "rows": [dict(row) for row in self.rows],
+            "epoch_ends": list(self.epoch_ends),
             "losses": self._loss_log.tensor(),
             "hypers": torch.tensor(self._hypers, dtype=torch.float64),
             "pending": dict(self._pending),
@@ -232,6 +291,8 @@ class Recorder(Callback):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes back what `state_dict` gave."""
         self.rows = [dict(row) for row in state["rows"]]
+        self.row = self.rows[-1] if self.rows else {}
+        self.epoch_ends = list(state["epoch_ends"])
         self._loss_log.load(state["losses"])
         self._hypers = state["hypers"].tolist()
         self._pending = dict(state["pending"])
@@ -266,9 +327,4 @@ class GatherPreds(Callback):
 
 
 def _as_floats(values: Mapping[str, Any]) -> dict[str, float]:
-    floats: dict[str, float] = {}
-    for name, value in values.items():
-        if isinstance(value, Tensor) and value.numel() != 1:
-            raise ValueError(f"Metric {name!r} gave a tensor {tuple(value.shape)}: a metric must be one number.")
-        floats[name] = float(value)
-    return floats
+    return {name: float(value) for name, value in values.items()}

@@ -34,7 +34,7 @@ def rng_state(loaders: Iterable[Any] = ()) -> dict[str, Any]:
         "python": random.getstate(),
         "numpy": (str(name), torch.from_numpy(np.asarray(keys).astype(np.int64)), int(pos), int(has_gauss), float(cached)),
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
         "loaders": [[gen.get_state() for gen in generators_of(loader)] for loader in loaders],
     }
 
@@ -46,8 +46,8 @@ def set_rng_state(state: Mapping[str, Any], loaders: Iterable[Any] = ()) -> None
     name, keys, pos, has_gauss, cached = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), pos, has_gauss, cached))
     torch.set_rng_state(state["torch"])
-    if state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])
+    for device, cuda_state in enumerate(state["cuda"][: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(cuda_state, device)
     for loader, states in zip(loaders, state["loaders"], strict=True):
         for gen, gen_state in zip(generators_of(loader), states, strict=True):
             gen.set_state(gen_state)

@@ -54,11 +54,13 @@ def combine_scheds(pcts: Sequence[float], scheds: Sequence[Schedule]) -> Schedul
         raise ValueError(f"combine_scheds needs a share for each schedule but got {len(pcts)} for {len(scheds)}.")
     if abs(sum(pcts) - 1) > 1e-6 or min(pcts) < 0:
         raise ValueError(f"combine_scheds needs shares that are not negative and add up to 1 but got {list(pcts)}.")
+    # Less than any batch's share: five shares of 0.2 must each begin where they say, though 3 * 0.2 > 0.6.
+    slack = 1e-12
     starts = [sum(pcts[:i]) for i in range(len(pcts))]
 
     def combined(pos: float) -> float:
-        i = max(i for i, start in enumerate(starts) if pos >= start and (pcts[i] > 0 or i == 0))
-        return scheds[i](min((pos - starts[i]) / pcts[i], 1.0) if pcts[i] else 1.0)
+        i = max(i for i, start in enumerate(starts) if pos >= start - slack and (pcts[i] > 0 or i == 0))
+        return scheds[i](min(max(pos - starts[i], 0.0) / pcts[i], 1.0) if pcts[i] else 1.0)
 
     return combined
 

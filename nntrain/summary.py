@@ -1,18 +1,161 @@
-"""placeholder"""
+"""A table of a model's layers: shapes, parameters and multiply-accumulates."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from torch import Tensor, nn
+
+from nntrain.batch import tensors_in
+from nntrain.callback import Purpose
+from nntrain.hooks import Hooks
+from nntrain.snapshot import leave_no_trace
+from nntrain.statistics import ROOT
 
 if TYPE_CHECKING:
     from nntrain.learner import Learner
 
+Shape: TypeAlias = tuple[int, ...]
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
+class LayerSummary:
+    """One layer: a module that has no children, or parameters of its own.
+
+    `input_shape` and `output_shape` are those of the first tensor in the layer's last run, batch axis included, and `None` if
+    it did not run. `parameters` and `trainable` count numbers; what an earlier row has counted is left out. `macs` are
+    the multiply-accumulates of all its runs.
+    """
+
+    name: str
+    kind: str
+    input_shape: Shape | None
+    output_shape: Shape | None
+    parameters: int
+    trainable: int
+    macs: int
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSummary:
-    """placeholder"""
+    """The layers of a model for one batch, in the order in which the model defines them; as a string, a table.
+
+    Multiply-accumulates are counted for `Linear`, `Conv1d`, `Conv2d` and `Conv3d`, for the whole batch: a multiplication with
+    the addition that follows is one, so FLOPs are twice as many. Not counted: biases, activations, normalisation,
+    pooling, embeddings, transposed convolutions, recurrent layers, attention, and whatever a model computes outside
+    of such a layer.
+    """
+
+    rows: tuple[LayerSummary, ...]
+
+    @property
+    def parameters(self) -> int:
+        """Parameters in all, each once."""
+        return sum(row.parameters for row in self.rows)
+
+    @property
+    def trainable(self) -> int:
+        """Parameters that are trained."""
+        return sum(row.trainable for row in self.rows)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one forward pass of the batch."""
+        return sum(row.macs for row in self.rows)
+
+    def __str__(self) -> str:
+        lines = _aligned([_HEADER, *map(_cells, self.rows)])
+        rule = "-" * max(map(len, lines))
+        totals = [
+            f"Parameters: {self.parameters:,}, of which trainable: {self.trainable:,}",
+            f"Multiply-accumulates for this batch: {self.macs:,}",
+        ]
+        return "\n".join([lines[0], rule, *lines[1:], rule, *totals])
+
+
+_HEADER = ("layer", "type", "input", "output", "parameters", "trainable", "MACs")
+_N_LEFT = 4
+
+
+def _cells(row: LayerSummary) -> tuple[str, ...]:
+    shapes = ("-" if shape is None else str(shape) for shape in (row.input_shape, row.output_shape))
+    return (row.name, row.kind, *shapes, *(f"{n:,}" for n in (row.parameters, row.trainable, row.macs)))
+
+
+def _aligned(table: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return ["  ".join(_padded(cell, i, widths[i]) for i, cell in enumerate(cells)) for cells in table]
+
+
+def _padded(cell: str, column: int, width: int) -> str:
+    return cell.ljust(width) if column < _N_LEFT else cell.rjust(width)
+
+
+def _macs(module: nn.Module, output: Tensor) -> int:
+    if isinstance(module, nn.Linear):
+        return output.numel() * module.in_features
+    if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        return output.numel() * module.weight[0].numel()
+    return 0
+
+
+class _Probe:
+    """What the hooks see: shapes, and multiply-accumulates added up over runs."""
+
+    def __init__(self) -> None:
+        self.shapes: dict[nn.Module, tuple[Shape | None, Shape | None]] = {}
+        self.macs: dict[nn.Module, int] = {}
+
+    def take(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        self.shapes[module] = (_first_shape(inputs), _first_shape(output))
+        found = tensors_in(output)
+        self.macs[module] = self.macs.get(module, 0) + (_macs(module, found[0]) if found else 0)
+
+
+def _first_shape(value: Any) -> Shape | None:
+    return next((tuple(tensor.shape) for tensor in tensors_in(value)), None)
+
+
+def _is_layer(module: nn.Module) -> bool:
+    return next(module.children(), None) is None or next(module.parameters(recurse=False), None) is not None
+
+
+def _count(params: Iterable[nn.Parameter], seen: set[nn.Parameter]) -> tuple[int, int]:
+    new = [param for param in params if param not in seen]
+    seen.update(new)
+    return sum(param.numel() for param in new), sum(param.numel() for param in new if param.requires_grad)
+
+
+def _rows(layers: dict[str, nn.Module], probe: _Probe) -> tuple[LayerSummary, ...]:
+    seen: set[nn.Parameter] = set()
+    return tuple(
+        LayerSummary(
+            name,
+            type(module).__name__,
+            *probe.shapes.get(module, (None, None)),
+            *_count(module.parameters(recurse=False), seen),
+            probe.macs.get(module, 0),
+        )
+        for name, module in layers.items()
+    )
 
 
 def summarize(learn: Learner) -> ModelSummary:
-    """placeholder"""
-    return ModelSummary()
+    """Runs the first validation batch (without a validation set: the first training batch) through the model.
+
+    The batch takes the way of a prediction, callbacks included; afterwards everything is as it was before.
+
+    Raises:
+        TypeError: if a loader can only be gone through once.
+        ValueError: if the loader is empty.
+    """
+    loader = learn.dls.train if learn.dls.valid is None else learn.dls.valid
+    layers = {name or ROOT: module for name, module in learn.model.named_modules() if _is_layer(module)}
+    probe = _Probe()
+    with leave_no_trace(learn), Hooks(layers.values(), probe.take):
+        learn._run(Purpose.PREDICT, partial(learn._validate_on, islice(loader, 1)))
+    return ModelSummary(_rows(layers, probe))

@@ -26,7 +26,6 @@ class TrainEvalCallback(Callback):
     def before_fit(self, learn: Learner) -> None:
         """Remembers the modes."""
         self._modes = {module: module.training for module in learn.model.modules()}
-        learn.pct_train = 0.0
 
     def before_train(self, learn: Learner) -> None:
         """Puts the model in train mode."""

@@ -1,1 +1,20 @@
-"""Data sets and loaders."""
+"""Data: the pair of loaders, and functions that make one; a config names such a function by `_target_`."""
+
+from nntrain.data.builtin import diabetes, digits, sine
+from nntrain.data.hf import fashion_mnist
+from nntrain.data.images import ImageCollate
+from nntrain.data.loaders import DataLoaders
+from nntrain.data.tensors import TensorLoader
+from nntrain.data.unlabelled import Unlabelled, autoencode
+
+__all__ = [
+    "DataLoaders",
+    "ImageCollate",
+    "TensorLoader",
+    "Unlabelled",
+    "autoencode",
+    "diabetes",
+    "digits",
+    "fashion_mnist",
+    "sine",
+]

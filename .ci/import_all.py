@@ -1,0 +1,16 @@
+"""Imports every module of the installed distribution, and fails if a folder was left out of the wheel."""
+
+import importlib
+import pkgutil
+
+import nntrain
+
+EXPECTED = {"callbacks", "conf", "config", "data", "integrations", "models", "sweeps"}
+
+names = [module.name for module in pkgutil.walk_packages(nntrain.__path__, "nntrain.")]
+for name in [*names, "hydra_plugins.nntrain_sweeper"]:
+    importlib.import_module(name)
+missing = EXPECTED - {name.split(".")[1] for name in names}
+if missing:
+    raise SystemExit(f"not in the wheel: {sorted(missing)}")
+print(f"imported {len(names)} modules")

@@ -1,0 +1,62 @@
+# nntrain: `make run` and `make test` are all a newcomer needs.
+
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help install install-dev run ui test lint types bench wheel clean
+
+help: ## say what there is
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# torch comes first and by its exact version, so that no other package draws in another build of it
+$(VENV)/.torch: constraints.txt | $(BIN)/python
+	$(PIP) $$(grep '^torch==' constraints.txt)
+	@touch $@
+
+$(VENV)/.installed: pyproject.toml constraints.txt $(VENV)/.torch
+	$(PIP) -e '.[mlflow,plots]'
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt $(VENV)/.torch
+	$(PIP) -e '.[dev]'
+	@touch $@ $(VENV)/.installed
+
+install: $(VENV)/.installed ## make the environment for running
+
+install-dev: $(VENV)/.installed-dev ## make the environment for developing
+
+run: $(VENV)/.installed ## train the default, tracked in MLflow; ARGS='model=cnn lr=3e-3' overrides
+	$(BIN)/python -m nntrain.run $(ARGS)
+
+ui: $(VENV)/.installed ## look at the runs in the MLflow UI
+	$(BIN)/mlflow ui --host 127.0.0.1 --port 5000
+
+test: $(VENV)/.installed-dev ## run the tests; ARGS='-m "not slow"' for the fast ones
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.installed-dev ## ruff check and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# mypy does not follow setuptools' package-dir, so it gets a tree of links that looks as the installed package does
+types: $(VENV)/.installed-dev ## mypy --strict over all packages
+	@rm -rf build/types && mkdir -p build/types/nntrain build/types/hydra_plugins
+	@for path in nntrain/*; do ln -s "$(CURDIR)/$$path" build/types/nntrain/; done
+	@for name in conf integrations sweeps; do ln -s "$(CURDIR)/$$name" build/types/nntrain/$$name; done
+	@ln -s "$(CURDIR)/sweeps/plugin" build/types/hydra_plugins/nntrain_sweeper
+	cd build/types && MYPYPATH=. $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --strict -p nntrain -p hydra_plugins.nntrain_sweeper
+
+bench: $(VENV)/.installed-dev ## measure the loop against a plain one
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/loop.py
+
+wheel: $(VENV)/.installed-dev ## build dist/*.whl
+	$(BIN)/python -m build --wheel --outdir dist
+
+clean: ## remove what was built
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

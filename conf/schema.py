@@ -1,0 +1,31 @@
+"""The typed top level of the configuration; a wrong key or type fails before anything is run."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+
+@dataclass
+class Config:
+    """The top-level keys. What each means stands in `config.yaml`; groups are checked against the signatures they name."""
+
+    seed: int = MISSING
+    n_epoch: int = MISSING
+    lr: float = MISSING
+    device: str = MISSING
+    objective: str | None = None
+    trusted_targets: list[str] = field(default_factory=list)
+    resume: str | None = None
+    data: Any = MISSING
+    model: Any = MISSING
+    loss: Any = MISSING
+    optimizer: Any = MISSING
+    schedule: Any = None
+    metrics: Any = None
+    callbacks: Any = None
+    tracker: Any = None
+
+
+ConfigStore.instance().store(name="schema", node=Config, provider="nntrain")

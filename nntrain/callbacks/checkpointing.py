@@ -1,0 +1,178 @@
+"""Saving the whole state of training, and going on from it as if nothing had happened."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from nntrain.callback import Callback, Purpose
+from nntrain.checkpoint import (
+    CheckpointError,
+    learner_rng_state,
+    learner_state,
+    load_learner_state,
+    read_checkpoint,
+    remove_partial,
+    set_learner_rng_state,
+    write_checkpoint,
+)
+from nntrain.events import StopReason
+
+if TYPE_CHECKING:
+    from nntrain.learner import Learner
+
+
+class Checkpoint(Callback):
+    """Writes `last.ckpt`, keeps the one before it as `previous.ckpt`, and resumes from either.
+
+    It is written at the end of every `every_epoch`-th epoch and of the last one, and where the fit is interrupted
+    (`StopReason.INTERRUPTED`) after a batch: in training at that very batch, in validation at the end of the epoch's
+    training. A fit that stopped for another reason leaves the checkpoint of the last epoch that was saved; resumed, it
+    does that part again and stops where it stopped, unless what stopped it was changed.
+
+    Resuming gives, on the CPU, bit for bit the fit that was never interrupted, if the data, `n_epoch` and the callbacks
+    are the same. The learning rates are those of the checkpoint. With a greater `n_epoch` the fit goes on to the new
+    end, and its schedules are stretched; a finished fit returns at once. Workers of a `DataLoader` are started anew, so
+    `persistent_workers` that draw random numbers are not continued.
+
+    Args:
+        folder: where to write; made if it is not there.
+        every_epoch: epochs from one checkpoint to the next.
+        resume: the checkpoint from which the next fit goes on; later fits of the same learner begin anew.
+
+    Raises:
+        ValueError: if `every_epoch` is less than 1.
+    """
+
+    order: ClassVar[int] = 80
+    purposes: ClassVar[frozenset[Purpose]] = frozenset({Purpose.FIT})
+
+    def __init__(self, folder: str | Path = "checkpoints", every_epoch: int = 1, resume: str | Path | None = None) -> None:
+        if every_epoch < 1:
+            raise ValueError(f"every_epoch must be at least 1 but got {every_epoch}.")
+        self.folder, self.every_epoch, self.resume = Path(folder), every_epoch, resume
+        self._forget()
+
+    def _forget(self) -> None:
+        self._resumed: dict[str, Any] | None = None
+        self._begin_epoch()
+
+    def _begin_epoch(self) -> None:
+        self._n_done = 0
+        self._rng_before: dict[str, Any] = {}
+        self._trained: dict[str, Any] | None = None
+        self._next_epoch: int | None = None
+
+    @property
+    def path(self) -> Path:
+        """The latest checkpoint."""
+        return self.folder / "last.ckpt"
+
+    def before_fit(self, learn: Learner) -> None:
+        """Removes what a killed process left half-written, and loads the checkpoint to resume from."""
+        self._forget()
+        remove_partial(self.folder)
+        if self.resume is not None:
+            self._resume(learn, Path(self.resume))
+            self.resume = None
+
+    def _resume(self, learn: Learner, path: Path) -> None:
+        state = read_checkpoint(path)
+        if "n_done" not in state:
+            raise CheckpointError(f"{path} holds a model but no fit to resume: read it with Learner.load.")
+        load_learner_state(learn, copy.deepcopy(state), path)
+        learn.start_epoch = learn.epoch = state["epoch"]
+        if state["n_done"]:
+            self._resumed = state
+
+    def before_epoch(self, learn: Learner) -> None:
+        """Forgets where the last epoch stood."""
+        self._begin_epoch()
+
+    def before_train(self, learn: Learner) -> None:
+        """Leaves out the batches that were done before the fit was interrupted."""
+        state = self._resumed
+        if state is None:
+            self._rng_before = learner_rng_state(learn)
+            return
+        self._n_done = learn.first_iter = state["n_done"]
+        self._rng_before = state["rng_before"]
+        if state["trained"]:
+            learn.dl = ()
+        else:
+            before, after = lambda: set_learner_rng_state(learn, self._rng_before), lambda: self._catch_up(learn)
+            learn.dl = _Rest(learn.dl, self._n_done, before, after)
+
+    def _catch_up(self, learn: Learner) -> None:
+        # The state was taken after the batch, or training, that was done last. What callbacks did on the way to this
+        # point of the resumed fit, they had done before; so everything is put back once more.
+        state, self._resumed = self._resumed, None
+        if state is not None:
+            load_learner_state(learn, state, self.path)
+
+    def after_batch(self, learn: Learner) -> None:
+        """Counts the training batches that are done."""
+        if learn.training:
+            self._n_done = learn.iter + 1
+
+    def after_train(self, learn: Learner) -> None:
+        """Takes the state from which validation can be done anew."""
+        self._catch_up(learn)
+        if self._n_done:
+            self._trained = self._state(learn, learn.epoch, trained=True)
+
+    def after_epoch(self, learn: Learner) -> None:
+        """Saves, if it is time to."""
+        self._begin_epoch()
+        self._next_epoch = learn.epoch + 1
+        if self._is_due(learn):
+            self._save(self._state(learn, self._next_epoch))
+
+    def _is_due(self, learn: Learner) -> bool:
+        return self._next_epoch is not None and (self._next_epoch % self.every_epoch == 0 or self._next_epoch == learn.n_epoch)
+
+    def after_cancel_fit(self, learn: Learner) -> None:
+        """Saves where the fit was interrupted."""
+        if learn.result.reason is StopReason.INTERRUPTED and (state := self._state_here(learn)) is not None:
+            self._save(state)
+
+    def _state_here(self, learn: Learner) -> dict[str, Any] | None:
+        if self._next_epoch is not None:
+            return None if self._is_due(learn) else self._state(learn, self._next_epoch)
+        if not learn.training:
+            return self._trained
+        between_batches = self._n_done > 0 and self._n_done == learn.iter + 1
+        return self._state(learn, learn.epoch) if between_batches else None
+
+    def _state(self, learn: Learner, epoch: int, *, trained: bool = False) -> dict[str, Any]:
+        position = {"epoch": epoch, "n_done": self._n_done, "trained": trained, "rng_before": self._rng_before}
+        return learner_state(learn) | position
+
+    def _save(self, state: dict[str, Any]) -> None:
+        write_checkpoint(state, self.path, previous=self.folder / "previous.ckpt")
+
+    def cleanup_fit(self, learn: Learner) -> None:
+        """Lets go of what it holds of the fit."""
+        self._forget()
+
+
+class _Rest:
+    """The batches of a loader after the first `n_done`, which are drawn and dropped between `before` and `after`."""
+
+    def __init__(self, dl: Iterable[Any], n_done: int, before: Callable[[], None], after: Callable[[], None]) -> None:
+        self._dl, self._n_done, self._before, self._after = dl, n_done, before, after
+
+    def __iter__(self) -> Iterator[Any]:
+        self._before()
+        batches = iter(self._dl)
+        n_drawn = sum(1 for _ in islice(batches, self._n_done))
+        if n_drawn < self._n_done:
+            raise CheckpointError(
+                f"The training loader gave {n_drawn} batches, but {self._n_done} of them were done when the fit was "
+                "interrupted: resume with the same data."
+            )
+        self._after()
+        yield from batches

@@ -1,0 +1,109 @@
+"""Making the objects that a configuration describes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from hydra.errors import HydraException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from nntrain.callback import Callback
+from nntrain.config.errors import ConfigError
+from nntrain.config.messages import sentence
+from nntrain.config.signature import check_call
+from nntrain.config.targets import TRUSTED_TARGETS, check_targets, resolve_target, targets_in
+from nntrain.learner import Learner
+from nntrain.metrics import Metric, as_metric
+
+
+def resolve(cfg: DictConfig) -> dict[str, Any]:
+    """The configuration as plain values, every target in it checked: its package, its name, and its arguments.
+
+    Raises:
+        ConfigError: for a value that is missing or cannot be resolved, or a target that may not or cannot be called.
+    """
+    try:
+        plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as err:
+        raise ConfigError(sentence(err)) from err
+    assert isinstance(plain, dict)
+    _check_values(plain)
+    trusted = list(plain.get("trusted_targets") or [])
+    check_targets(plain, trusted)
+    for key, target in targets_in(plain):
+        func = resolve_target(target, (*TRUSTED_TARGETS, *trusted), key)
+        check_call(func, _node(plain, key), key)
+    return {str(key): value for key, value in plain.items()}
+
+
+def _check_values(plain: Mapping[str, Any]) -> None:
+    if not (math.isfinite(plain["lr"]) and plain["lr"] > 0):
+        raise ConfigError(f"lr={plain['lr']} is no learning rate: give a finite number greater than 0.")
+    if plain["n_epoch"] < 1:
+        raise ConfigError(f"n_epoch={plain['n_epoch']} trains nothing: give a whole number of at least 1.")
+
+
+def _node(plain: Any, key: str) -> dict[str, Any]:
+    for part in key.replace("[", ".[").split("."):
+        plain = plain[int(part[1:-1])] if part.startswith("[") else plain[part]
+    node: dict[str, Any] = plain
+    return node
+
+
+def make(node: Mapping[str, Any], key: str) -> Any:
+    """Calls the target of a node that `resolve` checked.
+
+    Raises:
+        ConfigError: if the target refuses its arguments.
+    """
+    if "_target_" not in node:
+        raise ConfigError(f"{key} has no _target_: choose one of its configs, or give the dotted path of your own.")
+    try:
+        return instantiate(dict(node), _convert_="all")
+    except HydraException as err:
+        cause = err.__cause__
+        if isinstance(cause, ValueError | TypeError | LookupError | ImportError | OSError):
+            raise ConfigError(f"{key}: {cause}") from err
+        raise
+
+
+def make_all(nodes: Mapping[str, Any] | None, key: str) -> dict[str, Any]:
+    """Makes every entry of a named mapping, in order; an entry set to null is left out."""
+    entries = (nodes or {}).items()
+    return {name: make(node, f"{key}.{name}") for name, node in entries if node is not None}
+
+
+def make_metrics(nodes: Mapping[str, Any] | None) -> list[Metric]:
+    """Makes the metrics; each is recorded under the name of its entry."""
+    metrics = {name: as_metric(metric) for name, metric in make_all(nodes, "metrics").items()}
+    for name, metric in metrics.items():
+        metric.name = name
+    return list(metrics.values())
+
+
+def make_learner(cfg: Mapping[str, Any], cbs: Sequence[Callback] = ()) -> Learner:
+    """Makes the learner: data, model, loss, optimizer, schedule, metrics and callbacks of a resolved configuration."""
+    schedule = [make(cfg["schedule"], "schedule")] if cfg.get("schedule") else []
+    callbacks = make_all(cfg.get("callbacks"), "callbacks")
+    for name, callback in callbacks.items():
+        if not isinstance(callback, Callback):
+            raise ConfigError(f"callbacks.{name} makes {type(callback).__name__}, which is no nntrain.Callback.")
+    try:
+        return Learner(
+            make(cfg["model"], "model"),
+            make(cfg["data"], "data"),
+            make(cfg["loss"], "loss"),
+            lr=cfg["lr"],
+            opt_func=make(cfg["optimizer"], "optimizer"),
+            metrics=make_metrics(cfg.get("metrics")),
+            cbs=[*schedule, *callbacks.values(), *cbs],
+            device=cfg["device"],
+        )
+    except ValueError as err:
+        if isinstance(err, ConfigError):
+            raise
+        raise ConfigError(str(err)) from err

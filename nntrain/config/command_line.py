@@ -1,0 +1,67 @@
+"""Checking a command line before anything is run or written: its overrides, its configuration, and every target in it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_automatic_config_search_path, get_args_parser
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from nntrain.config.errors import ConfigError
+from nntrain.config.messages import sentence
+from nntrain.config.targets import check_targets
+
+CONFIG_PATH = "pkg://nntrain.conf"
+CONFIG_NAME = "config"
+
+
+def check_command_line(argv: Sequence[str] | None = None) -> None:
+    """Composes the configuration as Hydra is going to and checks it, so that mistakes are told before anything happens.
+
+    The values that a sweep is to choose are left out. A request for help or completion is left to Hydra.
+
+    Raises:
+        ConfigError: in one sentence.
+    """
+    args = get_args_parser().parse_args(argv)
+    if args.help or args.hydra_help or args.shell_completion or args.experimental_rerun:
+        return
+    try:
+        cfg = _compose(args)
+        check_targets(cfg, list(cfg.trusted_targets))
+    except (HydraException, OmegaConfBaseException) as err:
+        raise ConfigError(sentence(err)) from err
+
+
+def _compose(args: argparse.Namespace) -> DictConfig:
+    search_path = create_automatic_config_search_path(None, None, CONFIG_PATH)
+    if args.config_dir is not None:
+        folder = os.path.abspath(args.config_dir)
+        if not os.path.isdir(folder):
+            raise ConfigError(f"--config-dir {args.config_dir} is no folder: give one that holds config groups.")
+        search_path.prepend("command-line", f"file://{folder}", SearchPathQuery(provider="schema"))
+    hydra = Hydra.create_main_hydra2(task_name="run", config_search_path=search_path)
+    try:
+        return hydra.compose_config(
+            config_name=args.config_name or CONFIG_NAME,
+            overrides=_fixed(args.overrides),
+            run_mode=RunMode.RUN,
+            with_log_configuration=False,
+        )
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def _fixed(overrides: Sequence[str]) -> list[str]:
+    """The overrides that are no sweep over values."""
+    parsed = OverridesParser.create().parse_overrides(overrides=list(overrides))
+    return [text for text, override in zip(overrides, parsed, strict=True) if not override.is_sweep_override()]

@@ -1,0 +1,65 @@
+"""A loader of tensors that are already in memory, on the CPU or on the accelerator."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from nntrain.data.checks import check_batches, check_tensors
+
+_BLOCK = 32
+"""Batches that are gathered at once: it takes the price of indexing off the batch, and bounds the memory it needs."""
+
+
+class TensorLoader:
+    """Batches of tensors, gathered on the device where they are, without a worker and without a collate function.
+
+    A batch is a tuple with `(batch_size, ...)` of each tensor, and a copy: what a callback does to it in place stays there.
+
+    Args:
+        tensors: each `(items, ...)`, such as inputs and labels; all on one device.
+        batch_size: items in a batch; the last one may be smaller.
+        shuffle: draw a new order for each epoch.
+        drop_last: leave out the last batch if it is smaller.
+        generator: draws the order; `None` takes torch's global one on the CPU, so the order is the same on any device.
+        name: what messages call the data.
+
+    Raises:
+        ValueError: if the tensors differ in length, hold NaN or infinity, or give no batch.
+    """
+
+    def __init__(
+        self,
+        *tensors: Tensor,
+        batch_size: int = 64,
+        shuffle: bool = False,
+        drop_last: bool = False,
+        generator: torch.Generator | None = None,
+        name: str = "data set",
+    ) -> None:
+        check_tensors(tensors, name)
+        check_batches(len(tensors[0]), batch_size, drop_last, name)
+        self.tensors, self.batch_size = tensors, batch_size
+        self.shuffle, self.drop_last, self.generator = shuffle, drop_last, generator
+
+    def __len__(self) -> int:
+        n_full, rest = divmod(len(self.tensors[0]), self.batch_size)
+        return n_full if self.drop_last or not rest else n_full + 1
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        n_item = min(len(self) * self.batch_size, len(self.tensors[0]))
+        order, step = self._order(), self.batch_size * _BLOCK
+        for start in range(0, n_item, step):
+            stop = min(start + step, n_item)
+            yield from zip(*(self._gather(tensor, order, start, stop) for tensor in self.tensors), strict=True)
+
+    def _order(self) -> Tensor | None:
+        if not self.shuffle:
+            return None
+        device = "cpu" if self.generator is None else self.generator.device
+        order = torch.randperm(len(self.tensors[0]), generator=self.generator, device=device)
+        return order.to(self.tensors[0].device, non_blocking=True)
+
+    def _gather(self, tensor: Tensor, order: Tensor | None, start: int, stop: int) -> tuple[Tensor, ...]:
+        block = tensor[start:stop].clone() if order is None else tensor.index_select(0, order[start:stop])
+        return torch.split(block, self.batch_size)

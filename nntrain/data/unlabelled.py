@@ -1,0 +1,39 @@
+"""Leaving out the labels, so that a model learns to reproduce its inputs."""
+
+from collections.abc import Iterable, Iterator, Sized
+from typing import Any
+
+from nntrain.batch import split_batch
+from nntrain.data.loaders import DataLoaders
+
+
+class Unlabelled:
+    """The batches of another loader without their labels: tuples of the inputs alone, or a mapping without its label.
+
+    Args:
+        loader: any iterable of batches.
+        n_inp: how many items of a tuple batch are inputs; `None` takes all but the last.
+    """
+
+    def __init__(self, loader: Iterable[Any], n_inp: int | None = None) -> None:
+        self.loader, self.n_inp = loader, n_inp
+        # A checkpoint finds a loader's generators under these names.
+        self.generator = getattr(loader, "generator", None)
+        self.sampler = getattr(loader, "sampler", None)
+        self.batch_sampler = getattr(loader, "batch_sampler", None)
+
+    def __len__(self) -> int:
+        if not isinstance(self.loader, Sized):
+            raise TypeError(f"{type(self.loader).__name__} has no length.")
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self.loader:
+            inputs, _ = split_batch(batch, self.n_inp)
+            yield inputs[0] if isinstance(inputs[0], dict) else inputs
+
+
+def autoencode(dls: DataLoaders) -> DataLoaders:
+    """The same loaders without labels: the loss then compares the predictions with the inputs."""
+    valid = None if dls.valid is None else Unlabelled(dls.valid, dls.n_inp)
+    return DataLoaders(Unlabelled(dls.train, dls.n_inp), valid)

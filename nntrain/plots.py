@@ -1,0 +1,190 @@
+"""Pictures of a fit, as matplotlib figures that belong to nobody: save one with `figure.savefig("loss.png")`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from nntrain.statistics import N_BINS, bin_positions
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from nntrain.recorder import Recorder
+    from nntrain.statistics import ActivationStats, History
+
+_PANEL = (3.2, 2.4)
+_PANELS_A_ROW = 4
+_LEGEND_ROWS = 20
+
+
+def _new_figure(width: float, height: float) -> Figure:
+    try:
+        from matplotlib.figure import Figure as MplFigure
+    except ModuleNotFoundError as err:
+        raise ModuleNotFoundError("Plots need matplotlib: pip install 'nntrain[plots]'.", name=err.name) from err
+    figure: Figure = MplFigure(figsize=(width, height), layout="constrained")
+    return figure
+
+
+def plot_loss(recorder: Recorder) -> Figure:
+    """The loss of each training batch (thin), its smoothed course, and the validation loss at the end of each epoch.
+
+    Raises:
+        ValueError: if no batch was recorded.
+    """
+    if not len(losses := recorder.losses):
+        raise ValueError("There is no loss to plot: train with fit() first.")
+    figure = _new_figure(7, 4)
+    axes = figure.subplots()
+    steps = range(1, len(losses) + 1)
+    axes.plot(steps, losses.tolist(), color="tab:blue", linewidth=0.8, alpha=0.5, label="train, each batch")
+    axes.plot(steps, recorder.smooth_losses.tolist(), color="tab:blue", linewidth=1.8, label="train, smoothed")
+    _plot_valid(axes, recorder)
+    axes.set(title="Loss", xlabel="training batch", ylabel="loss")
+    _finish(axes)
+    return figure
+
+
+def _plot_valid(axes: Axes, recorder: Recorder) -> None:
+    points = [
+        (end, row["valid/loss"]) for end, row in zip(recorder.epoch_ends, recorder.rows, strict=True) if "valid/loss" in row
+    ]
+    if points:
+        ends, losses = zip(*points, strict=True)
+        axes.plot(ends, losses, color="tab:orange", marker="o", markersize=4, label="valid, end of epoch")
+
+
+def _finish(axes: Axes) -> None:
+    axes.grid(alpha=0.3)
+    axes.margins(x=0.02)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize="small", framealpha=0.8)
+
+
+def plot_lrs(recorder: Recorder) -> Figure:
+    """The learning rate of each training batch by parameter group, and beside it the momentum where there is one.
+
+    Raises:
+        ValueError: if no learning rate was recorded.
+    """
+    if not any(recorder.lrs.values()):
+        raise ValueError("There is no learning rate to plot: train with fit() and an optimizer with param_groups first.")
+    panels = {"Learning rate": recorder.lrs, "Momentum": recorder.moms}
+    panels = {title: groups for title, groups in panels.items() if groups}
+    figure = _new_figure(5 * len(panels), 3.6)
+    for axes, (title, groups) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        _plot_groups(axes, groups)
+        axes.set(title=title, xlabel="training batch", ylabel=title.lower())
+        _finish(axes)
+    return figure
+
+
+def _plot_groups(axes: Axes, groups: Mapping[str, Sequence[float]]) -> None:
+    for name, values in groups.items():
+        axes.plot(range(1, len(values) + 1), values, label=f"group {name}" if len(groups) > 1 else None)
+
+
+def _recorded(stats: ActivationStats) -> History:
+    history = stats.history()
+    if not history.steps:
+        raise ValueError("There are no activations to plot: train with ActivationStats() among the callbacks first.")
+    return history
+
+
+def _layer_colours(n: int) -> list[Any]:
+    from matplotlib import colormaps
+
+    return [colormaps["viridis"](i / max(n - 1, 1) * 0.93) for i in range(n)]
+
+
+def _plot_by_layer(axes: Axes, history: History, values: Tensor) -> None:
+    for i, (layer, colour) in enumerate(zip(history.layers, _layer_colours(len(history.layers)), strict=True)):
+        axes.plot(history.steps, values[:, i].tolist(), color=colour, linewidth=1.2, label=layer)
+    axes.grid(alpha=0.3)
+    axes.margins(x=0.02)
+
+
+def _layer_legend(figure: Figure, axes: Axes) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    columns = math.ceil(len(labels) / _LEGEND_ROWS)
+    figure.legend(handles, labels, loc="outside right upper", title="layer", fontsize="small", ncols=columns)
+
+
+def plot_layer_stats(stats: ActivationStats) -> Figure:
+    """Mean and standard deviation of each layer's output over the training steps; the first layers are the darkest.
+
+    Raises:
+        ValueError: if nothing was recorded.
+    """
+    history = _recorded(stats)
+    figure = _new_figure(10, 4)
+    for axes, (name, title) in zip(figure.subplots(1, 2), {"mean": "Mean", "std": "Standard deviation"}.items(), strict=True):
+        _plot_by_layer(axes, history, history.values[name])
+        axes.set(title=f"{title} of activations", xlabel="train_iter (batches)", ylabel=title.lower())
+    _layer_legend(figure, axes)
+    return figure
+
+
+def plot_dead(stats: ActivationStats) -> Figure:
+    """The share of each layer's units that were 0 for a whole batch, over the training steps, in percent.
+
+    Raises:
+        ValueError: if nothing was recorded.
+    """
+    history = _recorded(stats)
+    figure = _new_figure(7, 4)
+    axes = figure.subplots()
+    _plot_by_layer(axes, history, 100 * history.values["dead_frac"])
+    axes.set(title="Dead units (0 for a whole batch)", xlabel="train_iter (batches)", ylabel="units (%)", ylim=(-3, 103))
+    _layer_legend(figure, axes)
+    return figure
+
+
+def plot_histograms(stats: ActivationStats) -> Figure:
+    """How each layer's activations are distributed, over the training steps: one panel a layer, brighter for more values.
+
+    The height is the activation on the scale of `nntrain.statistics.signed_log`, cut to what occurs in any layer; the
+    colour is `log(1 + count)` as a share of the layer's largest. A healthy layer shows a broad band that stays; a bright
+    line at 0 is what ReLU cut off.
+
+    Raises:
+        ValueError: if nothing was recorded.
+    """
+    history, counts = _recorded(stats), torch.log1p(stats.histograms().nan_to_num())
+    n_row = math.ceil(len(history.layers) / _PANELS_A_ROW)
+    n_col = math.ceil(len(history.layers) / n_row)
+    figure = _new_figure(_PANEL[0] * n_col + 1, _PANEL[1] * n_row + 0.4)
+    panels = figure.subplots(n_row, n_col, sharex=True, sharey=True, squeeze=False).flatten()
+    for axes, layer, image in zip(panels, history.layers, counts.unbind(1), strict=False):
+        mesh = _draw_histogram(axes, history.steps, image / image.max().clamp(min=math.log(2)))
+        axes.set_title(layer, fontsize="medium")
+    _label_histograms(panels, len(history.layers), n_col, counts)
+    figure.colorbar(mesh, ax=panels.tolist(), label="log(1 + count), layer's most = 1", shrink=0.8)
+    figure.suptitle("Distribution of activations over training")
+    return figure
+
+
+def _draw_histogram(axes: Axes, steps: Sequence[int], image: Tensor) -> Any:
+    half = (steps[-1] - steps[0]) / max(len(steps) - 1, 1) / 2 or 0.5
+    extent = (steps[0] - half, steps[-1] + half, 0, N_BINS)
+    return axes.imshow(image.T.numpy(), aspect="auto", origin="lower", extent=extent, vmin=0, vmax=1, cmap="magma")
+
+
+def _label_histograms(panels: Any, n_layer: int, n_col: int, counts: Tensor) -> None:
+    used = counts.sum((0, 1)).nonzero().flatten().tolist() or [0, N_BINS - 1]
+    ticks = [-100.0, -10.0, -1.0, -0.1, 0.0, 0.1, 1.0, 10.0, 100.0]
+    panels[0].set_yticks(bin_positions(torch.tensor(ticks)).tolist(), [f"{tick:g}" for tick in ticks])
+    panels[0].set_ylim(used[0] - 1, used[-1] + 2)
+    for i, axes in enumerate(panels):
+        axes.set_visible(i < n_layer)
+        if i % n_col == 0:
+            axes.set_ylabel("activation")
+        if i + n_col >= n_layer:
+            axes.set_xlabel("train_iter (batches)")
+            axes.tick_params(labelbottom=True)

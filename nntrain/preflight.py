@@ -1,0 +1,167 @@
+"""The check of the first batch: the mistakes that users make, found in seconds and told in one sentence each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from nntrain.batch import EmptyLoaderError, describe, n_batches
+from nntrain.callback import Callback, Purpose
+from nntrain.config.errors import ConfigError
+from nntrain.events import CancelTrainException, CancelValidException
+from nntrain.snapshot import leave_no_trace, mock_fit
+
+if TYPE_CHECKING:
+    from nntrain.learner import Learner
+
+_MISFITS = (RuntimeError, ValueError, TypeError, IndexError, AttributeError)
+"""What torch and NumPy raise for shapes and types that do not fit."""
+
+
+class _Stage(Enum):
+    """Whose code runs: that of a callback or of the loop, the model, or the loss."""
+
+    OTHER = "other"
+    MODEL = "model"
+    LOSS = "loss"
+
+
+@dataclass
+class _Progress:
+    stage: _Stage = _Stage.OTHER
+
+
+class _BeforeOthers(Callback):
+    """Notes that the model or the loss is done, before any other callback sees its result."""
+
+    order: ClassVar[int] = -1000
+
+    def __init__(self, progress: _Progress) -> None:
+        self.progress = progress
+
+    def after_pred(self, learn: Learner) -> None:
+        """The model did its part."""
+        self.progress.stage = _Stage.OTHER
+
+    def after_loss(self, learn: Learner) -> None:
+        """The loss did its part; checks what it gave."""
+        self.progress.stage = _Stage.OTHER
+        _check_loss(learn)
+
+
+class _AfterOthers(Callback):
+    """Checks the batch that the model will see, notes who comes next, and ends the part after its first batch."""
+
+    order: ClassVar[int] = 1000
+
+    def __init__(self, progress: _Progress) -> None:
+        self.progress = progress
+
+    def before_batch(self, learn: Learner) -> None:
+        """Checks the values; the model comes next."""
+        _check_finite(learn)
+        self.progress.stage = _Stage.MODEL
+
+    def after_pred(self, learn: Learner) -> None:
+        """The loss comes next."""
+        self.progress.stage = _Stage.LOSS
+
+    def after_batch(self, learn: Learner) -> None:
+        """One batch is enough."""
+        raise CancelTrainException if learn.training else CancelValidException
+
+
+def check_first_batch(learn: Learner) -> None:
+    """Runs one training batch and one validation batch through the whole loop, and leaves no trace of it.
+
+    Metrics, trackers and whatever else does not take part in `Purpose.CHECK` are not run.
+
+    Raises:
+        ConfigError: if a set is empty or smaller than a batch that must be full, the data hold NaN or infinity, the model
+            does not fit its input, the loss does not fit the predictions, is not one number or has no gradient.
+    """
+    _check_not_empty(learn.dls.train, "training")
+    if learn.dls.valid is not None:
+        _check_not_empty(learn.dls.valid, "validation")
+    progress = _Progress()
+    with leave_no_trace(learn), learn.added_cbs(_BeforeOthers(progress), _AfterOthers(progress)):
+        try:
+            mock_fit(learn, Purpose.CHECK, 1)
+        except EmptyLoaderError as err:
+            raise ConfigError(str(err)) from err
+        except _MISFITS as err:
+            if progress.stage is _Stage.OTHER or isinstance(err, ConfigError | torch.OutOfMemoryError):
+                raise
+            raise ConfigError(_misfit(learn, progress.stage, err)) from err
+
+
+def _check_not_empty(loader: Any, part: str) -> None:
+    if n_batches(loader) != 0:
+        return
+    if isinstance(loader, DataLoader) and (n_item := n_batches(loader.dataset)):
+        raise ConfigError(
+            f"The {part} set is smaller than one batch: batch_size={loader.batch_size} is larger than len(dataset)={n_item} "
+            f"and drop_last leaves the incomplete batch out; set batch_size to at most {n_item}, or drop_last=False."
+        )
+    raise ConfigError(f"The {part} set is empty: its loader has no batch; check the path, split or filter that made it.")
+
+
+def _check_finite(learn: Learner) -> None:
+    part = "training" if learn.training else "validation"
+    named = [*_named_tensors(learn.xb, "input"), *_named_tensors(learn.yb, "label")]
+    for name, tensor in named:
+        n_bad = int((~tensor.isfinite()).sum()) if tensor.is_floating_point() else 0
+        if n_bad:
+            raise ConfigError(
+                f"The first {part} batch has NaN or infinity in {n_bad} of the {tensor.numel()} values of {name}: "
+                "clean the data, or replace these values in the dataset."
+            )
+
+
+def _named_tensors(values: Any, name: str) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of a nest with a name for people: `input 0`, `input 0 'pixel_values'`."""
+    if isinstance(values, Tensor):
+        yield name, values
+    elif isinstance(values, Mapping):
+        for key, value in values.items():
+            yield from _named_tensors(value, f"{name} {key!r}")
+    elif isinstance(values, tuple | list):
+        for i, value in enumerate(values):
+            yield from _named_tensors(value, f"{name} {i}")
+
+
+def _check_loss(learn: Learner) -> None:
+    if learn.loss.numel() != 1:
+        raise ConfigError(
+            f"The loss {_name(learn.loss_func)} gave {describe(learn.loss)} where one number was expected: "
+            "take the mean of it, as reduction='mean' does."
+        )
+    if learn.training and not learn.loss.requires_grad:
+        raise ConfigError(
+            f"The loss {_name(learn.loss_func)} has no gradient: no trainable parameter takes part in it; compute it from "
+            "the model's predictions without detach(), item(), argmax() or no_grad()."
+        )
+
+
+def _name(func: Any) -> str:
+    while isinstance(func, partial):
+        func = func.func
+    return getattr(func, "__name__", None) or type(func).__name__
+
+
+def _misfit(learn: Learner, stage: _Stage, err: Exception) -> str:
+    first_line = (str(err).splitlines() or [type(err).__name__])[0]
+    if stage is _Stage.MODEL:
+        model = type(learn.model).__name__
+        return f"The model {model} does not fit its input {describe(learn.xb)}: {first_line}"
+    return (
+        f"The loss {_name(learn.loss_func)} does not fit the output of the model {type(learn.model).__name__}: "
+        f"pred is {describe(learn.pred)}, target is {describe(learn.yb or learn.xb)}: {first_line}"
+    )

@@ -1,0 +1,106 @@
+"""`python -m nntrain.run`: the composition root, which makes all parts of a configured run and puts them together."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from nntrain.config.build import make_all, make_learner, resolve
+from nntrain.config.command_line import CONFIG_NAME, CONFIG_PATH, check_command_line
+from nntrain.config.errors import ConfigError
+from nntrain.config.redact import redact, redact_override
+from nntrain.config.run_folder import remove_if_empty, write_config
+from nntrain.events import FitResult, StopReason
+from nntrain.integrations.adapter import TrackerCallback
+from nntrain.integrations.base import RunInfo
+from nntrain.integrations.figures import FIGURES
+from nntrain.integrations.names import flatten
+from nntrain.integrations.provenance import provenance_tags
+from nntrain.learner import Learner
+from nntrain.preflight import check_first_batch
+from nntrain.rng import seed_everything
+
+STARTED = time.time()
+
+FAILED = (StopReason.DIVERGED, StopReason.ERROR, StopReason.OUT_OF_MEMORY)
+
+
+def exit_code(result: FitResult) -> int:
+    """The exit code of a process whose fit ended so: 0 for a result, 128 and the signal for an interruption, else 1."""
+    if result.reason is StopReason.INTERRUPTED:
+        return 128 + (result.signum or 2)
+    return 1 if result.reason in FAILED else 0
+
+
+def trackers(cfg: Mapping[str, Any], info: RunInfo, folder: Path) -> list[TrackerCallback]:
+    """A callback for each tracker of the configuration."""
+    made = make_all(cfg.get("tracker"), "tracker").values()
+    return [TrackerCallback(tracker, info, artifacts=[folder / "best.pt"], figures=FIGURES) for tracker in made]
+
+
+def objective(cfg: Mapping[str, Any], learn: Learner) -> float | None:
+    """The value that the run returns: the last one recorded of the metric that `objective` names."""
+    name = cfg.get("objective")
+    return None if name is None else learn.recorder.last(name)
+
+
+def train(cfg: DictConfig, folder: Path, overrides: list[str]) -> tuple[FitResult, float | None]:
+    """Seeds, makes everything, checks the first batch, fits, and says where the run is."""
+    plain = resolve(cfg)
+    seed_everything(plain["seed"])
+    texts = {"config.yaml": OmegaConf.to_yaml(redact(plain)), "overrides.yaml": OmegaConf.to_yaml(overrides)}
+    info = RunInfo(flatten(redact(plain)), provenance_tags(), texts)
+    tracking = trackers(plain, info, folder)
+    learn = make_learner(plain, tracking)
+    check_first_batch(learn)
+    write_config(folder, cfg, overrides)
+    result = learn.fit(plain["n_epoch"])
+    for callback in tracking:
+        print(callback.tracker.where())
+    print(f"files:       {folder}")
+    return result, objective(plain, learn)
+
+
+def job(cfg: DictConfig) -> float | None:
+    """One run of Hydra's: tells mistakes in one sentence, and ends the process with the outcome's exit code."""
+    hydra_cfg = HydraConfig.get()
+    folder = Path(hydra_cfg.runtime.output_dir)
+    overrides = [redact_override(override) for override in hydra_cfg.overrides.task]
+    try:
+        result, value = train(cfg, folder, overrides)
+    except ConfigError as err:
+        remove_if_empty(folder, STARTED)
+        raise SystemExit(tell(err)) from err
+    if hydra_cfg.mode is not RunMode.MULTIRUN and (code := exit_code(result)):
+        sys.exit(code)
+    return value
+
+
+def tell(err: ConfigError) -> int:
+    """Prints a mistake and returns the exit code for it; with `HYDRA_FULL_ERROR=1` raises it instead."""
+    if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        raise err
+    print(f"nntrain: {err}", file=sys.stderr)
+    return 1
+
+
+def main() -> None:
+    """The command line."""
+    try:
+        check_command_line()
+    except ConfigError as err:
+        sys.exit(tell(err))
+    hydra.main(version_base="1.3", config_path=CONFIG_PATH, config_name=CONFIG_NAME)(job)()
+
+
+if __name__ == "__main__":
+    main()

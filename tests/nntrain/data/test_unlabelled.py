@@ -1,0 +1,57 @@
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+from nntrain.data import DataLoaders, Unlabelled, autoencode
+from nntrain.rng import generators_of
+
+X, Y = torch.arange(6.0).view(3, 2), torch.arange(3)
+
+
+@pytest.mark.parametrize(
+    ("batch", "n_inp", "expected"),
+    [
+        ((X, Y), None, (X,)),
+        ([X, Y], None, (X,)),
+        ((X, X + 1, Y), None, (X, X + 1)),
+        ((X, Y, Y), 1, (X,)),
+        (X, None, (X,)),
+        ({"x": X, "label": Y}, None, {"x": X}),
+    ],
+)
+def test_the_inputs_are_kept_and_the_labels_left_out(batch: Any, n_inp: int | None, expected: Any) -> None:
+    (out,) = Unlabelled([batch], n_inp)
+    torch.testing.assert_close(out, expected)
+
+
+def test_it_is_as_long_as_its_loader() -> None:
+    assert len(Unlabelled([(X, Y)] * 3)) == 3
+
+
+def test_a_loader_without_length_has_none_here() -> None:
+    def stream() -> Iterator[Any]:
+        yield X, Y
+
+    with pytest.raises(TypeError, match="generator has no length"):
+        len(Unlabelled(stream()))
+
+
+@pytest.mark.parametrize("where", ["loader", "sampler"])
+def test_a_checkpoint_finds_the_generators_of_its_loader(where: str) -> None:
+    generator = torch.Generator()
+    loader = DataLoader(TensorDataset(X, Y), shuffle=True, generator=generator)
+    if where == "sampler":
+        loader.generator = None
+    assert generators_of(Unlabelled(loader)) == generators_of(loader) == [generator]
+
+
+def test_autoencode_leaves_the_labels_out_of_both_loaders() -> None:
+    dls = autoencode(DataLoaders([(X, Y, Y)], [(X, Y, Y)] * 2, n_inp=1))
+    assert dls.valid is not None
+    assert [len(list(dls.train)), len(list(dls.valid))] == [1, 2]
+    assert [len(batch) for batch in (*dls.train, *dls.valid)] == [1, 1, 1]
+    assert dls.n_inp is None
+    assert autoencode(DataLoaders([(X, Y)])).valid is None

@@ -1,0 +1,200 @@
+"""Schedules: their values at every point, and in a fit those of fastai at every batch."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+
+from nntrain import Learner
+from nntrain.schedule import (
+    SGDR,
+    ParamScheduler,
+    Schedule,
+    combine_scheds,
+    combined_cos,
+    sched_cos,
+    sched_exp,
+    sched_lin,
+    sched_no,
+    sched_poly,
+)
+from tests.common.reference import FITS, fitted, reference, three_groups_learner
+from tests.common.toys import Lists, regression_lists, toy_learner
+
+REFERENCE = reference("learner")
+SCHEDULES: dict[str, Schedule] = {
+    "sched_no": sched_no(2, 5),
+    "sched_lin": sched_lin(2, 5),
+    "sched_cos": sched_cos(2, 5),
+    "sched_exp": sched_exp(2, 5),
+    "sched_poly": sched_poly(2, 5, 3),
+    "combine_scheds": combine_scheds([0.25, 0.5, 0.25], [sched_lin(1, 3), sched_cos(3, 2), sched_exp(2, 4)]),
+    "combined_cos": combined_cos(0.3, 1, 4, 0.5),
+}
+
+
+@pytest.mark.parametrize("name", REFERENCE["schedules"])
+def test_a_schedule_has_fastais_values(name: str) -> None:
+    assert [SCHEDULES[name](i / 16) for i in range(17)] == pytest.approx(REFERENCE["schedules"][name], rel=1e-6)
+
+
+@pytest.mark.parametrize("name", REFERENCE["fits"])
+def test_learning_rates_of_every_batch_are_fastais(name: str) -> None:
+    expected = list(zip(*REFERENCE["fits"][name]["lr"], strict=True))
+    lrs = fitted(name).recorder.lrs
+    assert len(lrs) == len(expected)
+    for ours, theirs in zip(lrs.values(), expected, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-6, abs=1e-8)
+
+
+@pytest.mark.parametrize("name", REFERENCE["fits"])
+def test_momentum_of_every_batch_is_fastais(name: str) -> None:
+    expected = list(zip(*REFERENCE["fits"][name]["mom"], strict=True))
+    for ours, theirs in zip(fitted(name).recorder.moms.values(), expected, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-6)
+
+
+def test_every_reference_fit_is_run() -> None:
+    assert set(FITS) == set(REFERENCE["fits"])
+
+
+@pytest.mark.parametrize("n_cycles", [1, 2, 3, 5])
+@pytest.mark.parametrize("cycle_mult", [1, 2, 3])
+def test_every_sgdr_cycle_begins_at_the_peak(n_cycles: int, cycle_mult: int) -> None:
+    lists = regression_lists(8, 8, bs=8)
+    learn = toy_learner(Lists(lists.train, None))
+    learn.fit_sgdr(n_cycles, 2, 0.05, cycle_mult=cycle_mult)
+    lrs = learn.recorder.lrs["0"]
+    starts = [2 * sum(cycle_mult**i for i in range(cycle)) for cycle in range(n_cycles)]
+    assert [i for i, lr in enumerate(lrs) if lr == 0.05] == starts
+    assert learn.n_epoch == 2 * sum(cycle_mult**i for i in range(n_cycles))
+
+
+@pytest.mark.parametrize(("n_cycles", "cycle_mult"), [(0, 2), (2, 0)])
+def test_sgdr_needs_cycles(n_cycles: int, cycle_mult: int) -> None:
+    with pytest.raises(ValueError, match="needs n_cycles and cycle_mult of at least 1"):
+        SGDR(n_cycles, cycle_mult)
+
+
+@pytest.mark.parametrize(("start", "end"), [(0, 1), (1, 0), (-1, 1)])
+def test_sched_exp_needs_one_sign(start: float, end: float) -> None:
+    with pytest.raises(ValueError, match="sched_exp needs start and end of the same sign, neither 0"):
+        sched_exp(start, end)
+
+
+@pytest.mark.parametrize(
+    ("pcts", "message"),
+    [
+        ([0.5], "a share for each schedule but got 1 for 2"),
+        ([0.5, 0.4], r"add up to 1 but got \[0.5, 0.4\]"),
+        ([1.5, -0.5], "not negative"),
+    ],
+)
+def test_combine_scheds_needs_shares_of_one(pcts: list[float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        combine_scheds(pcts, [sched_no(1, 1), sched_no(2, 2)])
+
+
+@pytest.mark.parametrize(("pos", "expected"), [(0.0, 2.0), (0.5, 2.5), (1.0, 3.0)])
+def test_a_share_of_zero_is_passed_over(pos: float, expected: float) -> None:
+    assert combine_scheds([0, 1], [sched_no(1, 1), sched_lin(2, 3)])(pos) == expected
+
+
+@pytest.mark.parametrize(("pct", "expected"), [(0.0, 4.0), (1.0, 1.0)])
+def test_combined_cos_may_be_all_of_one_half(pct: float, expected: float) -> None:
+    assert combined_cos(pct, 1, 4, 0.5)(0.0) == expected
+
+
+def test_thirds_add_up_to_one() -> None:
+    third = combine_scheds([1 / 3] * 3, [sched_no(i, i) for i in range(3)])
+    assert [third(pos) for pos in (0.0, 1 / 3, 2 / 3, 1.0)] == [0, 1, 2, 2]
+
+
+def test_a_scheduler_sets_any_hyper_parameter_of_training_batches_only() -> None:
+    sched = ParamScheduler({"weight_decay": sched_lin(0, 1)})
+    toy_learner(regression_lists(32, 32, bs=8), cbs=[sched]).fit(2)
+    assert sched.hps == {"weight_decay": pytest.approx([i / 8 for i in range(8)])}
+
+
+def test_a_scheduler_takes_a_schedule_for_each_group() -> None:
+    learn = three_groups_learner()
+    scheds = [sched_no(1e-3, 0), sched_no(1e-2, 0), sched_lin(0, 0.1)]
+    learn.fit(1, cbs=[ParamScheduler({"lr": scheds})])
+    assert learn.recorder.lrs["0"] == [1e-3] * 5
+    assert learn.recorder.lrs["1"] == [1e-2] * 5
+    assert learn.recorder.lrs["2"] == pytest.approx([0, 0.02, 0.04, 0.06, 0.08])
+
+
+def test_an_unknown_hyper_parameter_is_an_error_that_names_the_known() -> None:
+    with pytest.raises(ValueError, match="no hyper-parameter 'beta': it has lr, momentum"):
+        toy_learner().fit(1, cbs=[ParamScheduler({"beta": sched_no(1, 1)})])
+
+
+def test_one_cycle_leaves_an_optimizer_without_momentum_alone() -> None:
+    learn = toy_learner(opt_func=torch.optim.Adagrad)
+    learn.fit_one_cycle(1)
+    assert learn.recorder.moms == {}
+    assert max(learn.recorder.lrs["0"]) <= 0.05
+
+
+class NoLength:
+    """Batches that cannot be counted."""
+
+    def __init__(self, batches: Any) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Any:
+        yield from self.batches
+
+
+def test_without_a_length_the_position_advances_by_whole_epochs() -> None:
+    lists = regression_lists()
+    learn = toy_learner(Lists(NoLength(lists.train), lists.valid))
+    learn.fit(2, cbs=[ParamScheduler({"lr": sched_lin(0, 1)})])
+    assert learn.recorder.lrs["0"] == [0.0] * 5 + [0.5] * 5
+
+
+FIT_NAMES: dict[str, Callable[[Learner], object]] = {
+    "one_cycle": lambda learn: learn.fit_one_cycle(1),
+    "flat_cos": lambda learn: learn.fit_flat_cos(1),
+    "sgdr": lambda learn: learn.fit_sgdr(1, 1),
+}
+
+
+@pytest.mark.parametrize("name", FIT_NAMES)
+def test_a_scheduled_fit_leaves_no_scheduler_behind(name: str) -> None:
+    learn = toy_learner()
+    before = list(learn.cbs)
+    FIT_NAMES[name](learn)
+    assert learn.cbs == before
+
+
+@pytest.mark.parametrize("name", FIT_NAMES)
+def test_the_peak_is_the_learners_rate_in_every_fit(name: str) -> None:
+    """A second fit starts from the learner's rate, not from the tiny one with which the first ended."""
+    learn = toy_learner(lr=0.04, dls=regression_lists(320))
+    FIT_NAMES[name](learn)
+    first = max(learn.recorder.lrs["0"])
+    FIT_NAMES[name](learn)
+    assert max(learn.recorder.lrs["0"]) == first == pytest.approx(0.04)
+
+
+def test_a_resumed_fit_continues_the_schedule() -> None:
+    whole, part = toy_learner(), toy_learner()
+    whole.fit_one_cycle(4)
+    part.fit_one_cycle(4, start_epoch=2)
+    assert part.recorder.lrs["0"] == whole.recorder.lrs["0"][10:]
+
+
+def test_cosine_by_hand() -> None:
+    assert sched_cos(0, 2)(0.25) == pytest.approx(1 + math.cos(0.75 * math.pi))
+
+
+def test_fits_hand_their_options_on() -> None:
+    learn = toy_learner(opt_func=partial(torch.optim.SGD, momentum=0.5))
+    learn.fit_flat_cos(1, wd=0.25)
+    assert learn.opt is not None
+    assert learn.opt.param_groups[0]["weight_decay"] == 0.25  # type: ignore[attr-defined]
