@@ -15,6 +15,7 @@ from nntrain.integrations.base import MetricRow, RunInfo, Tracker
 from nntrain.integrations.names import metric_key
 from nntrain.optimizer import get_hyper, group_names, has_momentum, param_groups
 from nntrain.recorder import Smoother
+from nntrain.rng import kept_rng
 from nntrain.statistics import Statistics
 
 if TYPE_CHECKING:
@@ -74,7 +75,8 @@ class TrackerCallback(Callback):
     def before_fit(self, learn: Learner) -> None:
         """Begins the run, or goes on with the one that a checkpoint names."""
         self._losses, self._rows = [], []
-        self.run_id = self.tracker.start(self.info, self.run_id)
+        with kept_rng():
+            self.run_id = self.tracker.start(self.info, self.run_id)
         self._running = True
         opt = learn.opt
         groups = [metric_key(name) for name in group_names(opt)] if opt else []
@@ -99,18 +101,18 @@ class TrackerCallback(Callback):
 
     def after_epoch(self, learn: Learner) -> None:
         """Sends the batches and the row of the epoch."""
-        self._flush(learn)
         row = {metric_key(name): value for name, value in learn.recorder.row.items()}
-        self.tracker.metrics([MetricRow(time.time_ns() // 1_000_000, learn.train_iter, row)])
+        self._flush(learn, MetricRow(time.time_ns() // 1_000_000, learn.train_iter, row))
 
-    def _flush(self, learn: Learner) -> None:
+    def _flush(self, learn: Learner, *more: MetricRow) -> None:
         rows = self._batch_rows() if self._rows else []
         now = time.time_ns() // 1_000_000
         for cb in learn.cbs:
             if isinstance(cb, Statistics):
                 rows += [MetricRow(now, step, values) for step, values in cb.drain()]
-        if rows:
-            self.tracker.metrics(rows)
+        if rows or more:
+            with kept_rng():
+                self.tracker.metrics([*rows, *more])
 
     def _batch_rows(self) -> list[MetricRow]:
         losses: list[float] = torch.stack(self._losses).tolist()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,6 +34,8 @@ STATUS: Mapping[StopReason, str] = {
     StopReason.OUT_OF_MEMORY: "FAILED",
 }
 """MLflow's run status for each reason; the tag `nntrain.outcome` keeps the reason itself."""
+
+_DATABASES = ("sqlite:", "postgresql", "mysql", "mssql")
 
 _T = TypeVar("_T")
 
@@ -69,18 +72,19 @@ class MLflowTracker:
         self.run_id = ""
 
     def start(self, info: RunInfo, run_id: str | None = None) -> str:
-        """Begins a run, or goes on with the one of that id, and returns its id.
+        """Begins a run, or goes on with the one of that id, and returns its id; reseeds Python's random generator.
 
         Raises:
             ConfigError: if the store cannot be reached or read.
         """
         self._client = self._connect()
         if run_id is not None:
-            self.run_id = run_id
+            self.run_id, self.run_name = run_id, self._client.get_run(run_id).info.run_name
             self._client.update_run(run_id, status="RUNNING")
             return run_id
         experiment = self._client.get_experiment_by_name(self.experiment_name)
         experiment_id = experiment.experiment_id if experiment else self._client.create_experiment(self.experiment_name)
+        random.seed()  # MLflow draws the name of a run from this generator, which the user's seed has fixed
         run = self._client.create_run(experiment_id, tags={**self._tags, **info.tags}, run_name=self.run_name)
         self.run_id, self.run_name = run.info.run_id, run.info.run_name
         self._params(info.params)
@@ -96,14 +100,28 @@ class MLflowTracker:
         from sqlalchemy.exc import SQLAlchemyError
 
         try:
+            if self.uri.startswith(_DATABASES):
+                self._check_database()
             client = self._mlflow.tracking.MlflowClient(self.uri)
             client.search_experiments(max_results=1)
         except (self._mlflow.MlflowException, SQLAlchemyError, OSError, ValueError, ImportError) as err:
             raise ConfigError(
-                f"tracker.mlflow.tracking_uri={self.uri} cannot be read ({str(err).splitlines()[0]}): expected a server's URL "
+                f"tracker.mlflow.tracking_uri={self.uri} cannot be read ({_gist(err)}): expected a server's URL "
                 f"or a database such as {DEFAULT_URI}; 'tracker=none' trains without."
             ) from err
         return client
+
+    def _check_database(self) -> None:
+        """Connects once, since MLflow's own retries take minutes to give up; a folder yet to be made is left to MLflow."""
+        import sqlalchemy
+
+        url = sqlalchemy.make_url(self.uri)
+        sqlite = url.get_backend_name() == "sqlite"
+        if sqlite and not Path(url.database or "").parent.is_dir():
+            return
+        engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
+        with engine.connect() as connection:
+            connection.execute(sqlalchemy.text("PRAGMA schema_version" if sqlite else "SELECT 1"))
 
     def _check_server(self) -> None:
         """Asks the server for its health, since MLflow's own retries take minutes to give up."""
@@ -160,6 +178,12 @@ class MLflowTracker:
             return f"{run}\nlook at it:  {self.uri}"
         store = "" if self.uri == DEFAULT_URI else f" --backend-store-uri {self.uri}"
         return f"{run}\nlook at it:  mlflow ui{store}   then open http://127.0.0.1:5000"
+
+
+def _gist(err: Exception) -> str:
+    """The beginning of a message that may be long."""
+    text = " ".join(str(err).split()).split(". ")[0]
+    return text if len(text) <= 200 else f"{text[:200]} ..."
 
 
 def _batches(items: Sequence[_T], size: int) -> Iterator[list[_T]]:

@@ -28,7 +28,7 @@ class Hook:
         module: the module to watch.
         func: called with `(module, inputs, output)`, or in the backward pass with `(module, grad_inputs, grad_outputs)`.
         forward: watch the forward pass; else the backward pass, where torch allows no in-place change of the module's
-            output (so no `ReLU(inplace=True)` after it).
+            output (so no `ReLU(inplace=True)` after it), and warns if no input of the module needs a gradient.
 
     Raises:
         TypeError: if `module` is no `nn.Module`.

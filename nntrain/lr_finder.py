@@ -226,7 +226,7 @@ def lr_find(
 
 def _too_few(test: _RangeTest) -> str:
     n, why = len(test.losses), "the loss became NaN" if test.hit_nan else "the loss diverged or batches were skipped"
-    needed = test.num_it // 10 + _SKIP_END + 2
+    needed = test.num_it // 10 + 2 + (0 if test.hit_nan else _SKIP_END)
     return (
         f"lr_find got only {n} usable losses where {needed} are needed, because {why}: "
         "check the data and the model for NaN, or lower start_lr and end_lr."

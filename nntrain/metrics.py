@@ -549,7 +549,8 @@ def r2_score(pred: Tensor, target: Tensor) -> Tensor:
     target = _shaped_like(pred, target).to(pred.dtype)
     residual = (target - pred).square().sum()
     total = (target - target.mean()).square().sum()
-    return torch.where(total == 0, (residual == 0).to(total.dtype), 1 - residual / total)
+    constant = (total == 0) & residual.isfinite()
+    return torch.where(constant, (residual == 0).to(total.dtype), 1 - residual / total)
 
 
 _OF_WHOLE_SET: tuple[MetricFunc, ...] = (rmse, r2_score)

@@ -34,7 +34,7 @@ def rng_state(loaders: Iterable[Any] = ()) -> dict[str, Any]:
         "python": random.getstate(),
         "numpy": (str(name), torch.from_numpy(np.asarray(keys).astype(np.int64)), int(pos), int(has_gauss), float(cached)),
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         "loaders": [[gen.get_state() for gen in generators_of(loader)] for loader in loaders],
     }
 

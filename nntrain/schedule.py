@@ -100,6 +100,14 @@ class ParamScheduler(Callback):
             set_hyper(learn.opt, name, value)
             self.hps[name].append(get_hyper(param_groups(learn.opt)[-1], name))
 
+    def state_dict(self) -> dict[str, Any]:
+        """The record of values; the schedules themselves follow from `learn.pct_train`."""
+        return {"hps": {name: list(values) for name, values in self.hps.items()}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes back what `state_dict` gave."""
+        self.hps = {name: list(values) for name, values in state["hps"].items()}
+
 
 def _peaks(learn: Learner) -> list[float]:
     assert learn.opt is not None

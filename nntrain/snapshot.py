@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import is_lazy
 
 from nntrain.optimizer import Optimizer
@@ -62,7 +63,7 @@ class _Snapshot:
         elif type(value) in _SEQUENCES or isinstance(value, tuple | set):
             self._keep_items(value)
         elif isinstance(value, _Stateful | Optimizer):
-            self.keep(getattr(value, "__dict__", {}))
+            self._keep_object(value)
         else:
             self.keep_generator(value)
 
@@ -95,9 +96,28 @@ class _Snapshot:
         for item in kept:
             self.keep(item)
 
+    def _keep_object(self, value: Any) -> None:
+        if isinstance(value, LazyModuleMixin):
+            self._keep_class(value)
+        self.keep(getattr(value, "__dict__", {}))
+
+    def _keep_class(self, value: Any) -> None:
+        """For what torch calls lazy: it changes its class when it sees the first batch."""
+        kind = type(value)
+        self._restores.append(lambda: setattr(value, "__class__", kind))
+
+    def _keep_lazy(self, tensor: Tensor) -> None:
+        data = tensor.data
+        self._restores += [lambda: setattr(tensor, "grad", None), lambda: setattr(tensor, "data", data)]
+        self._keep_class(tensor)
+
     def _keep_tensor(self, tensor: Tensor) -> None:
-        if is_lazy(tensor) or tensor.is_inference() or _is_expanded(tensor):
-            return
+        if is_lazy(tensor):
+            self._keep_lazy(tensor)
+        elif not (tensor.is_inference() or _is_expanded(tensor)):
+            self._keep_contents(tensor)
+
+    def _keep_contents(self, tensor: Tensor) -> None:
         data, grad = tensor.detach(), tensor.grad if tensor.is_leaf else None
         contents = data.clone()
         if grad is not None:
@@ -152,8 +172,7 @@ def leave_no_trace(learn: Learner) -> Iterator[None]:
 
     Put back are: the model with its buffers, gradients, modes, hooks and plain attributes; the optimizer, or that there
     was none; a loss with parameters; callbacks and metrics; the learner's counters and results; Python's, NumPy's and
-    torch's random number generators and those of the loaders and their samplers. Lazy parameters that the block
-    initializes stay initialized.
+    torch's random number generators and those of the loaders, their samplers and datasets.
 
     Raises:
         TypeError: if a loader can only be gone through once.

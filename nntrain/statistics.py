@@ -153,6 +153,18 @@ def _check_names(names: Iterable[str], known: Iterable[str]) -> None:
             raise ValueError(f"The model has no module {name!r}: it has {', '.join(known)}.{hint}")
 
 
+def _checked(modules: Modules | None) -> Modules | None:
+    if modules is None or callable(modules):
+        return modules
+    if isinstance(modules, str):
+        raise TypeError(f"modules={modules!r} is no list: write [{modules}] for this one module.")
+    listed = tuple(modules)
+    for one in listed:
+        if not isinstance(one, str | type):
+            raise TypeError(f"modules holds {one!r}, neither a name nor a type: write a name in quotes, such as '{one}'.")
+    return listed
+
+
 def choose_modules(model: nn.Module, modules: Modules | None, default: Callable[[nn.Module], bool]) -> dict[str, nn.Module]:
     """The chosen modules by dotted name, in the model's order, each once; the model itself is called `model`.
 
@@ -170,13 +182,16 @@ def choose_modules(model: nn.Module, modules: Modules | None, default: Callable[
     elif callable(modules):
         chosen = {name: module for name, module in named.items() if modules(name, module)}
     else:
-        wanted = list(modules)
-        names, types = [w for w in wanted if isinstance(w, str)], tuple(w for w in wanted if not isinstance(w, str))
-        _check_names(names, named)
-        chosen = {name: module for name, module in named.items() if name in names or isinstance(module, types)}
+        chosen = _listed(named, list(modules))
     if not chosen:
         raise ValueError(f"No module was chosen by modules={modules!r}: the model has {', '.join(named)}.")
     return chosen
+
+
+def _listed(named: Mapping[str, nn.Module], wanted: list[str | type[nn.Module]]) -> dict[str, nn.Module]:
+    _check_names([one for one in wanted if isinstance(one, str)], named)
+    types = tuple(one for one in wanted if isinstance(one, type))
+    return {name: module for name, module in named.items() if name in wanted or isinstance(module, types)}
 
 
 class Statistics(Callback):
@@ -194,6 +209,7 @@ class Statistics(Callback):
         buffer_rows: rows kept on the device before they are read back.
 
     Raises:
+        TypeError: if `modules` is a string, or holds what is neither a name nor a type.
         ValueError: if `every` or `buffer_rows` is less than 1; before the fit, if `modules` fits none of the model's.
     """
 
@@ -207,7 +223,7 @@ class Statistics(Callback):
     def __init__(self, *, modules: Modules | None = None, every: int = 1, buffer_rows: int = 256) -> None:
         if every < 1 or buffer_rows < 1:
             raise ValueError(f"every and buffer_rows must be at least 1 but are {every} and {buffer_rows}.")
-        self.modules, self.every, self.buffer_rows = modules, every, buffer_rows
+        self.modules, self.every, self.buffer_rows = _checked(modules), every, buffer_rows
         self.layers: list[str] = []
         self._watched: list[nn.Module] = []
         self._buffer: RowBuffer | None = None

@@ -28,3 +28,6 @@ def _isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Fast tests first."""
     items.sort(key=lambda item: any(item.get_closest_marker(name) for name in ("slow", "browser")))
+
+
+pytest_plugins = ["tests.common.mlflow_store"]

@@ -55,6 +55,7 @@ class MonitorCallback(Callback):
         LookupError: after an epoch in which the metric was not recorded; the message lists what was.
     """
 
+    order: ClassVar[int] = 70
     purposes: ClassVar[frozenset[Purpose]] = frozenset({Purpose.FIT})
 
     def __init__(self, monitor: str, mode: Mode | None, min_delta: float) -> None:
@@ -88,10 +89,12 @@ class MonitorCallback(Callback):
         if cancelled and self.monitor not in recorder.row:
             return
         recorder.last(self.monitor)
-        self.act(learn, epochs_since_best(self._values(learn), self.mode, self.min_delta))
+        self.act(learn, self.wait(learn))
 
-    def _values(self, learn: Learner) -> Iterable[float]:
-        return (row[self.monitor] for row in learn.recorder.rows if self.monitor in row)
+    def wait(self, learn: Learner) -> int:
+        """How many epochs of this fit followed the best one; 0 before the first."""
+        values = [row[self.monitor] for row in learn.recorder.rows if self.monitor in row]
+        return epochs_since_best(values, self.mode, self.min_delta)
 
 
 def checked_patience(patience: int) -> int:

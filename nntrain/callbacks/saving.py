@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -21,8 +21,9 @@ _log = logging.getLogger(__name__)
 class SaveModel(MonitorCallback):
     """Saves the model, in one atomic step, after each epoch in which a metric is better than ever before in this fit.
 
-    What is not finite is never saved: neither a metric that is NaN counts as better, nor weights with NaN are written. If
-    no epoch was better than none, there is no file and nothing is restored.
+    What is not finite is never saved: a metric that is NaN does not count as better, and weights with NaN are not written.
+    A fit in which nothing was saved restores nothing. One that is resumed with another `path` restores from the old file,
+    and writes the new one, if nothing better came after.
 
     Args:
         path: the file; a relative path begins at the working directory. Each fit writes it anew.
@@ -36,11 +37,9 @@ class SaveModel(MonitorCallback):
         LookupError: after an epoch in which the metric was not recorded; the message lists what was.
     """
 
-    order: ClassVar[int] = 70
-
     def __init__(
         self,
-        path: str | Path = "best_model.pt",
+        path: str | Path = "best.pt",
         *,
         monitor: str = "valid/loss",
         mode: Mode | None = None,
@@ -50,11 +49,12 @@ class SaveModel(MonitorCallback):
     ) -> None:
         super().__init__(monitor, mode, min_delta)
         self.path, self.with_opt, self.restore_best = Path(path), with_opt, restore_best
-        self.best_epoch: int | None = None
+        self.saved: Path | None = None
+        """The file with the best of this fit, if there is one."""
 
     def before_fit(self, learn: Learner) -> None:
-        """Forgets the best epoch of an earlier fit."""
-        self.best_epoch = None
+        """Forgets what an earlier fit saved."""
+        self.saved = None
 
     def act(self, learn: Learner, wait: int) -> None:
         """Saves the best so far."""
@@ -63,22 +63,30 @@ class SaveModel(MonitorCallback):
         if not all_finite(learn.model):
             _log.warning("epoch %d: not saved, the model has weights that are not finite", learn.epoch)
             return
-        learn.save(self.path, with_opt=self.with_opt)
-        self.best_epoch = learn.epoch
+        self._save(learn)
         _log.info("epoch %d: best %s so far, saved to %s", learn.epoch, self.monitor, self.path)
+
+    def _save(self, learn: Learner) -> None:
+        self.saved = learn.save(self.path, with_opt=self.with_opt).absolute()
 
     def after_fit(self, learn: Learner) -> None:
         """Restores the best, if there is one."""
-        if self.restore_best and self.best_epoch is not None:
-            learn.load(self.path, with_opt=self.with_opt)
+        if not self.restore_best or self.saved is None:
+            return
+        if not self.saved.is_file():
+            _log.warning("the best model is not restored: %s is gone", self.saved)
+            return
+        learn.load(self.saved, with_opt=self.with_opt)
+        if self.saved != self.path.absolute():
+            self._save(learn)
 
     def state_dict(self) -> dict[str, Any]:
-        """The epoch of which the file holds the weights."""
-        return {"best_epoch": self.best_epoch}
+        """The path of the best so far."""
+        return {"saved": None if self.saved is None else str(self.saved)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes back what `state_dict` gave."""
-        self.best_epoch = state["best_epoch"]
+        self.saved = None if state["saved"] is None else Path(state["saved"])
 
 
 def all_finite(model: nn.Module) -> bool:

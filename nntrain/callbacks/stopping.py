@@ -39,14 +39,15 @@ class EarlyStopping(MonitorCallback):
         super().__init__(monitor, mode, min_delta)
         self.patience = checked_patience(patience)
 
+    def before_fit(self, learn: Learner) -> None:
+        """Stops at once where a fit is resumed that had stopped already."""
+        self.act(learn, self.wait(learn))
+
     def act(self, learn: Learner, wait: int) -> None:
         """Stops when the patience is spent."""
         if wait >= self.patience:
             epochs = "epoch" if wait == 1 else "epochs"
-            raise CancelFitException(
-                f"{self.monitor} has not improved for {wait} {epochs}, since epoch {learn.epoch - wait}.",
-                reason=StopReason.EARLY_STOPPED,
-            )
+            raise CancelFitException(f"{self.monitor} has not improved for {wait} {epochs}.", reason=StopReason.EARLY_STOPPED)
 
 
 class _LossCopy:

@@ -31,4 +31,4 @@ def redact(value: Any, key: str = "") -> Any:
 def redact_override(override: str) -> str:
     """A command-line override with its value replaced by `***` if it is secret."""
     key, sign, value = override.partition("=")
-    return f"{key}{sign}{redact(value, key)}"
+    return f"{key}{sign}{redact(value, key.lstrip('+'))}"

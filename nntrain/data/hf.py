@@ -67,7 +67,7 @@ def load_dataset_dict(path: str) -> Mapping[str, Any]:
         if (Path(path) / "dataset_dict.json").is_file():
             return dict(datasets.load_from_disk(path))
         return dict(datasets.load_dataset(path))
-    except OSError as err:
+    except (OSError, ValueError) as err:  # of the hub, of the disk, or of a name that is none
         reason = str(err).partition("\n")[0].rstrip(".")
         raise ValueError(
             f"The dataset {path!r} could not be loaded ({reason}): "

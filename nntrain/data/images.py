@@ -21,21 +21,20 @@ def image_tensor(image: Any) -> Tensor:
     Raises:
         ValueError: if it is none of these.
     """
-    mode = getattr(image, "mode", "L")
-    if mode not in ("1", "L", "RGB"):
-        raise ValueError(f"An image has the mode {mode!r} but L or RGB was expected: convert it with image.convert('RGB').")
-    tensor = image if isinstance(image, Tensor) else _channels_first(np.array(image))
+    tensor = image if isinstance(image, Tensor) else _from_array(image)
     if tensor.dim() == 2:
         tensor = tensor.unsqueeze(0)
     if tensor.dim() != 3:
         raise ValueError(f"An image has the shape {tuple(tensor.shape)} but two or three dimensions were expected.")
-    if tensor.is_floating_point():
-        return tensor.float()
-    return tensor.float() if tensor.dtype is torch.bool else tensor.float() / 255
+    counted = not tensor.is_floating_point() and tensor.dtype is not torch.bool
+    return tensor.float() / 255 if counted else tensor.float()
 
 
-def _channels_first(array: np.ndarray[Any, Any]) -> Tensor:
-    tensor = torch.from_numpy(array)
+def _from_array(image: Any) -> Tensor:
+    mode = getattr(image, "mode", "L")
+    if mode not in ("1", "L", "RGB"):
+        raise ValueError(f"An image has the mode {mode!r} but L or RGB was expected: convert it with image.convert('RGB').")
+    tensor = torch.from_numpy(np.array(image))
     return tensor.permute(2, 0, 1) if tensor.dim() == 3 else tensor
 
 

@@ -20,12 +20,11 @@ from nntrain import (
     Event,
     Learner,
     Recorder,
-    accuracy,
 )
 from nntrain.recorder import ScalarLog, smooth
-from tests.common.reference import fitted, reference, small_digits_lists
+from tests.common.reference import digits_learner, fitted, reference
 from tests.common.spies import RaiseAt
-from tests.common.toys import Lists, digits_mlp, regression_lists, toy_learner
+from tests.common.toys import Lists, regression_lists, toy_learner
 
 REFERENCE = reference("learner")["fits"]
 
@@ -284,16 +283,15 @@ def test_learning_rates_and_momentum_are_kept_by_group() -> None:
 
 
 def test_a_record_taken_back_is_the_same(tmp_path: Path) -> None:
-    learn = Learner(digits_mlp(), small_digits_lists(), nn.functional.cross_entropy, lr=0.1, metrics=[accuracy], device="cpu")
+    learn, other = digits_learner(), digits_learner()
     learn.fit_one_cycle(2)
     torch.save(learn.recorder.state_dict(), tmp_path / "state.pt")
-    other = Recorder()
-    other.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
-    other.group_names, other._with_mom = learn.recorder.group_names, True
-    assert other.rows == learn.recorder.rows
-    assert torch.equal(other.losses, learn.recorder.losses)
-    assert other.lrs == learn.recorder.lrs
-    assert other.moms == learn.recorder.moms
+    other.fit(0)
+    other.recorder.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert other.recorder.rows == learn.recorder.rows
+    assert torch.equal(other.recorder.losses, learn.recorder.losses)
+    assert other.recorder.lrs == learn.recorder.lrs
+    assert other.recorder.moms == learn.recorder.moms
 
 
 def test_a_learner_without_a_recorder_says_how_to_get_one() -> None:

@@ -16,7 +16,11 @@ def main() -> None:
     torch.manual_seed(0)
     pred, target = torch.randn(7, 5), torch.randint(5, (7,))
     losses = [
-        {"eps": eps, "reduction": reduction, "loss": LabelSmoothingCrossEntropy(eps=eps, reduction=reduction)(pred, target).item()}
+        {
+            "eps": eps,
+            "reduction": reduction,
+            "loss": LabelSmoothingCrossEntropy(eps=eps, reduction=reduction)(pred, target).item(),
+        }
         for eps, reduction in CASES
     ]
     reference = {"pred": pred.tolist(), "target": target.tolist(), "label_smoothing": losses}

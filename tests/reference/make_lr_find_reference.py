@@ -34,13 +34,22 @@ def curves() -> dict[str, list[float]]:
         "noisy dip": [loss + 0.05 * math.sin(37 * i) for i, loss in enumerate(dip)],
         "two valleys": [1 + 0.5 * math.cos(12 * p) + 0.3 * p for p in at],
         "flat": [2.5] * 85,
-        "falling": [3 - p for p in at],
-        "rising": [1 + p for p in at],
-        "steps": [3 - i // 10 * 0.25 for i in range(85)],
+        "falling": [3 - p * p for p in at],
+        "rising": [1 + p * p for p in at],
+        "steps": [3 - 0.03 * (i // 10) ** 2 for i in range(85)],
         "16 losses": dip[40:56],
         "17 losses": dip[60:77],
         "negative": [-loss for loss in dip],
     }
+
+
+def rounded_curves() -> dict[str, list[float]]:
+    # Six digits, so that fastai's single precision sees no ties where double precision sees none.
+    return {name: [float(f"{loss:.6g}") for loss in losses] for name, losses in curves().items()}
+
+
+def rounded(value: float) -> float:
+    return float(f"{value:.8g}")
 
 
 def suggest_all(lrs: list[float], losses: list[float]) -> dict[str, float]:
@@ -53,7 +62,7 @@ def short_valleys() -> dict[str, Any]:
     cases = {"one": [1.0], "two": [2.0, 1.0], "three": [3.0, 2.0, 1.0], "four": [3.0, 2.0, 2.5, 1.0], "rising": [1.0, 2.0]}
     rates = [10.0**i for i in range(4)]
     return {
-        name: {"lrs": rates[: len(losses)], "losses": losses, "valley": valley(rates, losses, 0)[0]}
+        name: {"lrs": rates[: len(losses)], "losses": losses, "valley": valley(rates[: len(losses)], losses, 0)[0]}
         for name, losses in cases.items()
     }
 
@@ -64,7 +73,6 @@ def scripts() -> dict[str, dict[str, Any]]:
     nan, inf = math.nan, math.inf
     return {
         "falling": {"raw": falling},
-        "flat": {"raw": [2.0] * 100},
         "diverges": {"raw": falling[:60] + [2.0**i for i in range(40)]},
         "diverges, told to go on": {"raw": falling[:60] + [2.0**i for i in range(40)], "stop_div": False},
         "NaN tail": {"raw": falling[:70] + [nan] * 30},
@@ -84,9 +92,9 @@ def learner(dls: DataLoaders, model: nn.Module, loss_func: Callable[..., Tensor]
 def found(learn: Learner, **kwargs: Any) -> dict[str, Any]:
     with learn.no_bar():
         suggested = learn.lr_find(show_plot=False, suggest_funcs=RULES, **kwargs)
-    losses = [float(loss) for loss in learn.recorder.losses]
+    losses = [rounded(float(loss)) for loss in learn.recorder.losses]
     n = next((i for i, loss in enumerate(losses) if math.isnan(loss)), len(losses))
-    lrs = [float(lr) for lr in learn.recorder.lrs]
+    lrs = [rounded(lr) for lr in learn.recorder.lrs]
     return {"kwargs": kwargs, "lrs": lrs[:n], "losses": losses[:n], "suggestions": suggested._asdict()}
 
 
@@ -118,12 +126,12 @@ def digits_run(opt: type, opt_kwargs: dict[str, Any], **kwargs: Any) -> dict[str
 
 
 def reference() -> dict[str, Any]:
-    rates = [1e-6 * (3 / 1e-6) ** (i / 84) for i in range(85)]
+    rates = [rounded(1e-6 * (3 / 1e-6) ** (i / 84)) for i in range(85)]
     return {
         "versions": {"fastai": fastai.__version__, "torch": torch.__version__},
         "curves": {
             name: {"lrs": rates[: len(losses)], "losses": losses, "suggestions": suggest_all(rates[: len(losses)], losses)}
-            for name, losses in curves().items()
+            for name, losses in rounded_curves().items()
         },
         "short valleys": short_valleys(),
         "scripts": {name: scripted(**case) for name, case in scripts().items()},

@@ -77,7 +77,8 @@ def test_a_dataset_dict_gives_batches_of_images_and_labels() -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "expected"), [(("train", "test", "validation"), 2), (("train", "test"), 1), (("train",), None), (("train", "x"), None)]
+    ("names", "expected"),
+    [(("train", "test", "validation"), 2), (("train", "test"), 1), (("train",), None), (("train", "x"), None)],
 )
 def test_validation_takes_the_first_usual_split(names: tuple[str, ...], expected: int | None) -> None:
     dls = DataLoaders.from_dataset_dict({name: [{"image": np.zeros((1, 1)), "label": i}] for i, name in enumerate(names)})

@@ -9,7 +9,16 @@ from nntrain.data import TensorLoader
 from nntrain.rng import generators_of, kept_rng, rng_state, set_rng_state
 from tests.common.spies import counted_reads
 
-SIZES = [(10, 1, False), (10, 3, False), (10, 3, True), (9, 3, False), (9, 3, True), (5, 8, False), (100, 2, False), (101, 3, True)]
+SIZES = [
+    (10, 1, False),
+    (10, 3, False),
+    (10, 3, True),
+    (9, 3, False),
+    (9, 3, True),
+    (5, 8, False),
+    (100, 2, False),
+    (101, 3, True),
+]
 
 
 def pair(n: int) -> tuple[Tensor, Tensor]:
@@ -149,6 +158,7 @@ def test_a_batch_as_large_as_the_data_is_kept_with_drop_last() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_on_an_accelerator_the_order_is_that_of_the_cpu_and_no_batch_leaves_it() -> None:
     torch.manual_seed(0)
     expected = labels(TensorLoader(*pair(100), batch_size=7, shuffle=True))

@@ -1,0 +1,55 @@
+"""Interrupting a fit at a given place, and comparing what two fits left behind."""
+
+from typing import Any, ClassVar
+
+import torch
+
+from nntrain import Callback, CancelFitException, Learner, StopReason
+from nntrain.rng import rng_state
+
+
+class InterruptAt(Callback):
+    """Ends the fit as a signal would, after a batch."""
+
+    order: ClassVar[int] = 100
+
+    def __init__(self, epoch: int, iteration: int, *, training: bool = True) -> None:
+        self.place = (epoch, iteration, training)
+
+    def after_batch(self, learn: Learner) -> None:
+        if (learn.epoch, learn.iter, learn.training) == self.place:
+            raise CancelFitException("interrupted", reason=StopReason.INTERRUPTED)
+
+
+def outcome(learn: Learner) -> dict[str, Any]:
+    """What a fit leaves behind, but for times: records, weights, optimizer and random number generators."""
+    recorder = learn.recorder
+    rows = [{name: value for name, value in row.items() if not name.startswith("time/")} for row in recorder.rows]
+    return {
+        "losses": recorder.losses,
+        "rows": rows,
+        "lrs": recorder.lrs,
+        "moms": recorder.moms,
+        "train_iter": learn.train_iter,
+        "weights": learn.model.state_dict(),
+        "opt": learn.opt.state_dict(),
+        "rng": rng_state([learn.dls.train, learn.dls.valid]),
+    }
+
+
+def assert_identical(actual: Any, expected: Any, where: str = "outcome") -> None:
+    """Equal to the last bit, however nested; NaN equals NaN."""
+    assert type(actual) is type(expected), where
+    if isinstance(expected, torch.Tensor):
+        assert actual.dtype == expected.dtype, where
+        assert torch.equal(torch.nan_to_num(actual), torch.nan_to_num(expected)), where
+    elif isinstance(expected, dict):
+        assert list(actual) == list(expected), where
+        for name in expected:
+            assert_identical(actual[name], expected[name], f"{where}[{name!r}]")
+    elif isinstance(expected, list | tuple):
+        assert len(actual) == len(expected), where
+        for i, (one, other) in enumerate(zip(actual, expected, strict=True)):
+            assert_identical(one, other, f"{where}[{i}]")
+    else:
+        assert actual == expected, where

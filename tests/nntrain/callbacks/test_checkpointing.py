@@ -1,0 +1,402 @@
+"""Resuming: bit for bit the fit that was never interrupted."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from nntrain import Callback, CancelFitException, Learner, StopReason, accuracy
+from nntrain.callbacks import EMA, Checkpoint, GradientAccumulation, LRScheduler, MixUp, ReduceLROnPlateau, TimeLimit
+from nntrain.checkpoint import CheckpointError, read_checkpoint
+from nntrain.data.tensors import TensorLoader
+from nntrain.metrics import AccumMetric, AvgSmoothLoss
+from nntrain.rng import seed_everything
+from nntrain.schedule import OneCycle
+from tests.common.runs import InterruptAt, assert_identical, outcome
+from tests.common.spies import Spy
+from tests.common.toys import Lists, toy_learner
+
+N_EPOCH = 3
+N_BATCH = 5
+
+
+def _tensors() -> tuple[Tensor, Tensor]:
+    gen = torch.Generator().manual_seed(1)
+    x = torch.randn(60, 4, generator=gen)
+    return x, (x.sum(1) > 0).long()
+
+
+def _lists(train: Any) -> Lists:
+    x, y = _tensors()
+    return Lists(train, DataLoader(TensorDataset(x[40:], y[40:]), batch_size=8))
+
+
+def _dataset() -> TensorDataset:
+    x, y = _tensors()
+    return TensorDataset(x[:40], y[:40])
+
+
+def shuffled() -> Lists:
+    return _lists(DataLoader(_dataset(), batch_size=8, shuffle=True))
+
+
+def own_generator() -> Lists:
+    return _lists(DataLoader(_dataset(), batch_size=8, shuffle=True, generator=torch.Generator().manual_seed(5)))
+
+
+def workers() -> Lists:
+    return _lists(DataLoader(_dataset(), batch_size=8, shuffle=True, num_workers=1))
+
+
+def on_device() -> Lists:
+    return _lists(TensorLoader(*_dataset().tensors, batch_size=8, shuffle=True))
+
+
+class Unending:
+    """Draws a new noise for each batch from the global generator, and has no length."""
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for x, y in zip(*(tensor.split(8) for tensor in _dataset().tensors), strict=True):
+            yield x + torch.randn_like(x), y
+
+
+def no_length() -> Lists:
+    return _lists(Unending())
+
+
+def _accumulation() -> list[Callback]:
+    return [GradientAccumulation(16)]
+
+
+def _ema() -> list[Callback]:
+    return [EMA(0.9)]
+
+
+def _per_batch_and_epoch() -> list[Callback]:
+    step_lr = partial(torch.optim.lr_scheduler.StepLR, step_size=2, gamma=0.7)
+    return [LRScheduler(step_lr, per="batch"), ReduceLROnPlateau(patience=1, min_delta=10.0)]
+
+
+def _one_cycle() -> list[Callback]:
+    return [OneCycle()]
+
+
+def _all() -> list[Callback]:
+    return [OneCycle(), EMA(0.9), GradientAccumulation(24), MixUp(0.4)]
+
+
+def _none() -> list[Callback]:
+    return []
+
+
+SGD = partial(torch.optim.SGD, momentum=0.9)
+CASES = {
+    "shuffled-adam-one_cycle": (shuffled, torch.optim.Adam, _one_cycle),
+    "own_generator-sgd-ema": (own_generator, SGD, _ema),
+    "on_device-adam-accumulation": (on_device, torch.optim.Adam, _accumulation),
+    "no_length-sgd-one_cycle": (no_length, SGD, _one_cycle),
+    "shuffled-sgd-schedulers": (shuffled, SGD, _per_batch_and_epoch),
+    "own_generator-adamw-all": (own_generator, torch.optim.AdamW, _all),
+    "no_length-adam-none": (no_length, torch.optim.Adam, _none),
+}
+
+
+def _model() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 2))
+
+
+def _learner(case: str, *cbs: Callback) -> Learner:
+    make_dls, opt_func, make_cbs = CASES[case]
+    seed_everything(3)
+    metrics = [accuracy, AvgSmoothLoss(), AccumMetric(accuracy, flatten=False, name="whole")]
+    return toy_learner(
+        make_dls(),
+        _model(),
+        loss_func=nn.functional.cross_entropy,
+        opt_func=opt_func,
+        metrics=metrics,
+        lr=0.01,
+        cbs=[*make_cbs(), *cbs],
+    )
+
+
+def _uninterrupted(case: str) -> dict[str, Any]:
+    learn = _learner(case)
+    learn.fit(N_EPOCH)
+    return outcome(learn)
+
+
+def _resumed(case: str, *, folder: Path = Path("checkpoints"), every_epoch: int = 1) -> dict[str, Any]:
+    learn = _learner(case, Checkpoint(folder, every_epoch, resume=folder / "last.ckpt"))
+    seed_everything(99)  # whatever the new process drew before
+    result = learn.fit(N_EPOCH)
+    assert result.reason is StopReason.COMPLETED
+    assert result.n_epoch == N_EPOCH
+    return outcome(learn)
+
+
+@pytest.mark.parametrize("place", [(0, 0, True), (1, 2, True), (1, 4, True), (2, 1, False)], ids=str)
+@pytest.mark.parametrize("case", CASES)
+def test_resumed_fit_equals_the_uninterrupted_one_bit_for_bit(case: str, place: tuple[int, int, bool]) -> None:
+    epoch, iteration, training = place
+    result = _learner(case, Checkpoint(), InterruptAt(epoch, iteration, training=training)).fit(N_EPOCH)
+    assert result.reason is StopReason.INTERRUPTED
+    assert_identical(_resumed(case), _uninterrupted(case))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("iteration", [1, 4])
+def test_resumed_fit_with_a_worker_process_equals_the_uninterrupted_one(
+    iteration: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(CASES, "workers", (workers, SGD, _none))
+    _learner("workers", Checkpoint(), InterruptAt(1, iteration)).fit(N_EPOCH)
+    assert_identical(_resumed("workers"), _uninterrupted("workers"))
+
+
+@pytest.mark.parametrize("case", ["own_generator-adamw-all", "no_length-sgd-one_cycle"])
+def test_fit_interrupted_again_while_it_is_resumed_equals_the_uninterrupted_one(case: str) -> None:
+    _learner(case, Checkpoint(), InterruptAt(1, 1)).fit(N_EPOCH)
+    for place in (InterruptAt(1, 3), InterruptAt(1, 0, training=False), InterruptAt(1, 2, training=False), InterruptAt(2, 0)):
+        learn = _learner(case, Checkpoint(resume="checkpoints/last.ckpt"), place)
+        assert learn.fit(N_EPOCH).reason is StopReason.INTERRUPTED
+    assert_identical(_resumed(case), _uninterrupted(case))
+
+
+@pytest.mark.parametrize("case", ["own_generator-sgd-ema", "shuffled-sgd-schedulers"])
+def test_fit_that_crashed_goes_on_from_the_last_epochs_checkpoint(case: str) -> None:
+    class Crash(Callback):
+        def after_pred(self, learn: Learner) -> None:
+            if (learn.epoch, learn.iter) == (2, 3):
+                raise OSError("power cut")
+
+    with pytest.raises(OSError, match="power cut"):
+        _learner(case, Checkpoint(), Crash()).fit(N_EPOCH)
+    assert_identical(_resumed(case), _uninterrupted(case))
+
+
+def test_checkpoint_itself_changes_nothing() -> None:
+    case = "own_generator-adamw-all"
+    learn = _learner(case, Checkpoint())
+    learn.fit(N_EPOCH)
+    assert_identical(outcome(learn), _uninterrupted(case))
+
+
+def _position(path: str = "checkpoints/last.ckpt") -> tuple[int, int, bool]:
+    state = read_checkpoint(path)
+    return state["epoch"], state["n_done"], state["trained"]
+
+
+@pytest.mark.parametrize(
+    ("every_epoch", "stop", "position"),
+    [
+        (1, InterruptAt(1, 2), (1, 3, False)),
+        (1, InterruptAt(1, 4), (1, 5, False)),
+        (1, InterruptAt(1, 0, training=False), (1, 5, True)),
+        (2, InterruptAt(2, 1), (2, 2, False)),
+        (2, None, (3, 0, False)),
+    ],
+)
+def test_position_is_that_of_the_interruption(every_epoch: int, stop: Callback | None, position: tuple[int, int, bool]) -> None:
+    cbs = [Checkpoint(every_epoch=every_epoch), *([stop] if stop else [])]
+    _learner("no_length-adam-none", *cbs).fit(N_EPOCH)
+    assert _position() == position
+
+
+class CancelAt(Spy):
+    """Ends the fit as interrupted at an event of epoch 1."""
+
+    def __init__(self, event: str) -> None:
+        super().__init__()
+        self.event = event
+
+    def on(self, event: Any, learn: Learner) -> None:
+        if event == self.event and learn.epoch == 1:
+            raise CancelFitException(reason=StopReason.INTERRUPTED)
+
+
+class LateCancelAt(CancelAt):
+    order = 100
+
+
+@pytest.mark.parametrize(
+    ("stop", "position"),
+    [
+        (CancelAt("after_pred"), (1, 0, False)),
+        (CancelAt("before_epoch"), (1, 0, False)),
+        (CancelAt("before_train"), (1, 0, False)),
+        (CancelAt("before_validate"), (1, 5, True)),
+        (CancelAt("after_epoch"), (1, 5, True)),
+        (LateCancelAt("after_epoch"), (2, 0, False)),
+    ],
+    ids=lambda value: f"{type(value).__name__}-{value.event}" if isinstance(value, CancelAt) else "",
+)
+def test_interruption_within_a_batch_or_between_parts_leaves_a_checkpoint_that_resumes_exactly(
+    stop: Callback, position: tuple[int, int, bool]
+) -> None:
+    case = "shuffled-adam-one_cycle"
+    _learner(case, Checkpoint(), stop).fit(N_EPOCH)
+    assert _position() == position
+    assert_identical(_resumed(case), _uninterrupted(case))
+
+
+def test_interruption_after_an_epoch_that_is_not_due_saves_its_end() -> None:
+    case = "own_generator-sgd-ema"
+    _learner(case, Checkpoint(every_epoch=5), LateCancelAt("after_epoch")).fit(N_EPOCH)
+    assert _position() == (2, 0, False)
+    assert_identical(_resumed(case), _uninterrupted(case))
+
+
+def test_previous_checkpoint_is_kept() -> None:
+    learn = _learner("no_length-adam-none", Checkpoint())
+    learn.fit(N_EPOCH)
+    assert _position("checkpoints/last.ckpt") == (3, 0, False)
+    assert _position("checkpoints/previous.ckpt") == (2, 0, False)
+    assert sorted(path.name for path in Path("checkpoints").iterdir()) == ["last.ckpt", "previous.ckpt"]
+
+
+def test_finished_fit_resumed_returns_at_once_with_its_metrics() -> None:
+    case = "own_generator-sgd-ema"
+    learn = _learner(case, Checkpoint())
+    first = learn.fit(N_EPOCH)
+    spy = Spy()
+    again = _learner(case, Checkpoint(resume="checkpoints/last.ckpt"), spy)
+    assert again.fit(N_EPOCH) == first
+    assert "before_epoch" not in spy.events
+    assert_identical(outcome(again), outcome(learn))
+
+
+def test_finished_fit_goes_on_when_n_epoch_is_raised() -> None:
+    learn = _learner("on_device-adam-accumulation", Checkpoint())
+    learn.fit(2)
+    assert_identical(_resumed("on_device-adam-accumulation"), _uninterrupted("on_device-adam-accumulation"))
+
+
+def test_raised_n_epoch_stretches_the_position_within_an_epoch() -> None:
+    _learner("shuffled-adam-one_cycle", Checkpoint(), InterruptAt(1, 2)).fit(2)
+    learn = _learner("shuffled-adam-one_cycle", Checkpoint(resume="checkpoints/last.ckpt"), InterruptAt(1, 3))
+    learn.fit(4)
+    assert learn.pct_train == pytest.approx((1 + 4 / N_BATCH) / 4)
+
+
+def test_fit_that_stopped_early_stops_again_at_the_same_place() -> None:
+    class StopInEpoch1(Callback):
+        order = 70
+
+        def after_epoch(self, learn: Learner) -> None:
+            if learn.epoch == 1:
+                raise CancelFitException("enough", reason=StopReason.EARLY_STOPPED)
+
+    learn = _learner("shuffled-adam-one_cycle", Checkpoint(), StopInEpoch1())
+    first = learn.fit(N_EPOCH)
+    again = _learner("shuffled-adam-one_cycle", Checkpoint(resume="checkpoints/last.ckpt"), StopInEpoch1())
+    assert again.fit(N_EPOCH).reason is first.reason
+    assert_identical(outcome(again), outcome(learn))
+
+
+def test_second_fit_with_the_same_callback_begins_anew() -> None:
+    _learner("no_length-adam-none", Checkpoint(), InterruptAt(1, 2)).fit(N_EPOCH)
+    learn = _learner("no_length-adam-none", Checkpoint(resume="checkpoints/last.ckpt"))
+    learn.fit(N_EPOCH)
+    assert learn.fit(1).n_epoch == 1
+    assert learn.train_iter == N_BATCH * (N_EPOCH + 1)
+
+
+def test_gradients_in_flight_are_kept() -> None:
+    case = "on_device-adam-accumulation"
+    learn = _learner(case, Checkpoint(), InterruptAt(0, 2))
+    learn.fit(N_EPOCH)
+    grads = read_checkpoint("checkpoints/last.ckpt")["grads"]
+    assert_identical(grads, {name: param.grad for name, param in learn.model.named_parameters()})
+    assert all(bool(grad.any()) for grad in grads.values() if grad.dim() == 2)
+
+
+def test_leftovers_of_a_killed_write_are_gone_when_the_next_fit_begins() -> None:
+    Path("checkpoints").mkdir()
+    Path("checkpoints/.last.ckpt.abc.part").write_bytes(b"half")
+    Path("checkpoints/notes.part").write_text("not ours")
+    _learner("no_length-adam-none", Checkpoint()).fit(1)
+    assert sorted(path.name for path in Path("checkpoints").iterdir()) == ["last.ckpt", "notes.part"]
+
+
+def _interrupted(case: str = "no_length-adam-none") -> None:
+    _learner(case, Checkpoint(), InterruptAt(1, 2)).fit(N_EPOCH)
+
+
+def _without_length(**kwargs: Any) -> Learner:
+    options: dict[str, Any] = {"loss_func": nn.functional.cross_entropy, "opt_func": torch.optim.Adam}
+    return toy_learner(no_length(), kwargs.pop("model", _model()), **options | kwargs)
+
+
+MISFITS: dict[str, tuple[Callable[..., Learner], str]] = {
+    "deeper model": (
+        lambda *cbs: _without_length(model=nn.Sequential(*_model(), nn.ReLU(), nn.Linear(2, 2)), cbs=cbs),
+        r"last.ckpt does not fit the model: it lacks 6.weight, 6.bias\.\n",
+    ),
+    "smaller model": (
+        lambda *cbs: _without_length(model=nn.Linear(4, 2), cbs=cbs),
+        r"it lacks weight, bias; it has, unexpectedly, 0.weight, 0.bias, 1.weight and 6 more\.\n",
+    ),
+    "wider model": (
+        lambda *cbs: _without_length(model=nn.Sequential(*list(_model())[:-1], nn.Linear(16, 3)), cbs=cbs),
+        r"it has 4.weight \(2, 16\) instead of \(3, 16\), 4.bias \(2,\) instead of \(3,\)\.\n",
+    ),
+    "optimizer": (
+        lambda *cbs: _without_length(opt_func=torch.optim.SGD, cbs=cbs),
+        r"does not fit the optimizer: it was made with Adam, not SGD\.\n",
+    ),
+    "callbacks": (
+        lambda *cbs: _without_length(cbs=[*cbs, EMA(), TimeLimit(1000)]),
+        r"does not fit the callbacks: it lacks EMA.0, TimeLimit.0\.\n",
+    ),
+    "loader": (
+        lambda *cbs: toy_learner(own_generator(), _model(), opt_func=torch.optim.Adam, cbs=cbs),
+        r"does not fit the loaders: .* had \[0, 0\] generators of their own \(train, valid\), these have \[1, 0\]\.\n",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISFITS)
+def test_checkpoint_of_something_else_is_refused_in_one_sentence_and_changes_nothing(name: str) -> None:
+    _interrupted()
+    make, message = MISFITS[name]
+    learn = make(Checkpoint(resume="checkpoints/last.ckpt"))
+    before = {key: value.clone() for key, value in learn.model.state_dict().items()}
+    with pytest.raises(CheckpointError, match=message):
+        learn.fit(N_EPOCH)
+    assert_identical(dict(learn.model.state_dict()), before)
+    assert learn.train_iter == 0
+
+
+def test_data_with_fewer_batches_than_were_done_is_refused() -> None:
+    _interrupted()
+    x, y = _tensors()
+    learn = _without_length(cbs=[Checkpoint(resume="checkpoints/last.ckpt")])
+    learn.dls = Lists([(x[:8], y[:8])], None)
+    with pytest.raises(CheckpointError, match="gave 1 batches, but 3 of them were done"):
+        learn.fit(N_EPOCH)
+
+
+def test_file_of_learner_save_is_refused_with_what_to_do() -> None:
+    _without_length().save("model.pt")
+    with pytest.raises(CheckpointError, match=r"read it with Learner\.load"):
+        _without_length(cbs=[Checkpoint(resume="model.pt")]).fit(1)
+
+
+def test_missing_checkpoint_is_named() -> None:
+    with pytest.raises(FileNotFoundError, match=r"There is no checkpoint nowhere\.ckpt\."):
+        _without_length(cbs=[Checkpoint(resume="nowhere.ckpt")]).fit(1)
+
+
+def test_every_epoch_below_one_is_refused() -> None:
+    with pytest.raises(ValueError, match="every_epoch must be at least 1 but got 0"):
+        Checkpoint(every_epoch=0)
+
+
+def test_cleanup_without_a_fit_is_harmless() -> None:
+    Checkpoint().cleanup_fit(_without_length())

@@ -1,0 +1,181 @@
+"""Row B1 of the test matrix: hostile targets are refused before anything is imported or called; honest ones load."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from nntrain.config.build import make, resolve
+from nntrain.config.errors import ConfigError
+from nntrain.config.targets import TRUSTED_TARGETS, check_path, check_targets, resolve_target, targets_in
+
+HOSTILE = [
+    "os.system",
+    "os.popen",
+    "os.remove",
+    "os.abort",
+    "os._exit",
+    "os.execv",
+    "os.getenv",
+    "os.environ.get",
+    "posix.system",
+    "nt.system",
+    "subprocess.run",
+    "subprocess.Popen",
+    "subprocess.check_output",
+    "builtins.eval",
+    "builtins.exec",
+    "builtins.open",
+    "builtins.getattr",
+    "builtins.__import__",
+    "importlib.import_module",
+    "runpy.run_path",
+    "shutil.rmtree",
+    "pathlib.Path.unlink",
+    "pathlib.Path.write_text",
+    "pickle.loads",
+    "pickle.load",
+    "pandas.read_pickle",
+    "joblib.load",
+    "numpy.load",
+    "torch.load",
+    "torch.serialization.load",
+    "torch.hub.load",
+    "torch.utils.cpp_extension.load",
+    "torch.jit.load",
+    "sys.exit",
+    "signal.raise_signal",
+    "code.interact",
+    "webbrowser.open",
+    "hydra.utils.get_class",
+    "hydra.utils.instantiate",
+    "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
+    "nntrain.checkpoint.write_checkpoint",
+    "nntrain.run.main",
+    "nntrain.learner.Learner.save",
+    "sklearn.datasets.clear_data_home",
+    "nntrain_evil.models.mlp",
+    "torch.nnx.Linear",
+    "torch",
+    "",
+    "torch.nn.",
+    ".torch.nn.Linear",
+    "torch.nn/../os.system",
+    "torch nn Linear",
+    "torch.nn.functional.__builtins__",
+    "torch.nn.Module.__init__.__globals__",
+    "torch.nn.modules._functions.SyncBatchNorm",
+]
+
+REACHED_THROUGH_A_TRUSTED_MODULE = [
+    "torch.nn.functional.torch.load",
+    "torch.nn.functional.importlib.import_module",
+    "torch.optim.optimizer.torch.hub.load",
+    "torch.optim.lr_scheduler.warnings.warn",
+    "nntrain.callbacks.saving.Path",
+    "nntrain.metrics.functools.partial",
+    "nntrain.integrations.provenance.subprocess.run",
+    "nntrain.integrations.mlflow.os.remove",
+    "nntrain.data.digits.np.load",
+]
+
+
+@pytest.mark.parametrize("target", HOSTILE)
+@pytest.mark.parametrize("where", ["direct", "in a list", "in _args_", "interpolated", "created", "partial"])
+def test_a_hostile_target_is_refused_by_its_path(target: str, where: str) -> None:
+    node: Any = {"_target_": target}
+    shapes: dict[str, Any] = {
+        "direct": {"model": node},
+        "in a list": {"model": {"layers": [{"ok": 1}, node]}},
+        "in _args_": {"model": {"_target_": "nntrain.models.mlp", "_args_": [node]}},
+        "interpolated": {"evil": target, "model": {"_target_": "${evil}"}},
+        "created": {"model": "${oc.create:{_target_:'" + target + "'}}"},
+        "partial": {"model": {**node, "_partial_": True}},
+    }
+    if where == "created" and (not target or " " in target):
+        shapes["created"] = shapes["direct"]  # the grammar of interpolations has no room for these
+    with pytest.raises(ConfigError, match=r"not trusted|no dotted path|private"):
+        check_targets(OmegaConf.create(shapes[where]))
+
+
+def test_refusing_imports_nothing() -> None:
+    before = set(sys.modules)
+    for target in HOSTILE:
+        with pytest.raises(ConfigError):
+            check_targets(OmegaConf.create({"model": {"_target_": target}}))
+    assert set(sys.modules) == before
+
+
+@pytest.mark.parametrize("target", REACHED_THROUGH_A_TRUSTED_MODULE)
+def test_what_a_trusted_module_merely_imports_is_refused(target: str) -> None:
+    with pytest.raises(ConfigError, match=r"not trusted|does not exist|private"):
+        resolve_target(target, TRUSTED_TARGETS, "model")
+
+
+def test_a_hostile_target_has_no_effect(tmp_path: Path) -> None:
+    touched = tmp_path / "touched"
+    cfg = OmegaConf.create({"lr": 1.0, "n_epoch": 1, "model": {"_target_": "os.system", "command": f"touch {touched}"}})
+    with pytest.raises(ConfigError):
+        resolve(cfg)
+    assert not touched.exists()
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        ("torch.nn.Linear", torch.nn.Linear),
+        ("torch.nn.functional.cross_entropy", torch.nn.functional.cross_entropy),
+        ("torch.nn.functional.gelu", torch.nn.functional.gelu),
+        ("torch.optim.SGD", torch.optim.SGD),
+        ("torch.optim.lr_scheduler.StepLR", torch.optim.lr_scheduler.StepLR),
+    ],
+)
+def test_an_honest_target_is_imported(target: str, expected: Any) -> None:
+    check_path(target, TRUSTED_TARGETS, "model")
+    assert resolve_target(target, TRUSTED_TARGETS, "model") is expected
+
+
+def test_a_package_of_the_users_own_is_trusted_when_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_pkg_1.py").write_text("def make(n: int) -> int:\n    return 2 * n\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    node = {"_target_": "my_pkg_1.make", "n": 3}
+    with pytest.raises(ConfigError, match=r"trusted_targets=\[my_pkg_1\]"):
+        resolve(OmegaConf.create({"lr": 1.0, "n_epoch": 1, "data": node}))
+    plain = resolve(OmegaConf.create({"lr": 1.0, "n_epoch": 1, "data": node, "trusted_targets": ["my_pkg_1"]}))
+    assert make(plain["data"], "data") == 6
+
+
+@pytest.mark.parametrize("name", ["os; rm -rf", "*", "", "my-package"])
+def test_trusted_targets_must_be_package_names(name: str) -> None:
+    with pytest.raises(ConfigError, match="no package name"):
+        check_targets(OmegaConf.create({}), [name])
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("nntrain.models.mpl", "did you mean mlp?"),
+        ("nntrain.models.nothing_like_it", "has no such name"),
+        ("torch.nn.Liner", "did you mean Linear?"),
+        ("nntrain.models", "is no function or class"),
+    ],
+)
+def test_a_name_that_does_not_exist_is_told_with_the_nearest(target: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message.replace("?", r"\?")):
+        resolve_target(target, TRUSTED_TARGETS, "model")
+
+
+def test_a_missing_package_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchmetrics", None)
+    with pytest.raises(ConfigError, match=r"pip install 'nntrain\[metrics\]'"):
+        resolve_target("torchmetrics.Accuracy", TRUSTED_TARGETS, "metrics.accuracy")
+
+
+def test_every_target_of_a_nested_config_is_found() -> None:
+    cfg = OmegaConf.create(
+        {"a": {"_target_": "x.y", "b": [{"_target_": "p.q"}]}, "c": "${a}", "d": "???", "e": {"_args_": [{"_target_": "r.s"}]}}
+    )
+    assert list(targets_in(cfg)) == [("a", "x.y"), ("a.b[0]", "p.q"), ("c", "x.y"), ("c.b[0]", "p.q"), ("e._args_[0]", "r.s")]
