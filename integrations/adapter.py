@@ -78,6 +78,9 @@ class TrackerCallback(Callback):
         with kept_rng():
             self.run_id = self.tracker.start(self.info, self.run_id)
         self._running = True
+        self._smoother = Smoother()
+        for loss in learn.recorder.losses.tolist():  # those of a fit that is resumed
+            self._smoother.add(loss)
         opt = learn.opt
         groups = [metric_key(name) for name in group_names(opt)] if opt else []
         self._lr_keys = [f"lr/{name}" for name in groups]
@@ -146,10 +149,9 @@ class TrackerCallback(Callback):
         self.tracker.finish(result.reason)
 
     def state_dict(self) -> dict[str, Any]:
-        """The id of the run, and the smoothed loss."""
-        return {"run_id": self.run_id, "smoother": self._smoother.state_dict()}
+        """The id of the run."""
+        return {"run_id": self.run_id}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes back what `state_dict` gave, so that a resumed fit goes on in the same run."""
         self.run_id = state["run_id"]
-        self._smoother.load_state_dict(state["smoother"])

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from nntrain.config.errors import ConfigError
+from nntrain.config.redact import redact
 from nntrain.events import StopReason
 from nntrain.integrations.base import MetricRow, RunInfo
 
@@ -106,7 +107,7 @@ class MLflowTracker:
             client.search_experiments(max_results=1)
         except (self._mlflow.MlflowException, SQLAlchemyError, OSError, ValueError, ImportError) as err:
             raise ConfigError(
-                f"tracker.mlflow.tracking_uri={self.uri} cannot be read ({_gist(err)}): expected a server's URL "
+                f"tracker.mlflow.tracking_uri={redact(self.uri)} cannot be read ({redact(_gist(err))}): expected a server's URL "
                 f"or a database such as {DEFAULT_URI}; 'tracker=none' trains without."
             ) from err
         return client
@@ -132,7 +133,7 @@ class MLflowTracker:
             return  # something answers; what it says of itself, MLflow's client judges
         except (OSError, ValueError) as err:
             raise ConfigError(
-                f"tracker.mlflow.tracking_uri={self.uri} does not answer ({err}): start the server, or set "
+                f"tracker.mlflow.tracking_uri={redact(self.uri)} does not answer ({redact(str(err))}): start the server, or set "
                 f"'tracker.mlflow.tracking_uri={DEFAULT_URI}' or 'tracker=none'."
             ) from err
 
@@ -173,10 +174,10 @@ class MLflowTracker:
 
     def where(self) -> str:
         """Where the run is, and the command that shows it."""
-        run = f"MLflow run {self.run_name} of experiment {self.experiment_name} in {self.uri}"
+        run = f"MLflow run {self.run_name} of experiment {self.experiment_name} in {redact(self.uri)}"
         if self.uri.startswith("http"):
-            return f"{run}\nlook at it:  {self.uri}"
-        store = "" if self.uri == DEFAULT_URI else f" --backend-store-uri {self.uri}"
+            return f"{run}\nlook at it:  {redact(self.uri)}"
+        store = "" if self.uri == DEFAULT_URI else f" --backend-store-uri {redact(self.uri)}"
         return f"{run}\nlook at it:  mlflow ui{store}   then open http://127.0.0.1:5000"
 
 

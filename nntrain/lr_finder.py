@@ -117,10 +117,7 @@ class LRFindResult:
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draws loss against rate, on a logarithmic axis, with the suggestions; fastai's last five losses are left out."""
-        import matplotlib.pyplot as plt
-
-        if ax is None:
-            ax = plt.subplots()[1]
+        ax = _new_axes() if ax is None else ax
         lrs, losses = self.lrs[:-_SKIP_END], self.losses[:-_SKIP_END]
         ax.plot(lrs, losses)
         for name, lr in self.suggestions.items():
@@ -129,6 +126,14 @@ class LRFindResult:
         if self.suggestions:
             ax.legend()
         return ax
+
+
+def _new_axes() -> Axes:
+    try:
+        import matplotlib.pyplot as plt
+    except ModuleNotFoundError as err:
+        raise ModuleNotFoundError("Plots need matplotlib: pip install 'nntrain[plots]'.", name=err.name) from err
+    return plt.subplots()[1]
 
 
 class _RangeTest(Callback):

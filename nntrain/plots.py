@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 _PANEL = (3.2, 2.4)
 _PANELS_A_ROW = 4
-_LEGEND_ROWS = 20
+_LEGEND_ROWS = 16
+_LEGEND_WIDTH = 1.3
 
 
 def _new_figure(width: float, height: float) -> Figure:
@@ -110,10 +111,17 @@ def _plot_by_layer(axes: Axes, history: History, values: Tensor) -> None:
     axes.margins(x=0.02)
 
 
+def _layer_figure(width: float, history: History) -> Figure:
+    return _new_figure(width + _LEGEND_WIDTH * _legend_columns(history.layers), 4)
+
+
+def _legend_columns(layers: Sequence[str]) -> int:
+    return math.ceil(len(layers) / _LEGEND_ROWS)
+
+
 def _layer_legend(figure: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
-    columns = math.ceil(len(labels) / _LEGEND_ROWS)
-    figure.legend(handles, labels, loc="outside right upper", title="layer", fontsize="small", ncols=columns)
+    figure.legend(handles, labels, loc="outside right upper", title="layer", fontsize="small", ncols=_legend_columns(labels))
 
 
 def plot_layer_stats(stats: ActivationStats) -> Figure:
@@ -123,7 +131,7 @@ def plot_layer_stats(stats: ActivationStats) -> Figure:
         ValueError: if nothing was recorded.
     """
     history = _recorded(stats)
-    figure = _new_figure(10, 4)
+    figure = _layer_figure(9, history)
     for axes, (name, title) in zip(figure.subplots(1, 2), {"mean": "Mean", "std": "Standard deviation"}.items(), strict=True):
         _plot_by_layer(axes, history, history.values[name])
         axes.set(title=f"{title} of activations", xlabel="train_iter (batches)", ylabel=title.lower())
@@ -138,7 +146,7 @@ def plot_dead(stats: ActivationStats) -> Figure:
         ValueError: if nothing was recorded.
     """
     history = _recorded(stats)
-    figure = _new_figure(7, 4)
+    figure = _layer_figure(6, history)
     axes = figure.subplots()
     _plot_by_layer(axes, history, 100 * history.values["dead_frac"])
     axes.set(title="Dead units (0 for a whole batch)", xlabel="train_iter (batches)", ylabel="units (%)", ylim=(-3, 103))
@@ -165,7 +173,7 @@ def plot_histograms(stats: ActivationStats) -> Figure:
         mesh = _draw_histogram(axes, history.steps, image / image.max().clamp(min=math.log(2)))
         axes.set_title(layer, fontsize="medium")
     _label_histograms(panels, len(history.layers), n_col, counts)
-    figure.colorbar(mesh, ax=panels.tolist(), label="log(1 + count), layer's most = 1", shrink=0.8)
+    figure.colorbar(mesh, ax=panels.tolist(), label="log(1 + count), most = 1", shrink=1 / n_row, anchor=(0, 1))
     figure.suptitle("Distribution of activations over training")
     return figure
 

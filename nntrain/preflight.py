@@ -117,7 +117,7 @@ def _check_finite(learn: Learner) -> None:
     part = "training" if learn.training else "validation"
     named = [*_named_tensors(learn.xb, "input"), *_named_tensors(learn.yb, "label")]
     for name, tensor in named:
-        n_bad = int((~tensor.isfinite()).sum()) if tensor.is_floating_point() else 0
+        n_bad = int((~tensor.isfinite()).sum())
         if n_bad:
             raise ConfigError(
                 f"The first {part} batch has NaN or infinity in {n_bad} of the {tensor.numel()} values of {name}: "
@@ -126,8 +126,8 @@ def _check_finite(learn: Learner) -> None:
 
 
 def _named_tensors(values: Any, name: str) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of a nest with a name for people: `input 0`, `input 0 'pixel_values'`."""
-    if isinstance(values, Tensor):
+    """Every dense tensor of a nest with a name for people: `input 0`, `input 0 'pixel_values'`."""
+    if isinstance(values, Tensor) and values.layout is torch.strided:
         yield name, values
     elif isinstance(values, Mapping):
         for key, value in values.items():

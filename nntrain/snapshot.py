@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -67,7 +67,7 @@ class _Snapshot:
         else:
             self.keep_generator(value)
 
-    def keep_mapping(self, mapping: dict[Any, Any], *, skip: Iterable[str] = ()) -> None:
+    def keep_mapping(self, mapping: dict[Any, Any], *, skip: Container[str] = ()) -> None:
         """Remembers the items of a mapping; under the keys to skip only which object it is, not its contents."""
         self._seen[id(mapping)] = mapping
         items = dict(mapping)

@@ -120,12 +120,12 @@ class RowBuffer:
             self._n = 0
 
     def rows(self, start: int = 0) -> Tensor:
-        """The rows from number `start` on `(rows, *shape)`, float32, on the CPU; this reads the device."""
+        """The rows since `start` rows were read `(rows, *shape)`, float32, on the CPU; this reads the device."""
         self._read_back()
         wanted, seen = [], 0
         for block in self._blocks:
-            if seen + len(block) > start:
-                wanted.append(block[max(start - seen, 0) :])
+            if seen >= start:
+                wanted.append(block)
             seen += len(block)
         return torch.cat(wanted) if wanted else torch.empty(0, *self._shape)
 
@@ -523,7 +523,8 @@ class UpdateStats(ParameterStatistics):
 
     def before_step(self, learn: Learner) -> None:
         """Copies the weights if this batch is to be taken."""
-        self._before = [param.detach().clone() for param in self._params] if self._is_due(learn) else []
+        if self._is_due(learn):
+            self._before = [param.detach().clone() for param in self._params]
 
     def after_cancel_step(self, learn: Learner) -> None:
         """Forgets the copy."""

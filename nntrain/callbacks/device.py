@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nntrain.batch import map_tensors, to_device
 from nntrain.callback import Callback
@@ -20,8 +20,10 @@ class DeviceCallback(Callback):
     order: ClassVar[int] = -50
 
     def before_fit(self, learn: Learner) -> None:
-        """Moves the model."""
+        """Moves the model, and the loss if it is a module: it may hold weights of classes."""
         learn.model.to(learn.device)
+        if isinstance(learn.loss_func, nn.Module):
+            learn.loss_func.to(learn.device)
 
     def before_batch(self, learn: Learner) -> None:
         """Moves the inputs and labels, however they are nested."""

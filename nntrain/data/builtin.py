@@ -1,13 +1,16 @@
 """Small data that needs no download: digits, diabetes and a noisy sine."""
 
 import math
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from nntrain.data.checks import check_valid_pct
 from nntrain.data.loaders import DataLoaders
+
+Pair: TypeAlias = tuple[Tensor, Tensor]
+"""Inputs and labels."""
 
 
 def digits(
@@ -94,9 +97,6 @@ def sine(
     y = x.sin() + noise * torch.randn(n_item, 1, generator=generator)
     train, valid = _split(x, y, valid_pct, seed)
     return DataLoaders.from_tensors(train, valid, batch_size=batch_size, drop_last=drop_last, device=device)
-
-
-Pair = tuple[Tensor, Tensor]
 
 
 def _split(x: Tensor, y: Tensor, valid_pct: float, seed: int, stratify: Any = None) -> tuple[Pair, Pair]:

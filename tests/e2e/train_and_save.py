@@ -1,14 +1,11 @@
-"""A training process for the tests to interrupt: `train_and_save.py OUT EPOCH ITERATION PART [RESUME]`.
-
-At the given batch of "train" or "valid" it says so and waits a little, so that a signal falls there. It writes what it
-recorded and trained to OUT, and leaves with the exit code of the signal that ended it.
-"""
+"""A training process for the tests to interrupt."""
 
 import sys
-import time
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
+import torch._dynamo  # else each process imports it anew, at the optimizer's first step: seconds
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -22,16 +19,20 @@ from tests.common.toys import Lists
 N_EPOCH, BATCH_SIZE = 4, 32
 
 
-class WaitAt(Callback):
-    """Waits at one batch until a signal has come."""
+Place = tuple[int, int, bool]
+"""Epoch, iteration, and whether in training."""
 
-    def __init__(self, epoch: int, iteration: int, part: str) -> None:
-        self.place = (epoch, iteration, part == "train")
+
+class WaitAt(Callback):
+    """Says that it is within one batch, and waits there to be told to go on."""
+
+    def __init__(self, place: Place | None, tests: Connection) -> None:
+        self.place, self.tests = place, tests
 
     def after_pred(self, learn: Learner) -> None:
         if (learn.epoch, learn.iter, learn.training) == self.place:
-            print("here", flush=True)
-            time.sleep(30)  # a handler that returns lets the sleep go on, so the test sees a signal that does not end it
+            self.tests.send("here")
+            self.tests.recv()
 
 
 def loaders() -> Lists:
@@ -42,7 +43,9 @@ def loaders() -> Lists:
     return Lists(DataLoader(train, BATCH_SIZE, shuffle=True), DataLoader(valid, BATCH_SIZE))
 
 
-def main(out: str, epoch: str, iteration: str, part: str, resume: str | None = None) -> int:
+def train(place: Place | None, tests: Connection, resume: str | None) -> None:
+    """Trains, writes what it recorded and trained to out.pt, and exits with the code that stands for the signal."""
+    torch.set_num_threads(1)
     seed_everything(7)
     model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Dropout(0.2), nn.Linear(32, 2))
     cbs = [
@@ -51,22 +54,10 @@ def main(out: str, epoch: str, iteration: str, part: str, resume: str | None = N
         GradientAccumulation(2 * BATCH_SIZE),
         StopOnSignal(),
         Checkpoint("checkpoints", resume=resume),
-        WaitAt(int(epoch), int(iteration), part),
+        WaitAt(place, tests),
     ]
-    learn = Learner(
-        model,
-        loaders(),
-        nn.functional.cross_entropy,
-        lr=0.01,
-        opt_func=torch.optim.Adam,
-        metrics=[accuracy],
-        cbs=cbs,
-        device="cpu",
-    )
+    options = {"lr": 0.01, "opt_func": torch.optim.Adam, "metrics": [accuracy], "device": "cpu"}
+    learn = Learner(model, loaders(), nn.functional.cross_entropy, cbs=cbs, **options)
     result = learn.fit(N_EPOCH)
-    torch.save(outcome(learn), Path(out))
-    return 128 + result.signum if result.signum else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    torch.save(outcome(learn), Path("out.pt"))
+    sys.exit(128 + result.signum if result.signum else 0)

@@ -1,6 +1,7 @@
 import itertools
 import json
 import math
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,19 @@ def test_the_loader_is_cycled_and_validation_is_left_out() -> None:
     assert seen.count(Event.AFTER_CANCEL_FIT) == 1
 
 
+def test_it_goes_on_with_the_optimizer_of_the_last_fit() -> None:
+    seen: list[Any] = []
+
+    class SeeOptimizer(Callback):
+        def before_fit(self, learn: Learner) -> None:
+            seen.append(learn.opt)
+
+    learn = toy_learner(opt_func=torch.optim.Adam)
+    learn.fit(1)
+    learn.add_cb(SeeOptimizer()).lr_find()
+    assert seen == [learn.opt]
+
+
 def test_a_loader_without_a_length_will_do() -> None:
     class Endless:
         def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -203,6 +217,12 @@ def test_plot_draws_the_curve_and_marks_the_suggestions() -> None:
     _, given = plt.subplots()
     assert result.plot(given) is given
     plt.close("all")
+
+
+def test_without_matplotlib_plot_names_the_pip_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'nntrain\[plots\]'"):
+        LRFindResult((1.0,) * 10, (1.0,) * 10, {}).plot()
 
 
 @pytest.mark.parametrize("own_generator", [False, True], ids=["global generator", "own generator"])

@@ -504,7 +504,7 @@ def test_a_name_is_refused_where_mlflow_refuses_it(name: str) -> None:
 
     def refuses(name: str) -> bool:
         try:
-            _validate_metric_name(f"valid/{name}")
+            _validate_metric_name(f"valid/{name}")  # type: ignore[no-untyped-call]
         except MlflowException:
             return True
         return False

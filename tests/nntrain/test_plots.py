@@ -134,9 +134,9 @@ def test_plot_histograms_has_a_panel_a_layer_with_the_log_of_the_counts(stats: A
     for i, axes in enumerate(panels):
         [image] = axes.images
         assert torch.equal(torch.as_tensor(image.get_array()), (counts[:, i] / counts[:, i].max()).T)
-        assert image.get_extent() == [0, 12, 0, 81]
+        assert list(image.get_extent()) == [0, 12, 0, 81]
     assert (panels[0].get_ylabel(), panels[0].get_xlabel()) == ("activation", "train_iter (batches)")
-    assert colourbar.get_ylabel() == "log(1 + count), layer's most = 1"
+    assert colourbar.get_ylabel() == "log(1 + count), most = 1"
 
 
 def test_histogram_ticks_stand_where_their_bins_are() -> None:
@@ -158,6 +158,27 @@ def test_histograms_of_few_and_many_layers_of_nan_and_of_layers_that_never_run(n
     assert len(visible) == n_layer + 1
     drawn(plots.plot_layer_stats(stats))
     drawn(plots.plot_dead(stats))
+
+
+def test_a_layer_that_runs_now_and_then_shows_the_batches_in_which_it_ran() -> None:
+    class EverySecond(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.always, self.sometimes, self.n = nn.Linear(64, 10), nn.ReLU(), 0
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.n += self.training
+            out: torch.Tensor = self.always(x)
+            if self.n % 2:
+                out = self.sometimes(out)
+            return out
+
+    stats = ActivationStats()
+    trained(stats, model=EverySecond(), n_epoch=1)
+    figure = drawn(plots.plot_histograms(stats))
+    columns = torch.as_tensor(figure.axes[1].images[0].get_array()).amax(0)
+    assert (columns > 0).tolist() == [True, False] * 3
+    assert columns.max() == 1
 
 
 @pytest.mark.parametrize("plot", [plots.plot_layer_stats, plots.plot_dead, plots.plot_histograms])

@@ -200,6 +200,7 @@ GOOD_LEARNERS: dict[str, Callable[[], Learner]] = {
     "streams without length": loaded_by(DataLoader(Stream(9), 4), DataLoader(Stream(9), 4)),
     "autoencoder": training_on(X),
     "integer input": training_on((torch.ones(8, 2).long(), Y.view(8, 1, 1).expand(8, 2, 1)), model=nn.Embedding(3, 1)),
+    "sparse input": training_on((torch.eye(8).to_sparse(), Y), model=nn.Linear(8, 1)),
     "mapping": training_on({"pixel_values": X, "labels": Y}, model=Image()),
     "named losses": training_on(*GOOD, loss_func=lambda pred, y: {"l1": (pred - y).abs().mean(), "l2": pred.square().mean()}),
     "incomplete batch kept": loaded_by(DataLoader(dataset(3), 64)),

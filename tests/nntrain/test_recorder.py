@@ -93,9 +93,9 @@ def test_times_are_in_the_units_of_their_names() -> None:
     learn = toy_learner(Lists(Slow(lists.train, 0.02), lists.valid))
     learn.fit(1)
     row = learn.recorder.row
-    assert 20 <= row["time/data_wait_ms"] < 40
-    assert 0 < row["time/batch_ms"] < 20
-    assert 0.1 <= row["time/epoch_s"] < 0.3
+    assert 20 <= row["time/data_wait_ms"] < 2000
+    assert 0.1 <= row["time/epoch_s"] < 10
+    assert 0 < 5 * (row["time/batch_ms"] + row["time/data_wait_ms"]) / 1000 < row["time/epoch_s"]
 
 
 def test_smooth_by_hand() -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler, TensorDataset
 
 from nntrain import Callback, Event, Learner
 from nntrain.snapshot import leave_no_trace
@@ -275,15 +275,63 @@ def test_counters_of_a_loader_are_put_back() -> None:
     assert loader.epoch == 2
 
 
-def test_generators_of_samplers_are_wound_back() -> None:
-    sampler = WeightedRandomSampler([0.5] * 8, 8, generator=torch.Generator().manual_seed(4))
-    loader = DataLoader([(torch.ones(1) * i, torch.ones(1)) for i in range(8)], 2, sampler=sampler)
+class CountingSampler(Sampler[int]):
+    """Begins one further on in each epoch."""
+
+    def __init__(self) -> None:
+        self.epoch = 0
+
+    def __iter__(self) -> Iterator[int]:
+        self.epoch += 1
+        return iter([(i + self.epoch) % 8 for i in range(8)])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"sampler": CountingSampler(), "batch_size": 2},
+        {"sampler": CountingSampler(), "batch_size": None},
+        {"batch_sampler": BatchSampler(CountingSampler(), 2, drop_last=False)},
+    ],
+    ids=["batches", "items", "batch sampler"],
+)
+def test_samplers_are_put_back(options: dict[str, Any]) -> None:
+    loader: Any = DataLoader(TensorDataset(torch.ones(8, 1), torch.ones(8, 1)), **options)
     learn = toy_learner(Lists(loader, None))
-    orders = [list(sampler)]
+    learn.fit(2)
     run_wild(learn)
-    orders.append(list(sampler))
-    sampler.generator.manual_seed(4)
-    assert [list(sampler), list(sampler)] == orders
+    sampler = loader.sampler if "sampler" in options else loader.batch_sampler.sampler
+    assert sampler.epoch == 2
+
+
+def test_the_generator_of_a_loader_within_a_loader_is_wound_back() -> None:
+    class Prefetcher:
+        def __init__(self, inner: DataLoader[Any]) -> None:
+            self.inner = inner
+
+        @property
+        def generator(self) -> torch.Generator:
+            assert self.inner.generator is not None
+            return self.inner.generator
+
+        def __iter__(self) -> Iterator[Any]:
+            return iter(self.inner)
+
+    generator = torch.Generator().manual_seed(2)
+    dataset = TensorDataset(torch.ones(8, 1), torch.ones(8, 1))
+    learn = toy_learner(Lists(Prefetcher(DataLoader(dataset, 2, shuffle=True, generator=generator)), None))
+    learn.fit(1)
+    state = generator.get_state()
+    run_wild(learn)
+    assert torch.equal(generator.get_state(), state)
+
+
+def test_a_model_that_is_moved_or_cast_within_is_put_back() -> None:
+    model = nn.Sequential(nn.Linear(1, 2), nn.BatchNorm1d(2))
+    state = copy.deepcopy(model.state_dict())
+    with leave_no_trace(toy_learner(model=model)):
+        model.double()
+    assert_same(model.state_dict(), state)
 
 
 @pytest.mark.slow

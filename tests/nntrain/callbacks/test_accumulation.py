@@ -54,6 +54,27 @@ def test_a_batch_without_a_step_has_the_events_of_a_cancelled_batch() -> None:
     assert second[1:4] == [Event.BEFORE_STEP, Event.AFTER_STEP, Event.AFTER_BATCH]
 
 
+def test_the_loss_that_others_see_is_weighted_for_the_backward_pass_alone() -> None:
+    class Losses(Callback):
+        order = 11
+
+        def before_fit(self, learn: Learner) -> None:
+            self.seen: list[float] = []
+
+        def after_loss(self, learn: Learner) -> None:
+            if learn.training:
+                self.seen.append(learn.loss.item())
+
+        before_backward = after_loss
+        after_backward = after_loss
+        after_batch = after_loss
+
+    toy_learner(regression_lists(8), cbs=[GradientAccumulation(32), losses := Losses()]).fit(1)
+    after_loss, weighted, after_backward, after_batch = losses.seen
+    assert weighted == pytest.approx(after_loss / 4)
+    assert after_loss == after_backward == after_batch
+
+
 def test_what_is_clipped_is_the_accumulated_gradient() -> None:
     norms = []
 
@@ -89,7 +110,7 @@ def test_a_step_that_is_cancelled_by_another_begins_a_new_group() -> None:
 
 
 def test_a_batch_whose_backward_pass_is_cancelled_counts_for_nothing() -> None:
-    cancel = RaiseAt(Event.BEFORE_BACKWARD, CancelBackwardException(), iteration=0)
+    cancel = RaiseAt(Event.BEFORE_BACKWARD, CancelBackwardException(), iteration=1)
     accumulate = GradientAccumulation(1000)
     toy_learner(cbs=[cancel, accumulate]).fit(1)
     assert accumulate.count == 4 * 8

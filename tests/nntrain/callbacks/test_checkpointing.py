@@ -149,6 +149,39 @@ def test_resumed_fit_equals_the_uninterrupted_one_bit_for_bit(case: str, place: 
     assert_identical(_resumed(case), _uninterrupted(case))
 
 
+class CountsEpochs(Callback):
+    """Counts in place, and keeps the tensor that it is given, as a careless callback would."""
+
+    def __init__(self) -> None:
+        self.count = torch.zeros(())
+
+    def before_train(self, learn: Learner) -> None:
+        self.count += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"count": self.count}
+
+    def load_state_dict(self, state: Any) -> None:
+        self.count = state["count"]
+
+
+@pytest.mark.parametrize("stop", [InterruptAt(1, 2), InterruptAt(1, 0, training=False)])
+def test_events_that_run_again_on_the_way_to_the_position_count_once(stop: Callback) -> None:
+    case = "no_length-adam-none"
+    _learner(case, Checkpoint(), CountsEpochs(), stop).fit(N_EPOCH)
+    counts = CountsEpochs()
+    _learner(case, Checkpoint(resume="checkpoints/last.ckpt"), counts).fit(N_EPOCH)
+    assert counts.count == N_EPOCH
+
+
+@pytest.mark.parametrize(("stop", "n_left"), [(InterruptAt(1, 2), 2), (InterruptAt(1, 0, training=False), 0)])
+def test_batches_that_were_done_are_not_trained_on_again(stop: Callback, n_left: int) -> None:
+    case, spy = "no_length-adam-none", Spy()
+    _learner(case, Checkpoint(), stop).fit(N_EPOCH)
+    _learner(case, Checkpoint(resume="checkpoints/last.ckpt"), spy).fit(N_EPOCH)
+    assert spy.events.count("before_backward") == n_left + N_BATCH
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("iteration", [1, 4])
 def test_resumed_fit_with_a_worker_process_equals_the_uninterrupted_one(

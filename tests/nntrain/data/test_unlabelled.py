@@ -3,9 +3,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
-from nntrain.data import DataLoaders, Unlabelled, autoencode
+from nntrain.data import DataLoaders, TensorLoader, Unlabelled, autoencode
 from nntrain.rng import generators_of
 
 X, Y = torch.arange(6.0).view(3, 2), torch.arange(3)
@@ -39,13 +39,22 @@ def test_a_loader_without_length_has_none_here() -> None:
         len(Unlabelled(stream()))
 
 
-@pytest.mark.parametrize("where", ["loader", "sampler"])
-def test_a_checkpoint_finds_the_generators_of_its_loader(where: str) -> None:
-    generator = torch.Generator()
-    loader = DataLoader(TensorDataset(X, Y), shuffle=True, generator=generator)
-    if where == "sampler":
-        loader.generator = None
-    assert generators_of(Unlabelled(loader)) == generators_of(loader) == [generator]
+GENERATOR = torch.Generator()
+DATASET = TensorDataset(X, Y)
+SAMPLER = RandomSampler(DATASET, generator=GENERATOR)
+
+
+@pytest.mark.parametrize(
+    "loader",
+    [
+        pytest.param(DataLoader(DATASET, shuffle=True, generator=GENERATOR), id="of the loader"),
+        pytest.param(DataLoader(DATASET, sampler=SAMPLER, batch_size=None), id="of its sampler"),
+        pytest.param(DataLoader(DATASET, batch_sampler=BatchSampler(SAMPLER, 2, False)), id="of its batch sampler's sampler"),
+        pytest.param(TensorLoader(X, Y, shuffle=True, generator=GENERATOR), id="of a tensor loader"),
+    ],
+)
+def test_a_checkpoint_finds_the_generators_of_its_loader(loader: Any) -> None:
+    assert generators_of(Unlabelled(loader)) == generators_of(loader) == [GENERATOR]
 
 
 def test_autoencode_leaves_the_labels_out_of_both_loaders() -> None:

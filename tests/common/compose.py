@@ -1,0 +1,31 @@
+"""Composing the configuration as `python -m nntrain.run` does, without running it."""
+
+from pathlib import Path
+
+import nntrain.conf
+from hydra import compose, initialize_config_module
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, open_dict
+
+CONF = Path(nntrain.conf.__file__).parent
+
+
+def composed(*overrides: str, folder: Path | None = None) -> DictConfig:
+    """The composed configuration; `hydra:runtime.output_dir` is `folder`, or the current one."""
+    with initialize_config_module("nntrain.conf", version_base="1.3"):
+        cfg = compose("config", overrides=list(overrides), return_hydra_config=True)
+    with open_dict(cfg):
+        cfg.hydra.runtime.output_dir = str(folder or Path.cwd())
+        HydraConfig.instance().set_config(cfg)
+        del cfg["hydra"]
+    return cfg
+
+
+def choices(group: str) -> list[str]:
+    """The files of a group."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def groups() -> list[str]:
+    """The groups of the application."""
+    return sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name not in ("hydra", "__pycache__"))

@@ -1,0 +1,86 @@
+"""Bad input, through the real command line: one sentence, exit code 1, and nothing written that was not there."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.common.cli import nntrain_run, tree
+
+pytestmark = pytest.mark.slow
+
+USER_DATA = '''
+import torch
+from nntrain.data import DataLoaders
+from torch.utils.data import Dataset
+
+class Items(Dataset):
+    def __init__(self, n, bad):
+        self.n, self.bad = n, bad
+    def __len__(self):
+        return self.n
+    def __getitem__(self, i):
+        x = torch.ones(64)
+        return (x * float("nan") if self.bad else x), i % 10
+
+def loaders(n: int, bad: bool = False, **kwargs):
+    return DataLoaders.from_datasets(Items(n, bad), Items(20, False), **kwargs)
+'''
+
+OWN = ["trusted_targets=[own]", "data=null", "+data={_target_: own.loaders}"]
+
+
+def own(**keys: object) -> list[str]:
+    """Overrides that take the data from the user's own module."""
+    node = ", ".join(["_target_: own.loaders", *(f"{key}: {value}" for key, value in keys.items())])
+    return ["trusted_targets=[own]", "~data", "+data={" + node + "}", "callbacks=none"]
+
+
+CASES = {
+    "unknown key": (["n_epochs=3"], ["n_epochs is no key: did you mean 'n_epoch'?"]),
+    "unknown key of a target": (["+model.hiden=3"], ["model.hiden is no parameter of nntrain.models.mlp: did you mean 'hidden'?"]),
+    "wrong type at the top": (["n_epoch=many"], ["n_epoch: Value 'many' of type 'str' could not be converted to Integer."]),
+    "wrong type in a group": (["model.hidden=many"], ["model.hidden='many' has the wrong type", "int or a list of int"]),
+    "unknown choice": (["model=nosuch"], ["model=nosuch is no choice of model: expected one of autoencoder, cnn, mlp, resnet."]),
+    "unknown metric as objective": (["objective=valid/acc"], ["'valid/acc' was not recorded", "valid/accuracy"]),
+    "a loss that does not fit": (["loss=mse"], ["MSELoss", "(64, 10)", "(64,)"]),
+    "a model that does not fit": (["model.n_in=63"], ["(64, 1, 8, 8)", "63"]),
+    "an empty dataset": (own(n=0, batch_size=4), ["empty"]),
+    "a batch larger than the dataset": (own(n=10, batch_size=64, drop_last="true"), ["64", "10", "drop_last"]),
+    "NaN in the data": (own(n=100, bad="true", batch_size=16), ["NaN", "1024"]),
+    "no such device": (["device=cuda"], ["device=cuda cannot be used here: choose one of auto, cpu"]),
+    "nonsense as device": (["device=gpu7"], ["device=gpu7 cannot be used here"]),
+    "untrusted target": (["model._target_=os.system"], ["model._target_=os.system is not trusted", "trusted_targets=[os]"]),
+    "unreadable store": (["tracker.mlflow.tracking_uri=foo://bar"], ["tracker.mlflow.tracking_uri=foo://bar cannot be read"]),
+    "dead server": (["tracker.mlflow.tracking_uri=http://127.0.0.1:9"], ["does not answer", "tracker=none"]),
+    "infinite learning rate": (["lr=inf"], ["lr=inf is no learning rate"]),
+    "no epochs": (["n_epoch=0"], ["n_epoch=0 trains nothing"]),
+    "missing value": (["seed=???"], ["seed needs a value: add 'seed=VALUE'."]),
+    "no override": (["lr 3"], ["'lr 3' is no override"]),
+    "missing checkpoint": (["resume=nowhere.ckpt"], ["nowhere.ckpt"]),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_bad_input_is_told_in_one_sentence_and_writes_nothing(name: str, tmp_path: Path) -> None:
+    if name == "unknown metric as objective":
+        pytest.importorskip("mlflow")
+    (tmp_path / "own.py").write_text(USER_DATA)
+    (tmp_path / "keep.txt").write_text("what was there")
+    before = tree(tmp_path)
+    args, parts = CASES[name]
+    done = nntrain_run(*args, cwd=tmp_path, PYTHONDONTWRITEBYTECODE="1")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    lines = [line for line in done.stderr.splitlines() if line]
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("nntrain: ")
+    for part in parts:
+        assert part in lines[0]
+    assert tree(tmp_path) == before
+
+
+def test_the_traceback_is_shown_when_asked_for(tmp_path: Path) -> None:
+    done = nntrain_run("model=nosuch", cwd=tmp_path, HYDRA_FULL_ERROR="1")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "ConfigError" in done.stderr
