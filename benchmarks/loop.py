@@ -140,9 +140,8 @@ def main() -> None:
     print(f"{'variant':36} {'us/step':>8} {'plain':>8} {'ratio':>7} {'min':>6} {'max':>6}")
     for name, fit in made.items():
         row = figures[name] = compare(plain, fit, len(dls.train), args.rounds)
-        print(
-            f"{name:36} {row['us']:8.0f} {row['plain_us']:8.0f} {row['ratio']:7.2f} {row['ratio_min']:6.2f} {row['ratio_max']:6.2f}"
-        )
+        print(f"{name:36} {row['us']:8.0f} {row['plain_us']:8.0f}", end="")
+        print(f" {row['ratio']:7.2f} {row['ratio_min']:6.2f} {row['ratio_max']:6.2f}")
     if args.json:
         with open(args.json, "w") as file:
             json.dump(figures, file, indent=1)

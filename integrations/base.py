@@ -38,6 +38,9 @@ class RunInfo:
 class Tracker(Protocol):
     """Keeps one run; steps and times are the caller's, and are never made up."""
 
+    def open(self) -> None:
+        """Reaches the store, so that one that cannot be reached is told before anything is recorded."""
+
     def start(self, info: RunInfo, run_id: str | None = None) -> str:
         """Begins a run, or goes on with the one of that id, and returns its id."""
 

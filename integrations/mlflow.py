@@ -36,6 +36,9 @@ STATUS: Mapping[StopReason, str] = {
 }
 """MLflow's run status for each reason; the tag `nntrain.outcome` keeps the reason itself."""
 
+_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+"""Makes the UI open on training runs and not on language models."""
+
 _DATABASES = ("sqlite:", "postgresql", "mysql", "mssql")
 
 _T = TypeVar("_T")
@@ -71,20 +74,25 @@ class MLflowTracker:
         self.run_name = run_name
         self._tags = dict(tags or {})
         self.run_id = ""
+        self._client: Any = None
 
-    def start(self, info: RunInfo, run_id: str | None = None) -> str:
-        """Begins a run, or goes on with the one of that id, and returns its id; reseeds Python's random generator.
+    def open(self) -> None:
+        """Reaches the store, and makes the tables of a new database.
 
         Raises:
             ConfigError: if the store cannot be reached or read.
         """
         self._client = self._connect()
+
+    def start(self, info: RunInfo, run_id: str | None = None) -> str:
+        """Begins a run, or goes on with the one of that id, and returns its id; reseeds Python's random generator."""
+        if self._client is None:
+            self.open()
         if run_id is not None:
             self.run_id, self.run_name = run_id, self._client.get_run(run_id).info.run_name
             self._client.update_run(run_id, status="RUNNING")
             return run_id
-        experiment = self._client.get_experiment_by_name(self.experiment_name)
-        experiment_id = experiment.experiment_id if experiment else self._client.create_experiment(self.experiment_name)
+        experiment_id = self._experiment_id()
         random.seed()  # MLflow draws the name of a run from this generator, which the user's seed has fixed
         run = self._client.create_run(experiment_id, tags={**self._tags, **info.tags}, run_name=self.run_name)
         self.run_id, self.run_name = run.info.run_id, run.info.run_name
@@ -92,6 +100,12 @@ class MLflowTracker:
         for name, text in info.texts.items():
             self._client.log_text(self.run_id, text, name)
         return self.run_id
+
+    def _experiment_id(self) -> str:
+        experiment = self._client.get_experiment_by_name(self.experiment_name)
+        if experiment is not None:
+            return str(experiment.experiment_id)
+        return str(self._client.create_experiment(self.experiment_name, tags=_EXPERIMENT_TAGS))
 
     def _connect(self) -> Any:
         for name in ("alembic", "mlflow.store.db.utils", "mlflow.tracking.fluent"):
@@ -107,8 +121,8 @@ class MLflowTracker:
             client.search_experiments(max_results=1)
         except (self._mlflow.MlflowException, SQLAlchemyError, OSError, ValueError, ImportError) as err:
             raise ConfigError(
-                f"tracker.mlflow.tracking_uri={redact(self.uri)} cannot be read ({redact(_gist(err))}): expected a server's URL "
-                f"or a database such as {DEFAULT_URI}; 'tracker=none' trains without."
+                f"tracker.mlflow.tracking_uri={redact(self.uri)} cannot be read ({redact(_gist(err))}): expected the URL of a "
+                f"server or a database such as {DEFAULT_URI}; 'tracker=none' trains without."
             ) from err
         return client
 
@@ -133,8 +147,8 @@ class MLflowTracker:
             return  # something answers; what it says of itself, MLflow's client judges
         except (OSError, ValueError) as err:
             raise ConfigError(
-                f"tracker.mlflow.tracking_uri={redact(self.uri)} does not answer ({redact(str(err))}): start the server, or set "
-                f"'tracker.mlflow.tracking_uri={DEFAULT_URI}' or 'tracker=none'."
+                f"tracker.mlflow.tracking_uri={redact(self.uri)} does not answer ({redact(str(err))}): start the server, or "
+                f"set 'tracker.mlflow.tracking_uri={DEFAULT_URI}' or 'tracker=none'."
             ) from err
 
     def _params(self, params: Mapping[str, Any]) -> None:

@@ -31,14 +31,15 @@ class Callback:
     `order` decides the sequence; equal orders keep the order of adding. The bands in use:
 
     ====  ==========================================================
-    -60   signals and the event trace
+    -60   the event trace
     -50   device placement, then casting
     -10   train/eval mode and counters
       0   your own
      10   the loss and its gradient: scaling, accumulation, clipping
      50   `Recorder`, which reads the metrics
      60   schedules
-     70   what acts on a metric, and what saves
+     70   what acts on a metric, and what saves the best
+     80   checkpoints
      90   progress, then trackers, which see what all others recorded
     100   what stops, once all others have seen the batch or the epoch
     ====  ==========================================================

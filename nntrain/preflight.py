@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
@@ -21,7 +23,7 @@ from nntrain.snapshot import leave_no_trace, mock_fit
 if TYPE_CHECKING:
     from nntrain.learner import Learner
 
-_MISFITS = (RuntimeError, ValueError, TypeError, IndexError, AttributeError)
+_MISFITS = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, UserWarning)
 """What torch and NumPy raise for shapes and types that do not fit."""
 
 
@@ -63,6 +65,7 @@ class _AfterOthers(Callback):
 
     def __init__(self, progress: _Progress) -> None:
         self.progress = progress
+        self.names: list[str] = []
 
     def before_batch(self, learn: Learner) -> None:
         """Checks the values; the model comes next."""
@@ -73,13 +76,21 @@ class _AfterOthers(Callback):
         """The loss comes next."""
         self.progress.stage = _Stage.LOSS
 
+    def after_loss(self, learn: Learner) -> None:
+        """Notes what the recorder is going to record of such batches."""
+        part = "train" if learn.training else "valid"
+        metrics = [metric.name for metric in learn.metrics if metric.active(learn.training)]
+        self.names += [f"{part}/{name}" for name in ("loss", *learn.loss_parts, *metrics)]
+
     def after_batch(self, learn: Learner) -> None:
         """One batch is enough."""
         raise CancelTrainException if learn.training else CancelValidException
 
 
-def check_first_batch(learn: Learner) -> None:
+def check_first_batch(learn: Learner) -> list[str]:
     """Runs one training batch and one validation batch through the whole loop, and leaves no trace of it.
+
+    Returns the names under which losses and metrics are going to be recorded.
 
     Metrics, trackers and whatever else does not take part in `Purpose.CHECK` are not run.
 
@@ -91,7 +102,8 @@ def check_first_batch(learn: Learner) -> None:
     if learn.dls.valid is not None:
         _check_not_empty(learn.dls.valid, "validation")
     progress = _Progress()
-    with leave_no_trace(learn), learn.added_cbs(_BeforeOthers(progress), _AfterOthers(progress)):
+    after_others = _AfterOthers(progress)
+    with leave_no_trace(learn), learn.added_cbs(_BeforeOthers(progress), after_others), _broadcast_is_an_error():
         try:
             mock_fit(learn, Purpose.CHECK, 1)
         except EmptyLoaderError as err:
@@ -100,6 +112,15 @@ def check_first_batch(learn: Learner) -> None:
             if progress.stage is _Stage.OTHER or isinstance(err, ConfigError | torch.OutOfMemoryError):
                 raise
             raise ConfigError(_misfit(learn, progress.stage, err)) from err
+    return after_others.names
+
+
+@contextmanager
+def _broadcast_is_an_error() -> Iterator[None]:
+    """Makes an error of torch's warning that a loss compares `(batch, 1)` with `(batch,)`, that is each with each."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="Using a target size", category=UserWarning)
+        yield
 
 
 def _check_not_empty(loader: Any, part: str) -> None:

@@ -25,7 +25,6 @@ from nntrain.integrations.base import RunInfo
 from nntrain.integrations.figures import FIGURES
 from nntrain.integrations.names import flatten
 from nntrain.integrations.provenance import provenance_tags
-from nntrain.learner import Learner
 from nntrain.preflight import check_first_batch
 from nntrain.rng import seed_everything
 
@@ -47,10 +46,10 @@ def trackers(cfg: Mapping[str, Any], info: RunInfo, folder: Path) -> list[Tracke
     return [TrackerCallback(tracker, info, artifacts=[folder / "best.pt"], figures=FIGURES) for tracker in made]
 
 
-def objective(cfg: Mapping[str, Any], learn: Learner) -> float | None:
-    """The value that the run returns: the last one recorded of the metric that `objective` names."""
-    name = cfg.get("objective")
-    return None if name is None else learn.recorder.last(name)
+def check_objective(name: str | None, recorded: list[str]) -> None:
+    """Checks that the objective is going to be recorded, before anything is trained for it."""
+    if name is not None and name not in recorded:
+        raise ConfigError(f"objective={name} is not going to be recorded: choose one of {', '.join(recorded)}, or null.")
 
 
 def train(cfg: DictConfig, folder: Path, overrides: list[str]) -> tuple[FitResult, float | None]:
@@ -61,13 +60,15 @@ def train(cfg: DictConfig, folder: Path, overrides: list[str]) -> tuple[FitResul
     info = RunInfo(flatten(redact(plain)), provenance_tags(), texts)
     tracking = trackers(plain, info, folder)
     learn = make_learner(plain, tracking)
-    check_first_batch(learn)
+    check_objective(plain["objective"], check_first_batch(learn))
+    for callback in tracking:
+        callback.tracker.open()
     write_config(folder, cfg, overrides)
     result = learn.fit(plain["n_epoch"])
     for callback in tracking:
         print(callback.tracker.where())
     print(f"files:       {folder}")
-    return result, objective(plain, learn)
+    return result, result.metrics.get(plain["objective"])
 
 
 def job(cfg: DictConfig) -> float | None:

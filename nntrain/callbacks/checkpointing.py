@@ -24,6 +24,8 @@ from nntrain.events import StopReason
 if TYPE_CHECKING:
     from nntrain.learner import Learner
 
+_LAST = "last.ckpt"
+
 
 class Checkpoint(Callback):
     """Writes `last.ckpt`, keeps the one before it as `previous.ckpt`, and resumes from either.
@@ -31,7 +33,7 @@ class Checkpoint(Callback):
     It is written at the end of every `every_epoch`-th epoch and of the last one, and where the fit is interrupted
     (`StopReason.INTERRUPTED`) after a batch: in training at that very batch, in validation at the end of the epoch's
     training. A fit that stopped for another reason leaves the checkpoint of the last epoch that was saved; resumed, it
-    does that part again and stops where it stopped, unless what stopped it was changed.
+    goes on from there, and what stopped it decides anew.
 
     Resuming gives, on the CPU, bit for bit the fit that was never interrupted, if the data, `n_epoch` and the callbacks
     are the same. The learning rates are those of the checkpoint. With a greater `n_epoch` the fit goes on to the new
@@ -41,7 +43,8 @@ class Checkpoint(Callback):
     Args:
         folder: where to write; made if it is not there.
         every_epoch: epochs from one checkpoint to the next.
-        resume: the checkpoint from which the next fit goes on; later fits of the same learner begin anew.
+        resume: the checkpoint, or the folder of a `last.ckpt`, from which the next fit goes on; later fits of the same
+            learner begin anew.
 
     Raises:
         ValueError: if `every_epoch` is less than 1.
@@ -69,14 +72,15 @@ class Checkpoint(Callback):
     @property
     def path(self) -> Path:
         """The latest checkpoint."""
-        return self.folder / "last.ckpt"
+        return self.folder / _LAST
 
     def before_fit(self, learn: Learner) -> None:
         """Removes what a killed process left half-written, and loads the checkpoint to resume from."""
         self._forget()
         remove_partial(self.folder)
         if self.resume is not None:
-            self._resume(learn, Path(self.resume))
+            path = Path(self.resume)
+            self._resume(learn, path / _LAST if path.is_dir() else path)
             self.resume = None
 
     def _resume(self, learn: Learner, path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra.errors import HydraException
@@ -31,13 +32,14 @@ def resolve(cfg: DictConfig) -> dict[str, Any]:
     except OmegaConfBaseException as err:
         raise ConfigError(sentence(err)) from err
     assert isinstance(plain, dict)
-    _check_values(plain)
-    trusted = list(plain.get("trusted_targets") or [])
-    check_targets(plain, trusted)
-    for key, target in targets_in(plain):
+    values = {str(key): value for key, value in plain.items()}
+    _check_values(values)
+    trusted = list(values.get("trusted_targets") or [])
+    check_targets(values, trusted)
+    for key, target in targets_in(values):
         func = resolve_target(target, (*TRUSTED_TARGETS, *trusted), key)
-        check_call(func, _node(plain, key), key)
-    return {str(key): value for key, value in plain.items()}
+        check_call(func, _node(values, key), key)
+    return values
 
 
 def _check_values(plain: Mapping[str, Any]) -> None:
@@ -45,6 +47,15 @@ def _check_values(plain: Mapping[str, Any]) -> None:
         raise ConfigError(f"lr={plain['lr']} is no learning rate: give a finite number greater than 0.")
     if plain["n_epoch"] < 1:
         raise ConfigError(f"n_epoch={plain['n_epoch']} trains nothing: give a whole number of at least 1.")
+    if (resume := plain.get("resume")) is not None:
+        _check_resume(Path(resume), plain.get("callbacks") or {})
+
+
+def _check_resume(path: Path, callbacks: Mapping[str, Any]) -> None:
+    if "checkpoint" not in callbacks:
+        raise ConfigError("resume needs the callback checkpoint: add 'callbacks=[default]' or '+callbacks=checkpoint'.")
+    if not (path.is_file() or (path / "last.ckpt").is_file()):
+        raise ConfigError(f"resume={path} is neither a checkpoint nor a folder with a last.ckpt: give the folder of a run.")
 
 
 def _node(plain: Any, key: str) -> dict[str, Any]:

@@ -24,7 +24,7 @@ def sentence(err: Exception) -> str:
         if isinstance(one, MissingConfigException):
             return _missing_config(one)
         if isinstance(one, OverrideParseException):
-            return f"{one.override!r} is no override: write key=value, +key=value or ~key, with quotes round special characters."
+            return f"{one.override!r} is no override: write key=value, +key=value or ~key, special characters in quotes."
         if isinstance(one, OmegaConfBaseException):
             return _omegaconf(one)
     first = str(err).strip().splitlines()[0]

@@ -8,7 +8,9 @@ from typing import Any
 
 REDACTED = "***"
 
-_SECRET_KEY = re.compile(r"(^|[_.-])(api_?key|access_?key|private_?key|secret|password|passwd|token|credentials?)s?$", re.IGNORECASE)
+_SECRET_KEY = re.compile(
+    r"(^|[_.-])(api_?key|access_?key|private_?key|secret|password|passwd|token|credentials?)s?$", re.IGNORECASE
+)
 _URL_LOGIN = re.compile(r"(?<=://)[^/@\s]+@")
 
 

@@ -44,9 +44,7 @@ def check_call(func: Callable[..., Any], node: Mapping[str, Any], key: str) -> N
         _check_complete(params, given, node, key)
 
 
-def _check_complete(
-    params: Mapping[str, inspect.Parameter], given: Collection[str], node: Mapping[str, Any], key: str
-) -> None:
+def _check_complete(params: Mapping[str, inspect.Parameter], given: Collection[str], node: Mapping[str, Any], key: str) -> None:
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     needed = [name for name, param in params.items() if param.default is param.empty and param.kind not in variadic]
     missing = [name for name in needed if name not in given]
@@ -64,7 +62,7 @@ def _hints(func: Callable[..., Any]) -> dict[str, Any]:
 
 def fits(value: Any, hint: Any) -> bool:
     """Whether a value from a configuration may be given where a type is expected; what cannot be judged fits."""
-    if hint is Any or isinstance(value, Mapping) and "_target_" in value:
+    if hint is Any or (isinstance(value, Mapping) and "_target_" in value):
         return True
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):

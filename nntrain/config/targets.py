@@ -64,7 +64,7 @@ def check_trusted_targets(trusted: Sequence[str]) -> None:
     """
     for name in trusted:
         if not _DOTTED_NAME.fullmatch(name):
-            raise ConfigError(f"trusted_targets: {name!r} is no package name: give one such as 'mypackage' or 'mypackage.models'.")
+            raise ConfigError(f"trusted_targets: {name!r} is no package name: give one such as 'mine' or 'mine.models'.")
 
 
 def targets_in(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:

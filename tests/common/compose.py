@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-import nntrain.conf
 from hydra import compose, initialize_config_module
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
+
+import nntrain.conf
 
 CONF = Path(nntrain.conf.__file__).parent
 

@@ -21,6 +21,9 @@ class MemoryTracker:
         self.figures: list[str] = []
         self.reasons: list[StopReason] = []
 
+    def open(self) -> None:
+        """There is nothing to reach."""
+
     def start(self, info: RunInfo, run_id: str | None = None) -> str:
         self.started.append(run_id)
         self.info = info

@@ -12,7 +12,7 @@ from nntrain.integrations.mlflow import MLflowTracker
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow database without runs; making its tables takes seconds, so it is made once and copied."""
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    MLflowTracker(f"sqlite:///{path}")._connect()
+    MLflowTracker(f"sqlite:///{path}").open()
     return path
 
 

@@ -8,7 +8,7 @@ from tests.common.cli import nntrain_run, tree
 
 pytestmark = pytest.mark.slow
 
-USER_DATA = '''
+USER_DATA = """
 import torch
 from nntrain.data import DataLoaders
 from torch.utils.data import Dataset
@@ -24,9 +24,7 @@ class Items(Dataset):
 
 def loaders(n: int, bad: bool = False, **kwargs):
     return DataLoaders.from_datasets(Items(n, bad), Items(20, False), **kwargs)
-'''
-
-OWN = ["trusted_targets=[own]", "data=null", "+data={_target_: own.loaders}"]
+"""
 
 
 def own(**keys: object) -> list[str]:
@@ -37,11 +35,11 @@ def own(**keys: object) -> list[str]:
 
 CASES = {
     "unknown key": (["n_epochs=3"], ["n_epochs is no key: did you mean 'n_epoch'?"]),
-    "unknown key of a target": (["+model.hiden=3"], ["model.hiden is no parameter of nntrain.models.mlp: did you mean 'hidden'?"]),
+    "unknown key of a target": (["+model.hiden=3"], ["model.hiden is no parameter of", "did you mean 'hidden'?"]),
     "wrong type at the top": (["n_epoch=many"], ["n_epoch: Value 'many' of type 'str' could not be converted to Integer."]),
     "wrong type in a group": (["model.hidden=many"], ["model.hidden='many' has the wrong type", "int or a list of int"]),
-    "unknown choice": (["model=nosuch"], ["model=nosuch is no choice of model: expected one of autoencoder, cnn, mlp, resnet."]),
-    "unknown metric as objective": (["objective=valid/acc"], ["'valid/acc' was not recorded", "valid/accuracy"]),
+    "unknown choice": (["model=nosuch"], ["model=nosuch is no choice of model: expected one of autoencoder, cnn, mlp"]),
+    "unknown metric as objective": (["objective=valid/acc"], ["objective=valid/acc is not going to be", "valid/accuracy"]),
     "a loss that does not fit": (["loss=mse"], ["MSELoss", "(64, 10)", "(64,)"]),
     "a model that does not fit": (["model.n_in=63"], ["(64, 1, 8, 8)", "63"]),
     "an empty dataset": (own(n=0, batch_size=4), ["empty"]),
@@ -62,8 +60,6 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_bad_input_is_told_in_one_sentence_and_writes_nothing(name: str, tmp_path: Path) -> None:
-    if name == "unknown metric as objective":
-        pytest.importorskip("mlflow")
     (tmp_path / "own.py").write_text(USER_DATA)
     (tmp_path / "keep.txt").write_text("what was there")
     before = tree(tmp_path)

@@ -10,8 +10,17 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from nntrain import Callback, CancelFitException, Learner, StopReason, accuracy
-from nntrain.callbacks import EMA, Checkpoint, GradientAccumulation, LRScheduler, MixUp, ReduceLROnPlateau, TimeLimit
+from nntrain import Callback, CancelFitException, FitResult, Learner, StopReason, accuracy
+from nntrain.callbacks import (
+    EMA,
+    Checkpoint,
+    EarlyStopping,
+    GradientAccumulation,
+    LRScheduler,
+    MixUp,
+    ReduceLROnPlateau,
+    TimeLimit,
+)
 from nntrain.checkpoint import CheckpointError, read_checkpoint
 from nntrain.data.tensors import TensorLoader
 from nntrain.metrics import AccumMetric, AvgSmoothLoss
@@ -242,14 +251,14 @@ def test_position_is_that_of_the_interruption(every_epoch: int, stop: Callback |
 
 
 class CancelAt(Spy):
-    """Ends the fit as interrupted at an event of epoch 1."""
+    """Ends the fit as interrupted at an event of epoch 1, from an iteration on."""
 
-    def __init__(self, event: str) -> None:
+    def __init__(self, event: str, iteration: int = 0) -> None:
         super().__init__()
-        self.event = event
+        self.event, self.iteration = event, iteration
 
     def on(self, event: Any, learn: Learner) -> None:
-        if event == self.event and learn.epoch == 1:
+        if event == self.event and learn.epoch == 1 and learn.iter >= self.iteration:
             raise CancelFitException(reason=StopReason.INTERRUPTED)
 
 
@@ -261,13 +270,15 @@ class LateCancelAt(CancelAt):
     ("stop", "position"),
     [
         (CancelAt("after_pred"), (1, 0, False)),
+        (CancelAt("after_pred", 2), (1, 0, False)),
+        (CancelAt("after_step", 3), (1, 0, False)),
         (CancelAt("before_epoch"), (1, 0, False)),
         (CancelAt("before_train"), (1, 0, False)),
         (CancelAt("before_validate"), (1, 5, True)),
         (CancelAt("after_epoch"), (1, 5, True)),
         (LateCancelAt("after_epoch"), (2, 0, False)),
     ],
-    ids=lambda value: f"{type(value).__name__}-{value.event}" if isinstance(value, CancelAt) else "",
+    ids=lambda value: f"{type(value).__name__}-{value.event}-{value.iteration}" if isinstance(value, CancelAt) else "",
 )
 def test_interruption_within_a_batch_or_between_parts_leaves_a_checkpoint_that_resumes_exactly(
     stop: Callback, position: tuple[int, int, bool]
@@ -285,12 +296,27 @@ def test_interruption_after_an_epoch_that_is_not_due_saves_its_end() -> None:
     assert_identical(_resumed(case), _uninterrupted(case))
 
 
+@pytest.mark.parametrize("resume", ["checkpoints", "checkpoints/previous.ckpt", Path("checkpoints/last.ckpt")], ids=str)
+def test_folder_previous_and_last_checkpoint_can_be_resumed(resume: str | Path) -> None:
+    case = "own_generator-sgd-ema"
+    _learner(case, Checkpoint(), InterruptAt(2, 3)).fit(N_EPOCH)
+    learn = _learner(case, Checkpoint("other", resume=resume))
+    learn.fit(N_EPOCH)
+    assert_identical(outcome(learn), _uninterrupted(case))
+
+
 def test_previous_checkpoint_is_kept() -> None:
     learn = _learner("no_length-adam-none", Checkpoint())
     learn.fit(N_EPOCH)
     assert _position("checkpoints/last.ckpt") == (3, 0, False)
     assert _position("checkpoints/previous.ckpt") == (2, 0, False)
     assert sorted(path.name for path in Path("checkpoints").iterdir()) == ["last.ckpt", "previous.ckpt"]
+
+
+def test_epoch_that_was_just_saved_is_not_saved_twice() -> None:
+    _learner("no_length-adam-none", Checkpoint(), LateCancelAt("after_epoch")).fit(N_EPOCH)
+    assert _position("checkpoints/last.ckpt") == (2, 0, False)
+    assert _position("checkpoints/previous.ckpt") == (1, 0, False)
 
 
 def test_finished_fit_resumed_returns_at_once_with_its_metrics() -> None:
@@ -311,25 +337,44 @@ def test_finished_fit_goes_on_when_n_epoch_is_raised() -> None:
 
 
 def test_raised_n_epoch_stretches_the_position_within_an_epoch() -> None:
+    positions: list[float] = []
+
+    class Look(Callback):
+        def before_batch(self, learn: Learner) -> None:
+            positions.append(learn.pct_train)
+
     _learner("shuffled-adam-one_cycle", Checkpoint(), InterruptAt(1, 2)).fit(2)
-    learn = _learner("shuffled-adam-one_cycle", Checkpoint(resume="checkpoints/last.ckpt"), InterruptAt(1, 3))
-    learn.fit(4)
-    assert learn.pct_train == pytest.approx((1 + 4 / N_BATCH) / 4)
+    _learner("shuffled-adam-one_cycle", Checkpoint(resume="checkpoints"), Look(), InterruptAt(1, 3)).fit(4)
+    assert positions == [pytest.approx((1 + 3 / N_BATCH) / 4)]
 
 
-def test_fit_that_stopped_early_stops_again_at_the_same_place() -> None:
-    class StopInEpoch1(Callback):
+def test_fit_that_stopped_early_stops_again_unless_it_is_given_more_patience() -> None:
+    def fit(patience: int, **kwargs: Any) -> tuple[Learner, FitResult]:
+        stop = EarlyStopping(min_delta=10.0, patience=patience)
+        learn = _learner("shuffled-adam-one_cycle", Checkpoint(**kwargs), stop)
+        return learn, learn.fit(N_EPOCH)
+
+    learn, first = fit(1)
+    assert (first.reason, first.n_epoch) == (StopReason.EARLY_STOPPED, 2)
+    again, second = fit(1, resume="checkpoints")
+    assert second == first
+    assert_identical(outcome(again), outcome(learn))
+    _, third = fit(3, resume="checkpoints")
+    assert (third.reason, third.n_epoch) == (StopReason.COMPLETED, N_EPOCH)
+
+
+def test_pruned_fit_goes_on_from_the_last_epoch_that_was_saved() -> None:
+    class PruneInEpoch1(Callback):
         order = 70
 
         def after_epoch(self, learn: Learner) -> None:
             if learn.epoch == 1:
-                raise CancelFitException("enough", reason=StopReason.EARLY_STOPPED)
+                raise CancelFitException("behind the others", reason=StopReason.PRUNED)
 
-    learn = _learner("shuffled-adam-one_cycle", Checkpoint(), StopInEpoch1())
-    first = learn.fit(N_EPOCH)
-    again = _learner("shuffled-adam-one_cycle", Checkpoint(resume="checkpoints/last.ckpt"), StopInEpoch1())
-    assert again.fit(N_EPOCH).reason is first.reason
-    assert_identical(outcome(again), outcome(learn))
+    case = "shuffled-adam-one_cycle"
+    assert _learner(case, Checkpoint(), PruneInEpoch1()).fit(N_EPOCH).reason is StopReason.PRUNED
+    assert _position() == (1, 0, False)
+    assert_identical(_resumed(case), _uninterrupted(case))
 
 
 def test_second_fit_with_the_same_callback_begins_anew() -> None:

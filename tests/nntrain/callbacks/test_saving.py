@@ -105,6 +105,13 @@ def test_an_earlier_best_is_kept_over_the_last_average() -> None:
     assert torch.equal(flat(learn.model), in_file("best.pt"))
 
 
+def test_an_earlier_best_is_kept_over_the_average_of_a_cancelled_fit() -> None:
+    stop = RaiseAt(Event.BEFORE_STEP, CancelFitException(), epoch=1, iteration=3)
+    learn = toy_learner(cbs=[EMA(0.5), SaveModel("best.pt"), stop])
+    learn.fit(2)
+    assert torch.equal(flat(learn.model), in_file("best.pt"))
+
+
 def test_the_optimizer_is_saved_and_restored_if_asked_to() -> None:
     def momentum(learn: Learner) -> Tensor:
         assert isinstance(learn.opt, torch.optim.SGD)
