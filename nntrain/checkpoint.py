@@ -237,22 +237,32 @@ def learner_state(learn: Learner) -> dict[str, Any]:
     }
 
 
+def check_learner_state(learn: Learner, state: Mapping[str, Any], path: str | Path) -> None:
+    """Checks that `load_learner_state` can take the state, and changes nothing; `path` is named in errors.
+
+    Raises:
+        CheckpointError: if the state is that of another model, optimizer, set of callbacks or kind of loader, or holds
+            a model alone.
+    """
+    if "callbacks" not in state:
+        raise CheckpointError(f"{path} holds a model but no fit to resume: read it with Learner.load.")
+    _check_model(learn.model, state["model"], path)
+    _check_opt(learn.opt or learn.create_opt(), state, path)
+    _refuse(_misfits(_stateful(learn), state["callbacks"]), path, "the callbacks")
+    _check_loaders(learn, state["rng"], path)
+
+
 def load_learner_state(learn: Learner, state: Mapping[str, Any], path: str | Path) -> None:
     """Takes back what `learner_state` gave, and may keep tensors of it; `path` is named in errors.
 
     Raises:
-        CheckpointError: if the state is that of another model, optimizer, set of callbacks or kind of loader; nothing
-            is changed then.
+        CheckpointError: as `check_learner_state` does; nothing is changed then.
     """
-    opt, callbacks = learn.opt or learn.create_opt(), _stateful(learn)
-    _check_model(learn.model, state["model"], path)
-    _check_opt(opt, state, path)
-    _refuse(_misfits(callbacks, state["callbacks"]), path, "the callbacks")
-    _check_loaders(learn, state["rng"], path)
+    check_learner_state(learn, state, path)
     learn.model.load_state_dict(state["model"])
-    load_opt_state(opt, state["opt"])
+    load_opt_state(learn.opt, state["opt"])
     _load_grads(learn.model, state["grads"])
-    for key, cb in callbacks.items():
+    for key, cb in _stateful(learn).items():
         cb.load_state_dict(_on_device(state["callbacks"][key], learn.device))
     learn.train_iter = state["train_iter"]
     learn.pct_train = state["pct_train"] * (state["n_epoch"] / learn.n_epoch)

@@ -14,6 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from nntrain.checkpoint import CheckpointError, check_learner_state, read_checkpoint
 from nntrain.config.build import make_all, make_learner, resolve
 from nntrain.config.command_line import CONFIG_NAME, CONFIG_PATH, check_command_line
 from nntrain.config.errors import ConfigError
@@ -25,8 +26,9 @@ from nntrain.integrations.base import RunInfo
 from nntrain.integrations.figures import FIGURES
 from nntrain.integrations.names import flatten
 from nntrain.integrations.provenance import provenance_tags
+from nntrain.learner import Learner
 from nntrain.preflight import check_first_batch
-from nntrain.rng import seed_everything
+from nntrain.rng import kept_rng, seed_everything
 
 STARTED = time.time()
 
@@ -52,6 +54,17 @@ def check_objective(name: str | None, recorded: list[str]) -> None:
         raise ConfigError(f"objective={name} is not going to be recorded: choose one of {', '.join(recorded)}, or null.")
 
 
+def check_resume(resume: str | None, learn: Learner) -> None:
+    """Checks that the checkpoint to go on from can be read and fits, before anything is recorded."""
+    if resume is None:
+        return
+    path = Path(resume) / "last.ckpt" if Path(resume).is_dir() else Path(resume)
+    try:
+        check_learner_state(learn, read_checkpoint(path), path)
+    except CheckpointError as err:
+        raise ConfigError(f"resume={resume}: {err}") from err
+
+
 def train(cfg: DictConfig, folder: Path, overrides: list[str]) -> tuple[FitResult, float | None]:
     """Seeds, makes everything, checks the first batch, fits, and says where the run is."""
     plain = resolve(cfg)
@@ -61,8 +74,10 @@ def train(cfg: DictConfig, folder: Path, overrides: list[str]) -> tuple[FitResul
     tracking = trackers(plain, info, folder)
     learn = make_learner(plain, tracking)
     check_objective(plain["objective"], check_first_batch(learn))
-    for callback in tracking:
-        callback.tracker.open()
+    check_resume(plain["resume"], learn)
+    with kept_rng():
+        for callback in tracking:
+            callback.tracker.open()
     write_config(folder, cfg, overrides)
     result = learn.fit(plain["n_epoch"])
     for callback in tracking:

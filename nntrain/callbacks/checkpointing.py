@@ -85,8 +85,6 @@ class Checkpoint(Callback):
 
     def _resume(self, learn: Learner, path: Path) -> None:
         state = read_checkpoint(path)
-        if "n_done" not in state:
-            raise CheckpointError(f"{path} holds a model but no fit to resume: read it with Learner.load.")
         load_learner_state(learn, copy.deepcopy(state), path)
         learn.start_epoch = learn.epoch = state["epoch"]
         if state["n_done"]:

@@ -4,6 +4,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
 
 from nntrain.integrations.mlflow import MLflowTracker
 
@@ -21,3 +23,11 @@ def store_uri(empty_store: Path, tmp_path: Path) -> str:
     """The URI of a fresh store in the test's own folder."""
     shutil.copy(empty_store, tmp_path / "mlflow.db")
     return "sqlite:///mlflow.db"
+
+
+def only_run(folder: Path) -> tuple[MlflowClient, Run]:
+    """The one run in the folder's store, and a client to look at it."""
+    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    (run,) = client.search_runs(experiments)
+    return client, run

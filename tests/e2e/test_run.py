@@ -10,25 +10,9 @@ from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from tests.common.cli import nntrain_run
+from tests.common.mlflow_store import only_run
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def default_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The folder in which the default was trained, and what it printed."""
-    folder = tmp_path_factory.mktemp("default")
-    done = nntrain_run(cwd=folder)
-    assert done.returncode == 0, done.stderr
-    return folder, done.stdout
-
-
-def only_run(folder: Path) -> tuple[MlflowClient, Run]:
-    """The one run in the folder's store."""
-    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    (run,) = client.search_runs(experiments)
-    return client, run
 
 
 def steps(client: MlflowClient, run: Run, key: str) -> list[int]:
