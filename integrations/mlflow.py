@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import random
+import shutil
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
@@ -192,13 +194,21 @@ class MLflowTracker:
         if self.uri.startswith("http"):
             return f"{run}\nlook at it:  {redact(self.uri)}"
         store = "" if self.uri == DEFAULT_URI else f" --backend-store-uri {redact(self.uri)}"
-        return f"{run}\nlook at it:  mlflow ui{store}   then open http://127.0.0.1:5000"
+        return f"{run}\nlook at it:  {_command()} ui{store}   then open http://127.0.0.1:5000"
 
 
 def _gist(err: Exception) -> str:
     """The beginning of a message that may be long."""
     text = " ".join(str(err).split()).split(". ")[0]
     return text if len(text) <= 200 else f"{text[:200]} ..."
+
+
+def _command() -> str:
+    """How to call `mlflow` from here: by name, or by its path where this environment is not the active one."""
+    beside = Path(sys.executable).with_name("mlflow")
+    if shutil.which("mlflow") or not beside.exists():
+        return "mlflow"
+    return str(beside.relative_to(Path.cwd())) if beside.is_relative_to(Path.cwd()) else str(beside)
 
 
 def _batches(items: Sequence[_T], size: int) -> Iterator[list[_T]]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,37 +23,49 @@ if TYPE_CHECKING:
 _FOLD = 1024
 
 
-class ScalarLog:
-    """A growing column of scalar tensors, kept on their device and read back only on demand."""
+_Item = TypeVar("_Item")
 
-    def __init__(self) -> None:
+
+class BatchLog(Generic[_Item]):
+    """What was recorded of each batch, in blocks of 1024: a long fit keeps tensors, not millions of objects."""
+
+    def __init__(self, join: Callable[[list[_Item]], Tensor]) -> None:
+        self._join = join
         self._blocks: list[Tensor] = []
-        self._recent: list[Tensor] = []
+        self._recent: list[_Item] = []
 
     def __len__(self) -> int:
         return sum(len(block) for block in self._blocks) + len(self._recent)
 
-    def append(self, value: Tensor) -> None:
-        """Adds a scalar without reading it."""
-        self._recent.append(value)
+    def append(self, item: _Item) -> None:
+        """Adds the record of a batch; a tensor is not read."""
+        self._recent.append(item)
         if len(self._recent) == _FOLD:
             self._fold()
 
     def _fold(self) -> None:
         if self._recent:
-            self._blocks.append(torch.stack(self._recent))
+            self._blocks.append(self._join(self._recent))
             self._recent = []
 
     def tensor(self) -> Tensor:
-        """All values `(n,)`, float32, on the CPU; this reads the device."""
+        """All records `(batches, ...)` on the CPU; this reads the device."""
         self._fold()
-        if not self._blocks:
-            return torch.empty(0)
-        return torch.cat([block.float() for block in self._blocks]).cpu()
+        return torch.cat(self._blocks).cpu() if self._blocks else torch.empty(0)
 
-    def load(self, values: Tensor) -> None:
-        """Replaces the column."""
-        self._blocks, self._recent = ([values] if len(values) else []), []
+    def load(self, records: Tensor) -> None:
+        """Replaces all records."""
+        self._blocks, self._recent = ([records] if len(records) else []), []
+
+
+def scalar_log() -> BatchLog[Tensor]:
+    """For one scalar tensor a batch, kept on its device, as float32."""
+    return BatchLog(lambda scalars: torch.stack(scalars).float())
+
+
+def number_log() -> BatchLog[list[float]]:
+    """For a row of numbers a batch, as float64."""
+    return BatchLog(lambda rows: torch.tensor(rows, dtype=torch.float64))
 
 
 class Smoother:
@@ -68,14 +80,6 @@ class Smoother:
         self._mean = self.beta * self._mean + (1 - self.beta) * value
         self._count += 1
         return self._mean / (1 - self.beta**self._count)
-
-    def state_dict(self) -> dict[str, float]:
-        """The mean and the count so far."""
-        return {"mean": self._mean, "count": self._count}
-
-    def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """Takes back what `state_dict` gave."""
-        self._mean, self._count = state["mean"], int(state["count"])
 
 
 def smooth(values: Tensor, beta: float = 0.98) -> Tensor:
@@ -119,8 +123,7 @@ class Recorder(Callback):
         self._active: list[Metric] = []
         self._loss = AvgLoss()
         self._parts: dict[str, WeightedMean] = {}
-        self._loss_log = ScalarLog()
-        self._hypers: list[list[float]] = []
+        self._loss_log, self._hypers = scalar_log(), number_log()
         self._with_mom = False
         self._measuring = False
         self._epoch_start = self._train_start = 0.0
@@ -138,15 +141,16 @@ class Recorder(Callback):
     @property
     def lrs(self) -> dict[str, list[float]]:
         """The learning rate of each training batch, by parameter group."""
-        return {name: [row[i] for row in self._hypers] for i, name in enumerate(self.group_names)}
+        return self._columns(0)
 
     @property
     def moms(self) -> dict[str, list[float]]:
         """The momentum of each training batch, by parameter group; empty if the optimizer has none."""
-        if not self._with_mom:
-            return {}
-        n = len(self.group_names)
-        return {name: [row[n + i] for row in self._hypers] for i, name in enumerate(self.group_names)}
+        return self._columns(len(self.group_names)) if self._with_mom else {}
+
+    def _columns(self, first: int) -> dict[str, list[float]]:
+        table = self._hypers.tensor()
+        return {name: table[:, first + i].tolist() if len(table) else [] for i, name in enumerate(self.group_names)}
 
     @property
     def metric_names(self) -> list[str]:
@@ -174,7 +178,7 @@ class Recorder(Callback):
     def clear(self) -> None:
         """Forgets all that was recorded; `Learner.fit` does so first, for a fit may be cancelled before `before_fit`."""
         self.rows, self.row, self.epoch_ends = [], {}, []
-        self._loss_log, self._hypers = ScalarLog(), []
+        self._loss_log, self._hypers = scalar_log(), number_log()
         self._begin_row()
 
     def _begin_row(self) -> None:
@@ -281,7 +285,7 @@ class Recorder(Callback):
             "rows": [dict(row) for row in self.rows],
             "epoch_ends": list(self.epoch_ends),
             "losses": self._loss_log.tensor(),
-            "hypers": torch.tensor(self._hypers, dtype=torch.float64),
+            "hypers": self._hypers.tensor(),
             "pending": dict(self._pending),
             "loss": self._loss.state_dict(),
             "parts": {name: mean.state_dict() for name, mean in self._parts.items()},
@@ -294,7 +298,7 @@ class Recorder(Callback):
         self.row = self.rows[-1] if self.rows else {}
         self.epoch_ends = list(state["epoch_ends"])
         self._loss_log.load(state["losses"])
-        self._hypers = state["hypers"].tolist()
+        self._hypers.load(state["hypers"])
         self._pending = dict(state["pending"])
         self._loss.load_state_dict(state["loss"])
         self._parts = {name: WeightedMean() for name in state["parts"]}

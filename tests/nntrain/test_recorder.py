@@ -21,7 +21,7 @@ from nntrain import (
     Learner,
     Recorder,
 )
-from nntrain.recorder import ScalarLog, smooth
+from nntrain.recorder import scalar_log, smooth
 from tests.common.reference import digits_learner, fitted, reference
 from tests.common.spies import RaiseAt
 from tests.common.toys import Lists, regression_lists, toy_learner
@@ -109,7 +109,7 @@ def test_smooth_of_nothing_is_empty() -> None:
 
 @pytest.mark.parametrize("n", [0, 1, 1023, 1024, 1025, 3000])
 def test_a_log_of_scalars_keeps_all_in_order(n: int) -> None:
-    log = ScalarLog()
+    log = scalar_log()
     for i in range(n):
         log.append(torch.tensor(float(i)))
     assert len(log) == n
@@ -119,7 +119,7 @@ def test_a_log_of_scalars_keeps_all_in_order(n: int) -> None:
 
 
 def test_a_loaded_log_goes_on() -> None:
-    log = ScalarLog()
+    log = scalar_log()
     log.load(torch.tensor([1.0, 2.0]))
     log.append(torch.tensor(3.0))
     assert log.tensor().tolist() == [1, 2, 3]
