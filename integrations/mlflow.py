@@ -190,11 +190,11 @@ class MLflowTracker:
 
     def where(self) -> str:
         """Where the run is, and the command that shows it."""
-        run = f"MLflow run {self.run_name} of experiment {self.experiment_name} in {redact(self.uri)}"
+        run = f"MLflow run:      {self.run_name}, experiment {self.experiment_name}, {redact(self.uri)}"
         if self.uri.startswith("http"):
-            return f"{run}\nlook at it:  {redact(self.uri)}"
+            return f"{run}\nlook at it:      {redact(self.uri)}"
         store = "" if self.uri == DEFAULT_URI else f" --backend-store-uri {redact(self.uri)}"
-        return f"{run}\nlook at it:  {_command()} ui{store}   then open http://127.0.0.1:5000"
+        return f"{run}\nlook at it:      {_command()} ui{store}   then open http://127.0.0.1:5000"
 
 
 def _gist(err: Exception) -> str:

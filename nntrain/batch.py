@@ -51,8 +51,10 @@ def tensors_in(batch: Any) -> list[Tensor]:
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
-    """The batch on `device`; copies from pinned memory do not block."""
-    return map_tensors(lambda tensor: tensor.to(device, non_blocking=True), batch)
+    """The batch on `device`; copies from pinned memory to an accelerator do not block."""
+    # Else one to the CPU is read before it is done, and one to MPS reads freed memory (pytorch/pytorch#189690).
+    non_blocking = device.type not in ("cpu", "mps")
+    return map_tensors(lambda tensor: tensor.to(device, non_blocking=non_blocking), batch)
 
 
 def batch_size(xb: Sequence[Any]) -> int:

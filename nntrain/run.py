@@ -54,6 +54,14 @@ def check_objective(name: str | None, recorded: list[str]) -> None:
         raise ConfigError(f"objective={name} is not going to be recorded: choose one of {', '.join(recorded)}, or null.")
 
 
+def final_table(result: FitResult) -> str:
+    """How the fit ended and the last row of metrics, a line each."""
+    ended = f"{result.reason} after {result.n_epoch} epoch{'s' if result.n_epoch != 1 else ''}"
+    ended += f": {result.message}" if result.message else ""
+    rows = [(name, f"{value:.6g}") for name, value in result.metrics.items() if name.startswith(("train/", "valid/"))]
+    return "\n".join(f"{name + ':':<17}{value}" for name, value in [("outcome", ended), *rows])
+
+
 def check_resume(resume: str | None, learn: Learner) -> None:
     """Checks that the checkpoint to go on from can be read and fits, before anything is recorded."""
     if resume is None:
@@ -80,9 +88,10 @@ def train(cfg: DictConfig, folder: Path, overrides: list[str]) -> tuple[FitResul
             callback.tracker.open()
     write_config(folder, cfg, overrides)
     result = learn.fit(plain["n_epoch"])
+    print(final_table(result))
     for callback in tracking:
         print(callback.tracker.where())
-    print(f"files:       {folder}")
+    print(f"files:           {folder}")
     return result, result.metrics.get(plain["objective"])
 
 

@@ -53,11 +53,18 @@ def _check_complete(params: Mapping[str, inspect.Parameter], given: Collection[s
 
 
 def _hints(func: Callable[..., Any]) -> dict[str, Any]:
-    target = func.__init__ if inspect.isclass(func) else func
+    target = inspect.unwrap(func.__init__ if inspect.isclass(func) else func)
+    annotations = getattr(target, "__annotations__", {})
+    return {name: hint for name in annotations if (hint := _hint(annotations[name], target)) is not None}
+
+
+def _hint(annotation: Any, target: Any) -> Any:
+    """The type that an annotation stands for; nothing for one with names that exist for the type checker only."""
+    alone = types.SimpleNamespace(__annotations__={"value": annotation})
     try:
-        return typing.get_type_hints(target)
-    except (NameError, TypeError):  # names that exist for the type checker only
-        return {}
+        return typing.get_type_hints(alone, globalns=getattr(target, "__globals__", {}))["value"]
+    except (NameError, TypeError):
+        return None
 
 
 def fits(value: Any, hint: Any) -> bool:

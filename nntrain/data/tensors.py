@@ -1,10 +1,12 @@
 """A loader of tensors that are already in memory, on the CPU or on the accelerator."""
 
 from collections.abc import Iterator
+from typing import cast
 
 import torch
 from torch import Tensor
 
+from nntrain.batch import to_device
 from nntrain.data.checks import check_batches, check_tensors
 
 _BLOCK = 32
@@ -58,7 +60,7 @@ class TensorLoader:
             return None
         device = "cpu" if self.generator is None else self.generator.device
         order = torch.randperm(len(self.tensors[0]), generator=self.generator, device=device)
-        return order.to(self.tensors[0].device, non_blocking=True)
+        return cast(Tensor, to_device(order, self.tensors[0].device))
 
     def _gather(self, tensor: Tensor, order: Tensor | None, start: int, stop: int) -> tuple[Tensor, ...]:
         block = tensor[start:stop].clone() if order is None else tensor.index_select(0, order[start:stop])

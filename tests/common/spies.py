@@ -85,3 +85,26 @@ def counted_reads() -> Iterator[_ReadCounter]:
 
     with counting("tolist"), counting("numpy"), counting("cpu"), counter:
         yield counter
+
+
+class NoDoubles(TorchDispatchMode):
+    """Refuses double precision on MPS, as MPS itself does; with fake tensors it needs no such device."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and result.device.type == "mps" and result.dtype is torch.float64:
+            raise TypeError(f"{func} made a tensor in double precision on MPS.")
+        return result
+
+
+class Transfers(TorchDispatchMode):
+    """Notes whether the copy to each device blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocking: dict[str, bool] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._to_copy.default and (device := (kwargs or {}).get("device")) is not None:
+            self.blocking[str(device)] = not kwargs.get("non_blocking", False)
+        return func(*args, **(kwargs or {}))

@@ -23,10 +23,10 @@ def test_the_default_reaches_95_percent_and_says_where_the_run_is(default_run: t
     folder, output = default_run
     _, run = only_run(folder)
     assert run.data.metrics["valid/accuracy"] >= 0.95
-    assert f"MLflow run {run.info.run_name}" in output
+    assert f"MLflow run:      {run.info.run_name}," in output
     assert "mlflow ui" in output
     (best,) = folder.glob("outputs/*/*/best.pt")
-    assert f"files:       {best.parent}" in output
+    assert f"files:           {best.parent}" in output
 
 
 def test_every_batch_and_epoch_is_in_the_store(default_run: tuple[Path, str]) -> None:

@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
 
 from nntrain.batch import batch_size, describe, map_tensors, n_batches, split_batch, tensors_in, to_device
+from tests.common.spies import Transfers
 
 A, B, C = torch.zeros(3, 2), torch.ones(3), torch.full((3, 1), 2.0)
 Pair = namedtuple("Pair", "left right")
@@ -68,6 +70,17 @@ def test_tensors_in_are_in_order() -> None:
 def test_to_device_moves_every_tensor() -> None:
     moved = to_device({"a": (A, [B])}, torch.device("meta"))
     assert [tensor.device.type for tensor in tensors_in(moved)] == ["meta", "meta"]
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "blocks"), [("cpu", "cuda:0", False), ("cpu", "mps:0", True), ("cuda:0", "cpu", True)]
+)
+def test_to_device_blocks_where_the_copy_could_be_read_before_it_is_done(start: str, end: str, blocks: bool) -> None:
+    with FakeTensorMode():
+        tensor = torch.zeros(3, device=start)
+        with Transfers() as transfers:
+            to_device(tensor, torch.device(end))
+    assert transfers.blocking == {end: blocks}
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ REACHED_THROUGH_A_TRUSTED_MODULE = [
     "torch.optim.optimizer.torch.hub.load",
     "torch.optim.lr_scheduler.warnings.warn",
     "nntrain.callbacks.saving.Path",
-    "nntrain.metrics.functools.partial",
+    "nntrain.metrics.accumulated.functools.partial",
     "nntrain.integrations.provenance.subprocess.run",
     "nntrain.integrations.mlflow.os.remove",
     "nntrain.data.digits.np.load",

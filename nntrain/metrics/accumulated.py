@@ -1,0 +1,174 @@
+"""Metrics of all predictions of a part of the epoch at once."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+
+import torch
+from torch import Tensor
+
+from nntrain.metrics.base import Metric, Part
+from nntrain.metrics.calls import MetricFunc, TorchMetric, as_function, call, func_name
+
+if TYPE_CHECKING:
+    from nntrain.learner import Learner
+
+Activation: TypeAlias = Literal["no", "softmax", "sigmoid", "binary_softmax"]
+"""What is applied to predictions before a metric sees them; `binary_softmax` gives the last class's probability."""
+
+
+class AccumMetric(Metric):
+    """A metric of all predictions and labels of a part of the epoch at once, such as F1 or ROC AUC.
+
+    The activation comes first; without one, the argmax; then the threshold.
+
+    Args:
+        func: a function of `(pred, target)`, a torchmetrics functional, or a `torchmetrics.Metric`.
+        dim_argmax: axis to take the argmax over; of a softmax, the axis of the classes (then -1 if not given).
+        activation: `no`, `softmax`, `sigmoid` or `binary_softmax`.
+        thresh: predictions become whether they reach this threshold.
+        to_np: hand NumPy arrays to `func`.
+        invert_arg: call `func(target, pred)`, as scikit-learn expects.
+        flatten: flatten predictions and labels, which must then have as many items.
+        name: name of the metric; by default that of `func`.
+        part: the part of the epoch; the predictions are kept on the device until its end.
+        kwargs: handed to `func`.
+
+    Raises:
+        ValueError: at creation, for an unknown activation; when read, if the flattened predictions and labels differ in
+            length, or `func` returns more than one number.
+        TypeError: in a batch, if predictions or labels are no tensors.
+    """
+
+    def __init__(
+        self,
+        func: MetricFunc | TorchMetric,
+        *,
+        dim_argmax: int | None = None,
+        activation: Activation = "no",
+        thresh: float | None = None,
+        to_np: bool = False,
+        invert_arg: bool = False,
+        flatten: bool = True,
+        name: str | None = None,
+        part: Part = "valid",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(name or func_name(func), part)
+        if activation not in get_args(Activation):
+            raise ValueError(f"activation={activation!r} must be one of {', '.join(get_args(Activation))}.")
+        self.func = functools.partial(as_function(func), **kwargs)
+        self.dim_argmax, self.activation, self.thresh = dim_argmax, activation, thresh
+        self.to_np, self.invert_arg, self.flatten = to_np, invert_arg, flatten
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets all batches."""
+        self._batches: list[tuple[Tensor, ...]] = []
+
+    def accumulate(self, learn: Learner) -> None:
+        """Keeps the predictions and labels of a batch."""
+        targets = learn.yb or learn.xb
+        if not all(isinstance(part, Tensor) for part in (learn.pred, *targets)):
+            got = ", ".join(type(part).__name__ for part in (learn.pred, *targets))
+            raise TypeError(
+                f"Metric {self.name!r} keeps predictions and labels that are tensors but got {got}: use an AvgMetric."
+            )
+        batch = (self._transform(learn.pred.detach()), *targets)
+        self._batches.append(tuple(part.flatten() for part in batch) if self.flatten else batch)
+
+    def _transform(self, pred: Tensor) -> Tensor:
+        pred = self._activated(pred)
+        return pred if self.thresh is None else pred >= self.thresh
+
+    def _activated(self, pred: Tensor) -> Tensor:
+        if self.activation == "sigmoid":
+            return pred.sigmoid()
+        if self.activation != "no":
+            pred = pred.softmax(dim=-1 if self.dim_argmax is None else self.dim_argmax)
+            return pred[:, -1] if self.activation == "binary_softmax" else pred
+        return pred if self.dim_argmax is None else pred.argmax(dim=self.dim_argmax)
+
+    @property
+    def value(self) -> Tensor | float | None:
+        """The function of everything that was kept."""
+        if not self._batches:
+            return None
+        args: list[Any] = [_joined(column) for column in zip(*self._batches, strict=True)]
+        self._check_lengths(*args)
+        if self.to_np:
+            args = [_to_numpy(arg) for arg in args]
+        if self.invert_arg:
+            args.reverse()
+        return call(self.name, self.func, args)
+
+    def _check_lengths(self, pred: Tensor, *targets: Tensor) -> None:
+        for target in targets:
+            if self.flatten and len(pred) != len(target):
+                raise ValueError(
+                    f"Metric {self.name!r} has {len(pred)} predictions for {len(target)} labels: "
+                    "set dim_argmax, or flatten=False."
+                )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The predictions and labels so far."""
+        return {"batches": [list(batch) for batch in self._batches]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes back what `state_dict` gave."""
+        self._batches = [tuple(batch) for batch in state["batches"]]
+
+
+def skm_to_fastai(
+    func: MetricFunc,
+    *,
+    is_class: bool = True,
+    thresh: float | None = None,
+    axis: int = -1,
+    activation: Activation | None = None,
+    flatten: bool = True,
+    name: str | None = None,
+    part: Part = "valid",
+    **kwargs: Any,
+) -> AccumMetric:
+    """Makes a metric of a scikit-learn function, called as `func(labels, predictions)` on NumPy arrays.
+
+    Args:
+        func: from `sklearn.metrics`.
+        is_class: whether it takes classes (not scores); then the argmax over `axis` is taken unless `thresh` is given.
+        thresh: for several labels at once: an activation (default sigmoid), then this threshold.
+        axis: the axis of the classes.
+        activation: applied to the predictions first; a softmax is over `axis` and replaces the argmax.
+        flatten: flatten predictions and labels; `False` where `func` needs the axis of the classes or labels.
+        name: name of the metric; by default that of `func`.
+        part: the part of the epoch on which it is recorded.
+        kwargs: handed to `func`.
+    """
+    if activation is None:
+        activation = "sigmoid" if is_class and thresh is not None else "no"
+    dim_argmax = axis if is_class and thresh is None else None
+    return AccumMetric(
+        func,
+        dim_argmax=dim_argmax,
+        activation=activation,
+        thresh=thresh,
+        to_np=True,
+        invert_arg=True,
+        flatten=flatten,
+        name=name,
+        part=part,
+        **kwargs,
+    )
+
+
+def _joined(batches: Sequence[Tensor]) -> Tensor:
+    # A checkpoint may have put the older ones on another device.
+    device = batches[-1].device
+    return torch.cat([batch.to(device) for batch in batches])
+
+
+def _to_numpy(tensor: Tensor) -> Any:
+    tensor = tensor.cpu()  # NumPy has no bfloat16
+    return (tensor.float() if tensor.dtype is torch.bfloat16 else tensor).numpy()

@@ -1,0 +1,119 @@
+"""Metrics that are means over batches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from nntrain.batch import batch_size
+from nntrain.metrics.base import Metric, Part
+from nntrain.metrics.calls import MetricFunc, TorchMetric, as_function, call, func_name
+from nntrain.metrics.functions import is_of_whole_set
+from nntrain.metrics.means import SmoothMean, WeightedMean
+
+if TYPE_CHECKING:
+    from nntrain.learner import Learner
+
+
+class _MeanMetric(Metric):
+    """A metric that is a mean over batches of a scalar."""
+
+    def __init__(self, name: str, part: Part, mean: WeightedMean) -> None:
+        super().__init__(name, part)
+        self._mean = mean
+
+    def reset(self) -> None:
+        """Forgets all batches."""
+        self._mean.reset()
+
+    @property
+    def value(self) -> Tensor | None:
+        """The mean over the batches taken, as a scalar tensor on its device."""
+        return self._mean.value
+
+    def state_dict(self) -> dict[str, Any]:
+        """The mean so far."""
+        return self._mean.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes back what `state_dict` gave."""
+        self._mean.load_state_dict(state)
+
+
+class AvgMetric(_MeanMetric):
+    """The mean over batches of `func(pred, target)`, weighted by batch size.
+
+    Args:
+        func: a plain function, a torchmetrics functional, or a `torchmetrics.Metric`, which is reset for each batch. It
+            returns the mean over the items of its batch; where it is no such mean (F1, R2), use `AccumMetric`.
+        name: name of the metric; by default that of `func`.
+        part: the part of the epoch on which it is recorded.
+
+    Raises:
+        ValueError: at creation, for `rmse` and `r2_score`, which are no means over items; in a batch, if `func` returns
+            more than one number.
+    """
+
+    def __init__(self, func: MetricFunc | TorchMetric, *, name: str | None = None, part: Part = "both") -> None:
+        if is_of_whole_set(func):
+            raise ValueError(f"{func_name(func)} is no mean over items: use AccumMetric({func_name(func)}).")
+        self.func = as_function(func)
+        super().__init__(name or func_name(func), part, WeightedMean())
+
+    def accumulate(self, learn: Learner) -> None:
+        """Computes the function for a batch."""
+        self._mean.add(_called(self.name, self.func, learn), batch_size(learn.yb or learn.xb))
+
+
+class AvgLoss(_MeanMetric):
+    """The mean of the loss, weighted by batch size."""
+
+    def __init__(self, *, name: str = "loss", part: Part = "both") -> None:
+        super().__init__(name, part, WeightedMean())
+
+    def accumulate(self, learn: Learner) -> None:
+        """Takes the loss of a batch."""
+        self._mean.add(_mean_of(learn.loss), batch_size(learn.yb or learn.xb))
+
+
+class AvgSmoothMetric(_MeanMetric):
+    """The exponentially weighted mean over batches of `func(pred, target)`; `beta` is the weight of the past."""
+
+    def __init__(
+        self, func: MetricFunc | TorchMetric, beta: float = 0.98, *, name: str | None = None, part: Part = "both"
+    ) -> None:
+        self.func = as_function(func)
+        super().__init__(name or f"{func_name(func)}_smooth", part, SmoothMean(beta))
+
+    def accumulate(self, learn: Learner) -> None:
+        """Computes the function for a batch."""
+        self._mean.add(_called(self.name, self.func, learn))
+
+
+class AvgSmoothLoss(_MeanMetric):
+    """The exponentially weighted mean of the loss; `beta` is the weight of the past."""
+
+    def __init__(self, beta: float = 0.98, *, name: str = "loss_smooth", part: Part = "train") -> None:
+        super().__init__(name, part, SmoothMean(beta))
+
+    def accumulate(self, learn: Learner) -> None:
+        """Takes the loss of a batch."""
+        self._mean.add(_mean_of(learn.loss))
+
+
+def _called(name: str, func: MetricFunc, learn: Learner) -> Tensor:
+    value = call(name, func, (_detached(learn.pred), *(learn.yb or learn.xb)))
+    # Python's numbers stay on the CPU even if the default device is another: it may have no double precision.
+    return _detached(value) if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64, device="cpu")
+
+
+def _detached(value: Any) -> Any:
+    return value.detach() if isinstance(value, Tensor) and value.requires_grad else value
+
+
+def _mean_of(loss: Tensor) -> Tensor:
+    loss = loss.detach()
+    return loss.mean() if loss.dim() else loss

@@ -1,0 +1,148 @@
+"""Statistics of what layers put out: their size, their dead units and their distribution."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from nntrain.batch import tensors_in
+from nntrain.hooks import Hooks
+from nntrain.statistics.base import Statistics
+from nntrain.statistics.histograms import N_BINS, histograms
+from nntrain.statistics.modules import Modules
+
+if TYPE_CHECKING:
+    from nntrain.learner import Learner
+
+_SILENT = (nn.Flatten, nn.Unflatten, nn.Identity, nn.modules.dropout._DropoutNd)
+
+_SMALL = 2**16
+"""Outputs of no more values are kept until the prediction is made, and then summarised together."""
+
+
+def _stacks(outputs):
+    by_shape = {}
+    for i, output in outputs.items():
+        by_shape.setdefault(output.shape, []).append(i)
+    for indices in by_shape.values():
+        yield torch.stack([outputs[i] for i in indices]), indices
+
+def _statistics(stack: Tensor, unit_dim: int) -> Tensor:
+    values = stack.float()
+    if values.dim() < 3:
+        values = values.reshape(len(values), -1, 1)
+    largest = values.abs().amax([dim for dim in range(1, values.dim()) if dim != (2 if unit_dim == 1 else values.dim()-1)])
+    flat = values.flatten(1)
+    mean = flat.mean(1)
+    std = torch.linalg.vector_norm(flat - mean[:, None], dim=1) / max(flat.shape[1] - 1, 1) ** 0.5
+    return torch.stack([mean, std, (largest == 0).float().mean(1), largest.amax(1)], 1)
+
+def activation_statistics(activation: Tensor, unit_dim: int = 1) -> Tensor:
+    """Mean, standard deviation, share of dead units and largest magnitude `(4,)`, float32, on the same device.
+
+    The standard deviation is torch's (with Bessel's correction), and 0 for a single value. A unit, one index of axis
+    `unit_dim`, is dead if it is exactly 0 for all of the batch and all positions.
+    """
+    return _statistics(activation[None], unit_dim)[0]
+
+
+class ActivationStats(Statistics):
+    """Statistics of the outputs of layers in training: is the signal alive, and neither vanishing nor exploding?
+
+    ======================  ==============================================================================
+    key                     meaning, over all values of the layer's output for one training batch
+    ======================  ==============================================================================
+    `act/LAYER/mean`        mean
+    `act/LAYER/std`         standard deviation, torch's
+    `act/LAYER/dead_frac`   share of units (channels, features) that are exactly 0 for the whole batch
+    `act/LAYER/max_abs`     largest magnitude
+    ======================  ==============================================================================
+
+    `histograms` has the distribution as well, in the bins of `histogram_edges`. By default the output of every leaf module
+    is watched but those that only reshape, pass on or drop out. Of an output that is a tuple or mapping, the first
+    floating-point tensor counts; of a module that runs several times in a batch, the last run. Half precision is
+    computed in float32. Hooks are on the model only while a chosen batch runs, so the others cost nothing.
+
+    Args:
+        modules, every, buffer_rows: as for `Statistics`.
+        unit_dim: the axis of an output that holds its units: 1 for `(batch, features)` and `(batch, channels, ...)`,
+            -1 for `(batch, tokens, features)`.
+
+    Raises:
+        ValueError: if `unit_dim` is neither 1 nor -1.
+    """
+
+    prefix: ClassVar[str] = "act"
+    names: ClassVar[tuple[str, ...]] = ("mean", "std", "dead_frac", "max_abs")
+
+    def __init__(self, *, modules: Modules | None = None, every: int = 1, buffer_rows: int = 256, unit_dim: int = 1) -> None:
+        super().__init__(modules=modules, every=every, buffer_rows=buffer_rows)
+        if unit_dim not in (1, -1):
+            raise ValueError(f"unit_dim={unit_dim} is neither 1 (channels first) nor -1 (features last).")
+        self.unit_dim = unit_dim
+        self._hooks: Hooks | None = None
+        self._row = torch.empty(0)
+        self._seen: set[int] = set()
+        self._small: dict[int, Tensor] = {}
+
+    def _watches(self, module: nn.Module) -> bool:
+        return not isinstance(module, _SILENT) and next(module.children(), None) is None
+
+    def _row_shape(self) -> tuple[int, ...]:
+        return (len(self.layers), len(self.names) + N_BINS)
+
+    def before_fit(self, learn: Learner) -> None:
+        """Chooses the layers and begins a new record."""
+        super().before_fit(learn)
+        self._index = {module: i for i, module in enumerate(self._watched)}
+
+    def before_batch(self, learn: Learner) -> None:
+        """Puts the hooks on if this batch is to be taken."""
+        self._unhook()  # a cancel may have left the last batch before its prediction
+        if self._is_due(learn):
+            self._row, self._seen, self._small = self._begin_row(), set(), {}
+            self._hooks = Hooks(self._watched, self._take)
+
+    def _take(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        found = next((part for part in tensors_in(output) if part.is_floating_point() and part.numel()), None)
+        if found is None:
+            return
+        i = self._index[module]
+        self._small.pop(i, None)
+        if found.numel() <= _SMALL:
+            self._small[i] = found.clone()  # the next layer may work in place
+        else:
+            self._write({i: found})
+
+    def _write(self, outputs: Mapping[int, Tensor]) -> None:
+        for stack, indices in _stacks(outputs):
+            values = torch.cat([_statistics(stack, self.unit_dim), histograms(stack.flatten(1))], 1)
+            for i, value in zip(indices, values, strict=True):
+                self._row[i] = value
+        self._seen.update(outputs)
+
+    def after_pred(self, learn: Learner) -> None:
+        """Takes the hooks off and counts the row."""
+        if self._hooks is not None:
+            self._unhook()
+            if self._small:
+                self._write(self._small)
+            self._end_row(learn, self._seen)
+
+    def _unhook(self) -> None:
+        if self._hooks is not None:
+            self._hooks.remove()
+            self._hooks = None
+
+    def histograms(self) -> Tensor:
+        """Counts `(steps, layers, 81)`, float32, on the CPU, in the bins of `histogram_edges`; this reads the device."""
+        return self._rows()[..., len(self.names) :]
+
+    def cleanup_fit(self, learn: Learner) -> None:
+        """Takes the hooks off, reads everything back and frees the device's memory."""
+        self._unhook()
+        self._index = {}
+        super().cleanup_fit(learn)

@@ -1,0 +1,55 @@
+"""A buffer on the device that is read back many rows at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class RowBuffer:
+    """Rows of one shape, written one at a time on the device and read back many at a time.
+
+    Args:
+        n_rows: rows that the device keeps; when they are full they are copied to the host at once.
+        shape: the shape of a row.
+        device: where rows are written.
+    """
+
+    def __init__(self, n_rows: int, shape: Sequence[int], device: torch.device) -> None:
+        self._rows: Tensor | None = torch.empty(n_rows, *shape, device=device)
+        self._n = 0
+        self._blocks = [torch.empty(0, *shape)]
+
+    def next_row(self) -> Tensor:
+        """The row to write now, filled with NaN; it does not count before `commit`."""
+        assert self._rows is not None
+        if self._n == len(self._rows):
+            self._read_back()
+        return self._rows[self._n].fill_(torch.nan)
+
+    def commit(self) -> None:
+        """Counts the row that was written last."""
+        self._n += 1
+
+    def _read_back(self) -> None:
+        if self._rows is not None and self._n:
+            # On the CPU .cpu() is no copy, and the rows are about to be written again.
+            self._blocks.append(self._rows[: self._n].clone().cpu())
+            self._n = 0
+
+    def rows(self, start: int = 0) -> Tensor:
+        """The rows since `start` rows were read `(rows, *shape)`, float32, on the CPU; this reads the device."""
+        self._read_back()
+        wanted, seen = self._blocks[:1], 0
+        for block in self._blocks:
+            if seen >= start:
+                wanted.append(block)
+            seen += len(block)
+        return torch.cat(wanted)
+
+    def close(self) -> None:
+        """Reads everything back and frees the device's memory."""
+        self._read_back()
+        self._rows = None

@@ -1,0 +1,161 @@
+"""Norms by layer: how large the gradients and the weights are, and how far a step moves them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from nntrain.statistics.base import Statistics
+from nntrain.statistics.modules import choose_modules
+
+if TYPE_CHECKING:
+    from nntrain.learner import Learner
+
+
+def _trainable(module: nn.Module) -> list[nn.Parameter]:
+    return [param for param in module.parameters(recurse=False) if param.requires_grad]
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    return tensor.coalesce().values() if tensor.is_sparse else tensor
+
+
+class NormsByLayer:
+    """The Euclidean norm over each layer's tensors, for all layers in a few kernels.
+
+    Args:
+        sizes: how many tensors each layer has.
+        device: where the norms are wanted.
+    """
+
+    def __init__(self, sizes: Sequence[int], device: torch.device) -> None:
+        n = sum(sizes)
+        by_layer = torch.arange(n).split(list(sizes))
+        self._slots = nn.utils.rnn.pad_sequence(by_layer, batch_first=True, padding_value=n).to(device)
+        self._zero = torch.zeros((), device=device)
+
+    def __call__(self, tensors: Sequence[Tensor | None]) -> Tensor:
+        """The norms `(layers,)`, float32, of all layers' tensors one after another; a `None` counts as 0."""
+        found = [_dense(tensor) for tensor in tensors if tensor is not None]
+        known = iter(torch._foreach_norm(found, 2, dtype=torch.float32) if found else ())
+        every = [self._zero if tensor is None else next(known) for tensor in tensors]
+        norms: Tensor = torch.linalg.vector_norm(torch.stack([*every, self._zero])[self._slots], dim=1)
+        return norms
+
+
+class ParameterStatistics(Statistics):
+    """One norm for each module that has trainable parameters of its own; the base of the three below."""
+
+    names: ClassVar[tuple[str, ...]] = ("norm",)
+
+    def _watches(self, module: nn.Module) -> bool:
+        return bool(_trainable(module))
+
+    def _choose(self, model: nn.Module) -> dict[str, nn.Module]:
+        chosen = super()._choose(model)
+        if bare := [name for name, module in chosen.items() if not self._watches(module)]:
+            able = choose_modules(model, None, self._watches)
+            raise ValueError(f"{', '.join(bare)} has no trainable parameter of its own: choose among {', '.join(able)}.")
+        return chosen
+
+    def before_fit(self, learn: Learner) -> None:
+        """Chooses the layers and begins a new record."""
+        super().before_fit(learn)
+        by_layer = [_trainable(module) for module in self._watched]
+        self._params = [param for params in by_layer for param in params]
+        self._owners = [i for i, params in enumerate(by_layer) for _ in params]
+        self._norms = NormsByLayer([len(params) for params in by_layer], learn.device)
+
+    def _record(self, learn: Learner, values: Tensor, ran: Iterable[int]) -> None:
+        self._begin_row()[:, 0] = values
+        self._end_row(learn, ran)
+
+    def cleanup_fit(self, learn: Learner) -> None:
+        """Reads everything back and lets go of the parameters."""
+        self._params, self._owners = [], []
+        super().cleanup_fit(learn)
+
+
+class GradientStats(ParameterStatistics):
+    """The Euclidean norm of each layer's gradient after the backward pass, before it is clipped.
+
+    Keys are `grad/LAYER/norm`, over the parameters that the layer itself owns and that have a gradient; a layer without
+    one is left out. Where gradients are accumulated it is the sum so far.
+
+    Args:
+        modules, every, buffer_rows: as for `Statistics`.
+    """
+
+    order: ClassVar[int] = 5
+    prefix: ClassVar[str] = "grad"
+
+    @torch.no_grad()
+    def after_backward(self, learn: Learner) -> None:
+        """Takes the norms if this batch is to be taken."""
+        if self._is_due(learn):
+            grads = [param.grad for param in self._params]
+            ran = {owner for owner, grad in zip(self._owners, grads, strict=True) if grad is not None}
+            self._record(learn, self._norms(grads), ran)
+
+
+class WeightStats(ParameterStatistics):
+    """The Euclidean norm of each layer's own trainable parameters after the optimizer's step; keys `weight/LAYER/norm`.
+
+    Args:
+        modules, every, buffer_rows: as for `Statistics`.
+    """
+
+    prefix: ClassVar[str] = "weight"
+
+    @torch.no_grad()
+    def after_step(self, learn: Learner) -> None:
+        """Takes the norms if this batch is to be taken."""
+        if self._is_due(learn):
+            self._record(learn, self._norms(self._params), range(len(self.layers)))
+
+
+class UpdateStats(ParameterStatistics):
+    """How far a step moves each layer: the norm of the change divided by the norm of the weights before it.
+
+    Keys are `update/LAYER/ratio`; about 1e-3 is usual (Karpathy, 2015, https://cs231n.github.io/neural-networks-3/#ratio).
+    It is infinite where the weights were 0. The change is measured, not derived, so it holds for any optimizer; it needs
+    a copy of the weights for the length of a step that is taken. A step that is cancelled gives no row.
+
+    Args:
+        modules, every, buffer_rows: as for `Statistics`.
+    """
+
+    prefix: ClassVar[str] = "update"
+    names: ClassVar[tuple[str, ...]] = ("ratio",)
+    _before: list[Tensor]
+
+    def before_fit(self, learn: Learner) -> None:
+        """Chooses the layers and begins a new record."""
+        super().before_fit(learn)
+        self._before = []
+
+    def before_step(self, learn: Learner) -> None:
+        """Copies the weights if this batch is to be taken."""
+        if self._is_due(learn):
+            self._before = [param.detach().clone() for param in self._params]
+
+    def after_cancel_step(self, learn: Learner) -> None:
+        """Forgets the copy."""
+        self._before = []
+
+    @torch.no_grad()
+    def after_step(self, learn: Learner) -> None:
+        """Compares the weights with the copy."""
+        if self._before:
+            before = self._norms(self._before)
+            torch._foreach_sub_(self._before, list[Tensor](self._params))
+            self._record(learn, self._norms(self._before) / before, range(len(self.layers)))
+            self._before = []
+
+    def cleanup_fit(self, learn: Learner) -> None:
+        """Reads everything back and forgets the copy."""
+        self._before = []
+        super().cleanup_fit(learn)
