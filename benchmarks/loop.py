@@ -25,7 +25,7 @@ from torch.nn.functional import cross_entropy
 import nntrain
 from nntrain import Callback, Learner, accuracy
 from nntrain.callbacks import StopOnNaN
-from nntrain.schedule import OneCycle
+from nntrain.schedule import FlatCos
 from nntrain.statistics import ActivationStats
 
 LR = 0.05
@@ -86,8 +86,8 @@ def learner(dls: SimpleNamespace, n_epoch: int, *cbs: Callback) -> nn.Module:
 def variants(dls: SimpleNamespace) -> dict[str, Fit]:
     return {
         "Learner": lambda n: learner(dls, n),
-        "Learner, one-cycle": lambda n: learner(dls, n, OneCycle()),
-        "Learner, one-cycle, StopOnNaN": lambda n: learner(dls, n, OneCycle(), StopOnNaN()),
+        "Learner, FlatCos": lambda n: learner(dls, n, FlatCos()),
+        "Learner, FlatCos, StopOnNaN": lambda n: learner(dls, n, FlatCos(), StopOnNaN()),
         "Learner, ActivationStats every 10": lambda n: learner(dls, n, ActivationStats(every=10)),
     }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -19,26 +19,19 @@ if TYPE_CHECKING:
 
 _SILENT = (nn.Flatten, nn.Unflatten, nn.Identity, nn.modules.dropout._DropoutNd)
 
-_SMALL = 2**16
-"""Outputs of no more values are kept until the prediction is made, and then summarised together."""
+_ENOUGH = 2**16
+"""So many values are worth a pass of their own; fewer wait for more, since calling torch costs more than the work itself."""
 
 
-def _stacks(outputs):
-    by_shape = {}
-    for i, output in outputs.items():
-        by_shape.setdefault(output.shape, []).append(i)
-    for indices in by_shape.values():
-        yield torch.stack([outputs[i] for i in indices]), indices
+def _numbers(outputs: Tensor, unit_dim: int) -> Tensor:
+    """The four numbers `(n, 4)` of each of `n` outputs of one shape."""
+    values = outputs if outputs.dim() > 2 else outputs.reshape(len(outputs), -1, 1)  # scalars are values of one unit
+    n, unit = values[0].numel(), 1 + unit_dim % (values.dim() - 1)
+    means = values.flatten(1).mean(1, keepdim=True)
+    variances = (values.flatten(1) - means).square_().sum(1) / max(n - 1, 1)
+    largest = values.abs().amax([dim for dim in range(1, values.dim()) if dim != unit])
+    return torch.stack([means[:, 0], variances.sqrt_(), (largest == 0).float().mean(1), largest.amax(1)], 1)
 
-def _statistics(stack: Tensor, unit_dim: int) -> Tensor:
-    values = stack.float()
-    if values.dim() < 3:
-        values = values.reshape(len(values), -1, 1)
-    largest = values.abs().amax([dim for dim in range(1, values.dim()) if dim != (2 if unit_dim == 1 else values.dim()-1)])
-    flat = values.flatten(1)
-    mean = flat.mean(1)
-    std = torch.linalg.vector_norm(flat - mean[:, None], dim=1) / max(flat.shape[1] - 1, 1) ** 0.5
-    return torch.stack([mean, std, (largest == 0).float().mean(1), largest.amax(1)], 1)
 
 def activation_statistics(activation: Tensor, unit_dim: int = 1) -> Tensor:
     """Mean, standard deviation, share of dead units and largest magnitude `(4,)`, float32, on the same device.
@@ -46,7 +39,7 @@ def activation_statistics(activation: Tensor, unit_dim: int = 1) -> Tensor:
     The standard deviation is torch's (with Bessel's correction), and 0 for a single value. A unit, one index of axis
     `unit_dim`, is dead if it is exactly 0 for all of the batch and all positions.
     """
-    return _statistics(activation[None], unit_dim)[0]
+    return _numbers(activation[None].float(), unit_dim)[0]
 
 
 class ActivationStats(Statistics):
@@ -64,7 +57,8 @@ class ActivationStats(Statistics):
     `histograms` has the distribution as well, in the bins of `histogram_edges`. By default the output of every leaf module
     is watched but those that only reshape, pass on or drop out. Of an output that is a tuple or mapping, the first
     floating-point tensor counts; of a module that runs several times in a batch, the last run. Half precision is
-    computed in float32. Hooks are on the model only while a chosen batch runs, so the others cost nothing.
+    computed in float32. Hooks are on the model only while a chosen batch runs, so the others cost nothing. Small outputs are
+    copied and summarised later, those of several batches and layers in one pass.
 
     Args:
         modules, every, buffer_rows: as for `Statistics`.
@@ -85,8 +79,8 @@ class ActivationStats(Statistics):
         self.unit_dim = unit_dim
         self._hooks: Hooks | None = None
         self._row = torch.empty(0)
-        self._seen: set[int] = set()
-        self._small: dict[int, Tensor] = {}
+        self._outputs: dict[int, Tensor | None] = {}
+        self._waiting: list[tuple[Tensor, Tensor]] = []
 
     def _watches(self, module: nn.Module) -> bool:
         return not isinstance(module, _SILENT) and next(module.children(), None) is None
@@ -98,12 +92,13 @@ class ActivationStats(Statistics):
         """Chooses the layers and begins a new record."""
         super().before_fit(learn)
         self._index = {module: i for i, module in enumerate(self._watched)}
+        self._waiting = []
 
     def before_batch(self, learn: Learner) -> None:
         """Puts the hooks on if this batch is to be taken."""
         self._unhook()  # a cancel may have left the last batch before its prediction
         if self._is_due(learn):
-            self._row, self._seen, self._small = self._begin_row(), set(), {}
+            self._row, self._outputs = self._begin_row(), {}
             self._hooks = Hooks(self._watched, self._take)
 
     def _take(self, module: nn.Module, inputs: Any, output: Any) -> None:
@@ -111,26 +106,33 @@ class ActivationStats(Statistics):
         if found is None:
             return
         i = self._index[module]
-        self._small.pop(i, None)
-        if found.numel() <= _SMALL:
-            self._small[i] = found.clone()  # the next layer may work in place
+        if found.numel() < _ENOUGH:
+            self._outputs[i] = found.to(self._row, copy=True)  # the next layer may work in place
         else:
-            self._write({i: found})
-
-    def _write(self, outputs: Mapping[int, Tensor]) -> None:
-        for stack, indices in _stacks(outputs):
-            values = torch.cat([_statistics(stack, self.unit_dim), histograms(stack.flatten(1))], 1)
-            for i, value in zip(indices, values, strict=True):
-                self._row[i] = value
-        self._seen.update(outputs)
+            self._outputs[i] = None
+            self._row[i] = self._summaries(found[None].float())[0]
 
     def after_pred(self, learn: Learner) -> None:
         """Takes the hooks off and counts the row."""
         if self._hooks is not None:
             self._unhook()
-            if self._small:
-                self._write(self._small)
-            self._end_row(learn, self._seen)
+            self._end_row(learn, self._outputs)
+            self._waiting += [(self._row[i], output) for i, output in self._outputs.items() if output is not None]
+            if sum(output.numel() for _, output in self._waiting) >= _ENOUGH:
+                self._finish_rows()
+
+    def _finish_rows(self) -> None:
+        by_shape = defaultdict[torch.Size, list[tuple[Tensor, Tensor]]](list)
+        for place, output in self._waiting:
+            by_shape[output.shape].append((place, output))
+        for same in by_shape.values():
+            values = self._summaries(torch.stack([output for _, output in same]))
+            torch._foreach_copy_([place for place, _ in same], values.unbind())
+        self._waiting = []
+
+    def _summaries(self, outputs: Tensor) -> Tensor:
+        """What a row holds `(n, 4 + 81)` of each of `n` outputs of one shape."""
+        return torch.cat([_numbers(outputs, self.unit_dim), histograms(outputs.flatten(1))], 1)
 
     def _unhook(self) -> None:
         if self._hooks is not None:
@@ -144,5 +146,5 @@ class ActivationStats(Statistics):
     def cleanup_fit(self, learn: Learner) -> None:
         """Takes the hooks off, reads everything back and frees the device's memory."""
         self._unhook()
-        self._index = {}
+        self._index, self._outputs, self._row = {}, {}, torch.empty(0)
         super().cleanup_fit(learn)

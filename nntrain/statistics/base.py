@@ -36,7 +36,8 @@ class Statistics(Callback):
     `drain` gives the new rows to whoever ships them, `history` all of them. The step of a row is `learn.train_iter` as
     it is after the batch: 1 for the first one. Of each `every` batches the first that gets so far is taken, so with
     `every=3` steps 1, 4, 7 and so on; a batch that is cancelled hands its turn on to the next. A subclass says in
-    `prefix` and `names` what its keys are, and writes rows between `_begin_row` and `_end_row`.
+    `prefix` and `names` what its keys are, in `_watches` which modules it is made for, and writes rows between
+    `_begin_row` and `_end_row`.
 
     Args:
         modules: dotted names and types of the modules to watch, or a function of name and module; `None` takes all that
@@ -90,7 +91,7 @@ class Statistics(Callback):
         """Chooses the layers and begins a new record."""
         chosen = self._choose(learn.model)
         self.layers, self._watched = list(chosen), list(chosen.values())
-        self._buffer = RowBuffer(self.buffer_rows, self._row_shape(), learn.device)
+        self._buffer = RowBuffer(self.buffer_rows, self._row_shape(), learn.device, self._finish_rows)
         self._steps, self._ran, self._n_drained, self._window = [], [], 0, -1
 
     def _is_due(self, learn: Learner) -> bool:
@@ -107,6 +108,9 @@ class Statistics(Callback):
         self._steps.append(learn.train_iter + 1)
         self._ran.append(sorted(ran))
         self._window = learn.train_iter // self.every
+
+    def _finish_rows(self) -> None:
+        """For a subclass that counts rows before it has written them: writes the rest; called before any are read."""
 
     def _rows(self, start: int = 0) -> Tensor:
         return torch.empty(0, *self._row_shape()) if self._buffer is None else self._buffer.rows(start)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -15,10 +15,12 @@ class RowBuffer:
         n_rows: rows that the device keeps; when they are full they are copied to the host at once.
         shape: the shape of a row.
         device: where rows are written.
+        finish: called before rows are read, to write what is still owed to them.
     """
 
-    def __init__(self, n_rows: int, shape: Sequence[int], device: torch.device) -> None:
+    def __init__(self, n_rows: int, shape: Sequence[int], device: torch.device, finish: Callable[[], None]) -> None:
         self._rows: Tensor | None = torch.empty(n_rows, *shape, device=device)
+        self._finish = finish
         self._n = 0
         self._blocks = [torch.empty(0, *shape)]
 
@@ -35,6 +37,7 @@ class RowBuffer:
 
     def _read_back(self) -> None:
         if self._rows is not None and self._n:
+            self._finish()
             # On the CPU .cpu() is no copy, and the rows are about to be written again.
             self._blocks.append(self._rows[: self._n].clone().cpu())
             self._n = 0

@@ -48,12 +48,12 @@ def _order_does_not_matter() -> Iterator[None]:
 
 
 def histograms(values: Tensor) -> Tensor:
-    """The histogram of each row of `values` `(rows, n)`: `(rows, 81)`, float32, on the values' device."""
-    scaled = signed_log(values.float()).clamp_(-_LIMIT, _LIMIT)
+    """The histogram of each row of values `(rows, n)`, float32: `(rows, 81)`."""
+    scaled = signed_log(values).clamp_(-_LIMIT, _LIMIT)
     with _order_does_not_matter():
         return torch.stack([torch.histc(row, N_BINS, -_LIMIT, _LIMIT) for row in scaled])
 
 
 def histogram(values: Tensor) -> Tensor:
     """How many values lie in each bin of `histogram_edges`: `(81,)`, float32, on the values' device."""
-    return histograms(values.reshape(1, -1))[0]
+    return histograms(values.float().reshape(1, -1))[0]

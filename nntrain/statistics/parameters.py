@@ -33,8 +33,8 @@ class NormsByLayer:
 
     def __init__(self, sizes: Sequence[int], device: torch.device) -> None:
         n = sum(sizes)
-        by_layer = torch.arange(n).split(list(sizes))
-        self._slots = nn.utils.rnn.pad_sequence(by_layer, batch_first=True, padding_value=n).to(device)
+        by_layer = torch.arange(n).split_with_sizes(list(sizes))
+        self._slots = nn.utils.rnn.pad_sequence(list(by_layer), batch_first=True, padding_value=n).to(device)
         self._zero = torch.zeros((), device=device)
 
     def __call__(self, tensors: Sequence[Tensor | None]) -> Tensor:
