@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import random
 import shutil
 import sys
+import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from filelock import FileLock
 
 from nntrain.config.errors import ConfigError
 from nntrain.config.redact import redact
@@ -71,12 +76,15 @@ class MLflowTracker:
         except ImportError as err:
             raise ImportError("The MLflow tracker needs mlflow: pip install 'nntrain[mlflow]'.") from err
         self._mlflow = mlflow
-        self.uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+        from_env = os.environ.get("MLFLOW_TRACKING_URI")
+        self.uri = tracking_uri or from_env or DEFAULT_URI
+        self._uri_key = "MLFLOW_TRACKING_URI" if from_env and not tracking_uri else "tracker.mlflow.tracking_uri"
         self.experiment_name = experiment_name or os.environ.get("MLFLOW_EXPERIMENT_NAME") or DEFAULT_EXPERIMENT
         self.run_name = run_name
         self._tags = dict(tags or {})
         self.run_id = ""
         self._client: Any = None
+        self._experiment_id = ""
 
     def open(self) -> None:
         """Reaches the store, and makes the tables of a new database.
@@ -84,26 +92,38 @@ class MLflowTracker:
         Raises:
             ConfigError: if the store cannot be reached or read.
         """
-        self._client = self._connect()
+        with self._alone():
+            self._client = self._connect()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Lets one process at a time make the tables of an SQLite database, which MLflow does not guard."""
+        if not self.uri.startswith("sqlite:"):
+            yield
+            return
+        name = hashlib.sha256(os.path.abspath(self.uri.removeprefix("sqlite:///")).encode()).hexdigest()[:16]
+        with FileLock(Path(tempfile.gettempdir()) / f"nntrain-{name}.lock"):
+            yield
 
     def start(self, info: RunInfo, run_id: str | None = None) -> str:
         """Begins a run, or goes on with the one of that id, and returns its id; reseeds Python's random generator."""
         if self._client is None:
             self.open()
         if run_id is not None:
-            self.run_id, self.run_name = run_id, self._client.get_run(run_id).info.run_name
+            run = self._client.get_run(run_id)
+            self.run_id, self.run_name, self._experiment_id = run_id, run.info.run_name, run.info.experiment_id
             self._client.update_run(run_id, status="RUNNING")
             return run_id
-        experiment_id = self._experiment_id()
+        self._experiment_id = self._find_experiment()
         random.seed()  # MLflow draws the name of a run from this generator, which the user's seed has fixed
-        run = self._client.create_run(experiment_id, tags={**self._tags, **info.tags}, run_name=self.run_name)
+        run = self._client.create_run(self._experiment_id, tags={**self._tags, **info.tags}, run_name=self.run_name)
         self.run_id, self.run_name = run.info.run_id, run.info.run_name
         self._params(info.params)
         for name, text in info.texts.items():
             self._client.log_text(self.run_id, text, name)
         return self.run_id
 
-    def _experiment_id(self) -> str:
+    def _find_experiment(self) -> str:
         experiment = self._client.get_experiment_by_name(self.experiment_name)
         if experiment is not None:
             return str(experiment.experiment_id)
@@ -123,7 +143,7 @@ class MLflowTracker:
             client.search_experiments(max_results=1)
         except (self._mlflow.MlflowException, SQLAlchemyError, OSError, ValueError, ImportError) as err:
             raise ConfigError(
-                f"tracker.mlflow.tracking_uri={redact(self.uri)} cannot be read ({redact(_gist(err))}): expected the URL of a "
+                f"{self._uri_key}={redact(self.uri)} cannot be read ({redact(_gist(err))}): expected the URL of a "
                 f"server or a database such as {DEFAULT_URI}; 'tracker=none' trains without."
             ) from err
         return client
@@ -149,7 +169,7 @@ class MLflowTracker:
             return  # something answers; what it says of itself, MLflow's client judges
         except (OSError, ValueError) as err:
             raise ConfigError(
-                f"tracker.mlflow.tracking_uri={redact(self.uri)} does not answer ({redact(str(err))}): start the server, or "
+                f"{self._uri_key}={redact(self.uri)} does not answer ({redact(str(err))}): start the server, or "
                 f"set 'tracker.mlflow.tracking_uri={DEFAULT_URI}' or 'tracker=none'."
             ) from err
 
@@ -191,10 +211,11 @@ class MLflowTracker:
     def where(self) -> str:
         """Where the run is, and the command that shows it."""
         run = f"MLflow run:      {self.run_name}, experiment {self.experiment_name}, {redact(self.uri)}"
+        page = f"/#/experiments/{self._experiment_id}/runs/{self.run_id}/model-metrics"
         if self.uri.startswith("http"):
-            return f"{run}\nlook at it:      {redact(self.uri)}"
+            return f"{run}\nlook at it:      {redact(self.uri).rstrip('/')}{page}"
         store = "" if self.uri == DEFAULT_URI else f" --backend-store-uri {redact(self.uri)}"
-        return f"{run}\nlook at it:      {_command()} ui{store}   then open http://127.0.0.1:5000"
+        return f"{run}\nlook at it:      {_command()} ui{store}\n                 then open http://127.0.0.1:5000{page}"
 
 
 def _gist(err: Exception) -> str:

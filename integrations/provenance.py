@@ -12,9 +12,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from nntrain.config.redact import redact, redact_override
 
-_PACKAGES = ("nntrain", "torch", "numpy", "hydra-core", "mlflow", "optuna", "wandb")
+_PACKAGES = ("nntrain", "numpy", "hydra-core", "mlflow", "optuna", "wandb")
 
 
 def git_tags(folder: Path) -> dict[str, str]:
@@ -41,7 +43,7 @@ def _git(folder: Path, *args: str) -> str | None:
 
 def version_tags() -> dict[str, str]:
     """The versions of Python and of the packages that decide the outcome."""
-    tags = {"nntrain.version.python": platform.python_version()}
+    tags = {"nntrain.version.python": platform.python_version(), "nntrain.version.torch": str(torch.__version__)}
     for name in _PACKAGES:
         try:
             tags[f"nntrain.version.{name}"] = importlib.metadata.version(name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from signal import Signals
 from time import perf_counter
@@ -253,7 +254,13 @@ class Learner:
             cbs: callbacks for this fit only.
             reset_opt: make a new optimizer instead of going on with the last one.
             start_epoch: epochs to leave out at the beginning.
+
+        Raises:
+            ValueError: if `n_epoch` is not a whole number of at least 0, `start_epoch` is not between 0 and `n_epoch`, or a
+                learning rate is negative or not finite.
         """
+        if not (isinstance(n_epoch, Integral) and n_epoch >= 0):
+            raise ValueError(f"n_epoch={n_epoch} must be a whole number of at least 0: the epochs in all.")
         if not 0 <= start_epoch <= n_epoch:
             raise ValueError(f"start_epoch={start_epoch} is not between 0 and n_epoch={n_epoch}.")
         with self.added_cbs(*(cbs or ())):

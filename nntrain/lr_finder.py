@@ -115,6 +115,10 @@ class LRFindResult:
     losses: tuple[float, ...]
     suggestions: Mapping[str, float]
 
+    def __repr__(self) -> str:
+        rates = f"{len(self.lrs)} rates" + (f" from {self.lrs[0]:.2g} to {self.lrs[-1]:.2g}" if self.lrs else "")
+        return f"LRFindResult({', '.join([*(f'{name}={lr:.2g}' for name, lr in self.suggestions.items()), rates])})"
+
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draws loss against rate, on a logarithmic axis, with the suggestions; fastai's last five losses are left out."""
         ax = _new_axes() if ax is None else ax

@@ -1,5 +1,6 @@
 """Making the optimizer: parameter groups, discriminative learning rates, and reading and setting hyper-parameters."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -55,9 +56,17 @@ def group_lrs(lr: LearningRate, n_group: int) -> list[float]:
     and the others a tenth of it.
 
     Raises:
-        ValueError: if a sequence has another length than there are groups, or a slice does not go from one rate above 0
-            to another.
+        ValueError: if a sequence has another length than there are groups, a slice does not go from one rate above 0 to
+            another, or a rate is negative or not finite.
     """
+    rates = _rates(lr, n_group)
+    for rate in rates:
+        if not 0 <= rate < math.inf:
+            raise ValueError(f"lr={lr} gives a learning rate of {rate}: it must be finite and at least 0.")
+    return rates
+
+
+def _rates(lr: LearningRate, n_group: int) -> list[float]:
     if isinstance(lr, slice):
         return _slice_lrs(lr, n_group)
     if isinstance(lr, Sequence):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import traceback
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -16,15 +18,21 @@ from torch.utils.data import DataLoader
 
 from nntrain.batch import EmptyLoaderError, describe, n_batches
 from nntrain.callback import Callback, Purpose
+from nntrain.callbacks.monitor import MonitorCallback
 from nntrain.config.errors import ConfigError
+from nntrain.config.signature import nearest
 from nntrain.events import CancelTrainException, CancelValidException
 from nntrain.snapshot import leave_no_trace, mock_fit
 
 if TYPE_CHECKING:
     from nntrain.learner import Learner
+    from nntrain.metrics import Metric
 
 _MISFITS = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, UserWarning)
 """What torch and NumPy raise for shapes and types that do not fit."""
+
+_TIMES = ("time/epoch_s", "time/batch_ms", "time/data_wait_ms")
+"""What the recorder adds to losses and metrics."""
 
 
 class _Stage(Enum):
@@ -77,10 +85,12 @@ class _AfterOthers(Callback):
         self.progress.stage = _Stage.LOSS
 
     def after_loss(self, learn: Learner) -> None:
-        """Notes what the recorder is going to record of such batches."""
+        """Tries the metrics, and notes what the recorder is going to record of such batches."""
         part = "train" if learn.training else "valid"
-        metrics = [metric.name for metric in learn.metrics if metric.active(learn.training)]
-        self.names += [f"{part}/{name}" for name in ("loss", *learn.loss_parts, *metrics)]
+        metrics = [metric for metric in learn.metrics if metric.active(learn.training)]
+        for metric in metrics:
+            _check_metric(learn, metric)
+        self.names += [f"{part}/{name}" for name in ("loss", *learn.loss_parts, *(metric.name for metric in metrics))]
 
     def after_batch(self, learn: Learner) -> None:
         """One batch is enough."""
@@ -92,11 +102,13 @@ def check_first_batch(learn: Learner) -> list[str]:
 
     Returns the names under which losses and metrics are going to be recorded.
 
-    Metrics, trackers and whatever else does not take part in `Purpose.CHECK` are not run.
+    Metrics take these batches but are not read, since one batch may be too few for their value. Trackers and whatever else
+    does not take part in `Purpose.CHECK` are not run.
 
     Raises:
         ConfigError: if a set is empty or smaller than a batch that must be full, the data hold NaN or infinity, the model
-            does not fit its input, the loss does not fit the predictions, is not one number or has no gradient.
+            does not fit its input, the loss or a metric does not fit the predictions, or the loss is not one number or has
+            no gradient.
     """
     _check_not_empty(learn.dls.train, "training")
     if learn.dls.valid is not None:
@@ -113,6 +125,24 @@ def check_first_batch(learn: Learner) -> list[str]:
                 raise
             raise ConfigError(_misfit(learn, progress.stage, err)) from err
     return after_others.names
+
+
+def check_monitors(learn: Learner, recorded: list[str]) -> None:
+    """Checks that what callbacks monitor is going to be recorded.
+
+    Args:
+        learn: the learner.
+        recorded: the names of losses and metrics, as `check_first_batch` gives them.
+
+    Raises:
+        ConfigError: for the first callback whose metric is not among them.
+    """
+    names = [*recorded, *_TIMES]
+    for cb in learn.cbs:
+        if isinstance(cb, MonitorCallback) and cb.monitor not in names:
+            raise ConfigError(
+                f"{type(cb).__name__}(monitor={cb.monitor!r}) is not going to be recorded: {nearest(cb.monitor, names)}"
+            )
 
 
 @contextmanager
@@ -171,6 +201,17 @@ def _check_loss(learn: Learner) -> None:
         )
 
 
+def _check_metric(learn: Learner, metric: Metric) -> None:
+    metric.reset()
+    try:
+        metric.accumulate(learn)
+    except _MISFITS as err:
+        if isinstance(err, torch.OutOfMemoryError):
+            raise
+        raise ConfigError(f"metrics.{metric.name} does not fit {_outcome(learn)}: {_first_line(err)}") from err
+    metric.reset()
+
+
 def _name(func: Any) -> str:
     while isinstance(func, partial):
         func = func.func
@@ -178,11 +219,26 @@ def _name(func: Any) -> str:
 
 
 def _misfit(learn: Learner, stage: _Stage, err: Exception) -> str:
-    first_line = (str(err).splitlines() or [type(err).__name__])[0]
     if stage is _Stage.MODEL:
         model = type(learn.model).__name__
-        return f"The model {model} does not fit its input {describe(learn.xb)}: {first_line}"
-    return (
-        f"The loss {_name(learn.loss_func)} does not fit the output of the model {type(learn.model).__name__}: "
-        f"pred is {describe(learn.pred)}, target is {describe(learn.yb or learn.xb)}: {first_line}"
-    )
+        return f"The model {model} does not fit its input {describe(learn.xb)}: {_first_line(err)}{_place(err)}"
+    return f"The loss {_name(learn.loss_func)} does not fit {_outcome(learn)}: {_first_line(err)}"
+
+
+def _outcome(learn: Learner) -> str:
+    pred, target = describe(learn.pred), describe(learn.yb or learn.xb)
+    return f"the output of the model {type(learn.model).__name__}: pred is {pred}, target is {target}"
+
+
+def _first_line(err: Exception) -> str:
+    return (str(err).splitlines() or [type(err).__name__])[0]
+
+
+def _place(err: Exception) -> str:
+    """Where the innermost code that is neither torch's nor ours was, in parentheses; nothing if there is none."""
+    places = [
+        f" ({Path(frame.f_code.co_filename).name}, line {line})"
+        for frame, line in traceback.walk_tb(err.__traceback__)
+        if str(frame.f_globals.get("__name__")).split(".")[0] not in ("torch", "nntrain")
+    ]
+    return places[-1] if places else ""

@@ -14,19 +14,18 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from nntrain.checkpoint import CheckpointError, check_learner_state, read_checkpoint
 from nntrain.config.build import make_all, make_learner, resolve
 from nntrain.config.command_line import CONFIG_NAME, CONFIG_PATH, check_command_line
 from nntrain.config.errors import ConfigError
+from nntrain.config.flatten import flatten
 from nntrain.config.redact import redact, redact_override
+from nntrain.config.resume import check_resume
 from nntrain.config.run_folder import remove_if_empty, write_config
 from nntrain.events import FitResult, StopReason
 from nntrain.integrations.adapter import TrackerCallback
 from nntrain.integrations.base import RunInfo
 from nntrain.integrations.figures import FIGURES
-from nntrain.integrations.names import flatten
 from nntrain.integrations.provenance import provenance_tags
-from nntrain.learner import Learner
 from nntrain.preflight import check_first_batch
 from nntrain.rng import kept_rng, seed_everything
 
@@ -62,17 +61,6 @@ def final_table(result: FitResult) -> str:
     return "\n".join(f"{name + ':':<17}{value}" for name, value in [("outcome", ended), *rows])
 
 
-def check_resume(resume: str | None, learn: Learner) -> None:
-    """Checks that the checkpoint to go on from can be read and fits, before anything is recorded."""
-    if resume is None:
-        return
-    path = Path(resume) / "last.ckpt" if Path(resume).is_dir() else Path(resume)
-    try:
-        check_learner_state(learn, read_checkpoint(path), path)
-    except CheckpointError as err:
-        raise ConfigError(f"resume={resume}: {err}") from err
-
-
 def train(cfg: DictConfig, folder: Path, overrides: list[str]) -> tuple[FitResult, float | None]:
     """Seeds, makes everything, checks the first batch, fits, and says where the run is."""
     plain = resolve(cfg)
@@ -82,7 +70,8 @@ def train(cfg: DictConfig, folder: Path, overrides: list[str]) -> tuple[FitResul
     tracking = trackers(plain, info, folder)
     learn = make_learner(plain, tracking)
     check_objective(plain["objective"], check_first_batch(learn))
-    check_resume(plain["resume"], learn)
+    if plain["resume"] is not None:
+        check_resume(Path(plain["resume"]), cfg, learn)
     with kept_rng():
         for callback in tracking:
             callback.tracker.open()
@@ -92,6 +81,8 @@ def train(cfg: DictConfig, folder: Path, overrides: list[str]) -> tuple[FitResul
     for callback in tracking:
         print(callback.tracker.where())
     print(f"files:           {folder}")
+    if result.reason is StopReason.INTERRUPTED and (folder / "last.ckpt").is_file():
+        print(f"go on:           python -m nntrain.run resume={folder}")
     return result, result.metrics.get(plain["objective"])
 
 
@@ -105,7 +96,8 @@ def job(cfg: DictConfig) -> float | None:
     except ConfigError as err:
         remove_if_empty(folder, STARTED)
         raise SystemExit(tell(err)) from err
-    if hydra_cfg.mode is not RunMode.MULTIRUN and (code := exit_code(result)):
+    ends_the_process = hydra_cfg.mode is not RunMode.MULTIRUN or result.reason is StopReason.INTERRUPTED
+    if ends_the_process and (code := exit_code(result)):
         sys.exit(code)
     return value
 
@@ -121,10 +113,13 @@ def tell(err: ConfigError) -> int:
 def main() -> None:
     """The command line."""
     try:
-        check_command_line()
+        sys.argv[1:] = check_command_line(sys.argv[1:])
+        hydra.main(version_base="1.3", config_path=CONFIG_PATH, config_name=CONFIG_NAME)(job)()
     except ConfigError as err:
         sys.exit(tell(err))
-    hydra.main(version_base="1.3", config_path=CONFIG_PATH, config_name=CONFIG_NAME)(job)()
+    except KeyboardInterrupt:
+        print("nntrain: interrupted", file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

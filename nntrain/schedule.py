@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from nntrain.callback import Callback, Purpose
@@ -109,6 +110,22 @@ class ParamScheduler(Callback):
         self.hps = {name: list(values) for name, values in state["hps"].items()}
 
 
+def _check_pct_start(name: str, pct_start: float) -> None:
+    if not 0 <= pct_start <= 1:
+        raise ValueError(f"{name} got pct_start={pct_start}: it must be from 0 to 1, as a share of the fit.")
+
+
+def _check_divisors(name: str, **divisors: float) -> None:
+    for arg, value in divisors.items():
+        if not value > 0:
+            raise ValueError(f"{name} got {arg}={value}: it must be above 0, for the learning rate is divided by it.")
+
+
+def _check_moms(name: str, moms: Sequence[float]) -> None:
+    if not (isinstance(moms, Sequence) and len(moms) == 3 and all(isinstance(mom, Real) and 0 <= mom < 1 for mom in moms)):
+        raise ValueError(f"{name} got moms={moms!r}: they must be three numbers, each at least 0 and less than 1.")
+
+
 def _peaks(learn: Learner) -> list[float]:
     assert learn.opt is not None
     return [get_hyper(group, "lr") for group in param_groups(learn.opt)]
@@ -125,6 +142,9 @@ class OneCycle(ParamScheduler):
         pct_start: share of the fit in which the learning rate rises.
         moms: momentum at the start, at the peak and at the end; left alone where the optimizer has none.
 
+    Raises:
+        ValueError: if an argument is out of its range.
+
     Source: Smith, 2018, https://arxiv.org/abs/1803.09820, in fastai's form.
     """
 
@@ -135,6 +155,9 @@ class OneCycle(ParamScheduler):
         pct_start: float = 0.25,
         moms: tuple[float, float, float] = (0.95, 0.85, 0.95),
     ) -> None:
+        _check_pct_start("OneCycle", pct_start)
+        _check_divisors("OneCycle", div=div, div_final=div_final)
+        _check_moms("OneCycle", moms)
         super().__init__({})
         self.div, self.div_final, self.pct_start = div, div_final, pct_start
         self.moms = moms
@@ -151,9 +174,15 @@ class OneCycle(ParamScheduler):
 
 
 class FlatCos(ParamScheduler):
-    """A constant learning rate, then a cosine decay to `lr / div_final`; `pct_start` is the constant share of the fit."""
+    """A constant learning rate, then a cosine decay to `lr / div_final`; `pct_start` is the constant share of the fit.
+
+    Raises:
+        ValueError: if `pct_start` is not from 0 to 1, or `div_final` is not above 0.
+    """
 
     def __init__(self, div_final: float = 1e5, pct_start: float = 0.75) -> None:
+        _check_pct_start("FlatCos", pct_start)
+        _check_divisors("FlatCos", div_final=div_final)
         super().__init__({})
         self.div_final, self.pct_start = div_final, pct_start
 

@@ -9,6 +9,7 @@ from torch.optim import lr_scheduler
 
 from nntrain.callback import Callback, Purpose
 from nntrain.optimizer import param_groups
+from nntrain.schedule import SGDR, FlatCos, OneCycle, ParamScheduler
 
 if TYPE_CHECKING:
     from nntrain.learner import Learner
@@ -22,7 +23,8 @@ class LRScheduler(Callback):
         per: `"batch"` or `"epoch"`; what the scheduler counts. A step that was cancelled is not counted.
 
     Raises:
-        ValueError: if `per` is another, or, when the fit begins, for torch's `ReduceLROnPlateau`.
+        ValueError: if `per` is another, or, when the fit begins, for torch's `ReduceLROnPlateau`, or beside a schedule of
+            the learning rate.
     """
 
     order: ClassVar[int] = 60
@@ -38,6 +40,7 @@ class LRScheduler(Callback):
     def before_fit(self, learn: Learner) -> None:
         """Makes the scheduler for the learning rates that the optimizer has now."""
         assert learn.opt is not None
+        _check_alone(learn)
         for group in param_groups(learn.opt):
             group.pop("initial_lr", None)  # what an earlier scheduler left there would overrule this fit's rate
         self.sched = _checked(self.factory(learn.opt))
@@ -79,6 +82,16 @@ class LRScheduler(Callback):
         if self.sched is not None and state:
             self.sched.load_state_dict(state["sched"])
             self._stepped = state["stepped"]
+
+
+def _check_alone(learn: Learner) -> None:
+    for cb in learn.cbs:
+        # These three make their schedules when the fit begins, perhaps after this callback.
+        if isinstance(cb, OneCycle | FlatCos | SGDR) or (isinstance(cb, ParamScheduler) and "lr" in cb.scheds):
+            raise ValueError(
+                f"LRScheduler and {type(cb).__name__} would both set the learning rate: "
+                "set schedule=none or leave lr_scheduler out of the callbacks."
+            )
 
 
 def _checked(sched: Any) -> lr_scheduler.LRScheduler:

@@ -42,7 +42,17 @@ def resolve(cfg: DictConfig) -> dict[str, Any]:
     return values
 
 
+_NEEDED = ("seed", "n_epoch", "lr", "device", "objective", "resume", "data", "model", "loss", "optimizer")
+
+
 def _check_values(plain: Mapping[str, Any]) -> None:
+    for key in _NEEDED:
+        if key not in plain:
+            raise ConfigError(f"{key} is gone from the configuration: leave out '~{key}'.")
+    if not 0 <= plain["seed"] < 2**32:
+        raise ConfigError(f"seed={plain['seed']} is out of range: give a whole number from 0 to {2**32 - 1}.")
+    if "lr" in (plain["optimizer"] or {}):
+        raise ConfigError(f"optimizer.lr={plain['optimizer']['lr']} would have no effect: set lr instead.")
     if not (math.isfinite(plain["lr"]) and plain["lr"] > 0):
         raise ConfigError(f"lr={plain['lr']} is no learning rate: give a finite number greater than 0.")
     if plain["n_epoch"] < 1:
@@ -65,13 +75,13 @@ def _node(plain: Any, key: str) -> dict[str, Any]:
     return node
 
 
-def make(node: Mapping[str, Any], key: str) -> Any:
+def make(node: Any, key: str) -> Any:
     """Calls the target of a node that `resolve` checked.
 
     Raises:
         ConfigError: if the target refuses its arguments.
     """
-    if "_target_" not in node:
+    if not isinstance(node, Mapping) or "_target_" not in node:
         raise ConfigError(f"{key} has no _target_: choose one of its configs, or give the dotted path of your own.")
     try:
         return instantiate(dict(node), _convert_="all")
@@ -79,7 +89,7 @@ def make(node: Mapping[str, Any], key: str) -> Any:
         cause = err.__cause__
         if isinstance(cause, ValueError | TypeError | LookupError | ImportError | OSError):
             raise ConfigError(f"{key}: {cause}") from err
-        raise
+        raise (cause or err) from None  # a bug: its own traceback says where
 
 
 def make_all(nodes: Mapping[str, Any] | None, key: str) -> dict[str, Any]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
+import yaml
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_automatic_config_search_path, get_args_parser
 from hydra.core.config_search_path import SearchPathQuery
@@ -14,35 +16,54 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from nntrain.config.errors import ConfigError
 from nntrain.config.messages import sentence
+from nntrain.config.resume import with_saved_overrides
 from nntrain.config.targets import check_targets
 
 CONFIG_PATH = "pkg://nntrain.conf"
 CONFIG_NAME = "config"
 
 
-def check_command_line(argv: Sequence[str] | None = None) -> None:
+def check_command_line(argv: Sequence[str]) -> list[str]:
     """Composes the configuration as Hydra is going to and checks it, so that mistakes are told before anything happens.
 
     The values that a sweep is to choose are left out. A request for help or completion is left to Hydra.
+
+    Returns the command line, with the overrides of the run that `resume=` names put in.
 
     Raises:
         ConfigError: in one sentence.
     """
     args = get_args_parser().parse_args(argv)
     if args.help or args.hydra_help or args.shell_completion or args.experimental_rerun:
-        return
+        return list(argv)
     try:
-        cfg = _compose(args)
+        overrides = with_saved_overrides(args.overrides)
+        cfg = _compose(args, overrides)
         check_targets(cfg, list(cfg.trusted_targets))
-    except (HydraException, OmegaConfBaseException) as err:
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as err:
         raise ConfigError(sentence(err)) from err
+    if args.cfg is None and args.info is None:
+        _check_folder(cfg)
+    first = argv.index(args.overrides[0]) if args.overrides else len(argv)
+    return [*argv[:first], *overrides, *argv[first + len(args.overrides) :]]
 
 
-def _compose(args: argparse.Namespace) -> DictConfig:
+def _check_folder(cfg: DictConfig) -> None:
+    """Checks that the run's folder can be made, before Hydra tries."""
+    try:
+        folder = Path(cfg.hydra.run.dir).absolute()
+    except InterpolationResolutionError:
+        return
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        raise ConfigError(f"hydra.run.dir={folder} cannot be made, for {there} cannot be written: name another folder.")
+
+
+def _compose(args: argparse.Namespace, overrides: Sequence[str]) -> DictConfig:
     search_path = create_automatic_config_search_path(None, None, CONFIG_PATH)
     if args.config_dir is not None:
         folder = os.path.abspath(args.config_dir)
@@ -53,7 +74,7 @@ def _compose(args: argparse.Namespace) -> DictConfig:
     try:
         return hydra.compose_config(
             config_name=args.config_name or CONFIG_NAME,
-            overrides=_fixed(args.overrides),
+            overrides=_fixed(overrides),
             run_mode=RunMode.RUN,
             with_log_configuration=False,
         )

@@ -27,8 +27,10 @@ def sentence(err: Exception) -> str:
             return f"{one.override!r} is no override: write key=value, +key=value or ~key, special characters in quotes."
         if isinstance(one, OmegaConfBaseException):
             return _omegaconf(one)
-    first = str(err).strip().splitlines()[0]
-    return first if first.endswith(".") else f"{first}."
+    text = " ".join(str(err).split())
+    if text.startswith("Could not append"):
+        text = f"{text} Leave out the +."
+    return text if text.endswith(".") else f"{text}."
 
 
 def _chain(err: BaseException) -> Iterator[BaseException]:
@@ -53,11 +55,13 @@ def _omegaconf(err: OmegaConfBaseException) -> str:
         parent, _, last = key.rpartition(".")
         siblings = [str(name) for name in err.parent_node if not str(name).startswith("_")] if err.parent_node else []
         where = f" of {parent}" if parent else ""
-        return f"{key} is no key{where}: {nearest(last, siblings)}"
+        hint = nearest(last, siblings)
+        more = "" if hint.endswith("?") else f" (To add a key, write +{key}=VALUE.)"
+        return f"{key} is no key{where}: {hint}{more}"
     if isinstance(err, MissingMandatoryValue):
         return f"{key} needs a value: add '{key}=VALUE'."
     if isinstance(err, ValidationError):
-        return f"{key}: {_first_line(err)}"
+        return f"{key} needs a value, not null." if "not Optional" in str(err) else f"{key}: {_first_line(err)}"
     if isinstance(err, InterpolationResolutionError):
         return f"{key} cannot be resolved: {_first_line(err)}"
     return _first_line(err)

@@ -38,7 +38,7 @@ class AccumMetric(Metric):
 
     Raises:
         ValueError: at creation, for an unknown activation; when read, if the flattened predictions and labels differ in
-            length, or `func` returns more than one number.
+            length, or `func` returns more than one number; in a batch, if the axis of the classes has only one.
         TypeError: in a batch, if predictions or labels are no tensors.
     """
 
@@ -86,10 +86,18 @@ class AccumMetric(Metric):
     def _activated(self, pred: Tensor) -> Tensor:
         if self.activation == "sigmoid":
             return pred.sigmoid()
+        self._check_classes(pred)
         if self.activation != "no":
             pred = pred.softmax(dim=-1 if self.dim_argmax is None else self.dim_argmax)
             return pred[:, -1] if self.activation == "binary_softmax" else pred
         return pred if self.dim_argmax is None else pred.argmax(dim=self.dim_argmax)
+
+    def _check_classes(self, pred: Tensor) -> None:
+        if self.dim_argmax is not None and pred.dim() and pred.size(self.dim_argmax) == 1:
+            raise ValueError(
+                f"Metric {self.name!r} chooses among classes but the predictions {tuple(pred.shape)} have only one class in "
+                f"axis {self.dim_argmax}: set is_class=False (skm_to_fastai) or leave dim_argmax out."
+            )
 
     @property
     def value(self) -> Tensor | float | None:
@@ -137,7 +145,8 @@ def skm_to_fastai(
 
     Args:
         func: from `sklearn.metrics`.
-        is_class: whether it takes classes (not scores); then the argmax over `axis` is taken unless `thresh` is given.
+        is_class: whether it takes classes (not scores, nor the values of a regression); then the argmax over `axis` is taken
+            unless `thresh` is given.
         thresh: for several labels at once: an activation (default sigmoid), then this threshold.
         axis: the axis of the classes.
         activation: applied to the predictions first; a softmax is over `axis` and replaces the argmax.

@@ -1,10 +1,11 @@
 """Composing the configuration as `python -m nntrain.run` does, without running it."""
 
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_module
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 import nntrain.conf
 
@@ -20,6 +21,12 @@ def composed(*overrides: str, folder: Path | None = None) -> DictConfig:
         HydraConfig.instance().set_config(cfg)
         del cfg["hydra"]
     return cfg
+
+
+def minimal(nodes: dict[str, Any]) -> DictConfig:
+    """A configuration with every key that a run needs, and these nodes."""
+    empty = dict.fromkeys(("data", "model", "loss", "optimizer", "objective", "resume"))
+    return OmegaConf.create({"seed": 0, "n_epoch": 1, "lr": 1.0, "device": "cpu", **empty, **nodes})
 
 
 def choices(group: str) -> list[str]:

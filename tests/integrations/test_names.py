@@ -2,7 +2,7 @@
 
 import pytest
 
-from nntrain.integrations.names import flatten, metric_key
+from nntrain.integrations.names import metric_key
 
 
 @pytest.mark.parametrize(
@@ -18,8 +18,3 @@ from nntrain.integrations.names import flatten, metric_key
 )
 def test_a_metric_key_holds_only_what_mlflow_allows(name: str, expected: str) -> None:
     assert metric_key(name) == expected
-
-
-def test_flatten_joins_keys_by_dots_and_keeps_lists() -> None:
-    nested = {"a": {"b": 1, "c": {"d": [1, 2]}}, "e": None, "f": {}}
-    assert flatten(nested) == {"a.b": 1, "a.c.d": [1, 2], "e": None}

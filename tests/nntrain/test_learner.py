@@ -246,10 +246,26 @@ def test_start_epoch_leaves_out_the_first_epochs() -> None:
     assert {entry[1] for entry in spy.entries} == {1, 2}
 
 
-@pytest.mark.parametrize(("n_epoch", "start_epoch"), [(2, 3), (2, -1), (-1, 0)])
+@pytest.mark.parametrize(("n_epoch", "start_epoch"), [(2, 3), (2, -1)])
 def test_start_epoch_must_be_within_the_fit(n_epoch: int, start_epoch: int) -> None:
     with pytest.raises(ValueError, match=f"start_epoch={start_epoch} is not between 0 and n_epoch={n_epoch}"):
         toy_learner().fit(n_epoch, start_epoch=start_epoch)
+
+
+@pytest.mark.parametrize("n_epoch", [-1, 1.5, None])
+def test_n_epoch_must_be_a_whole_number_of_at_least_0(n_epoch: Any) -> None:
+    with pytest.raises(ValueError, match=f"^n_epoch={n_epoch} must be a whole number of at least 0"):
+        toy_learner().fit(n_epoch)
+
+
+@pytest.mark.parametrize("lr", [-0.1, math.nan, math.inf])
+def test_a_learning_rate_is_finite_and_not_negative(lr: float) -> None:
+    with pytest.raises(ValueError, match=f"lr={lr} gives a learning rate of {lr}: it must be finite"):
+        toy_learner(lr=lr).fit(1)
+    learn = toy_learner()
+    learn.fit(1)
+    with pytest.raises(ValueError, match=f"lr={lr} gives a learning rate of {lr}: it must be finite"):
+        learn.fit(1, lr=lr)
 
 
 # --- the optimizer over several fits

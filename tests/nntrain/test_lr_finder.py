@@ -257,3 +257,18 @@ def test_an_error_within_leaves_no_trace_either() -> None:
         return shuffled_learner(False, torch.optim.Adam).add_cb(FailLate())
 
     assert_same_training(make, failing_find, n_epoch_before=1)
+
+
+@pytest.mark.parametrize(
+    ("result", "text"),
+    [
+        (
+            LRFindResult((1e-7, 1e-3, 10.0), (3.0, 2.0, 9.0), {"valley": 0.005754, "steep": 0.1234}),
+            "LRFindResult(valley=0.0058, steep=0.12, 3 rates from 1e-07 to 10)",
+        ),
+        (LRFindResult((0.1,), (1.0,), {}), "LRFindResult(1 rates from 0.1 to 0.1)"),
+        (LRFindResult((), (), {}), "LRFindResult(0 rates)"),
+    ],
+)
+def test_it_prints_as_one_short_line(result: LRFindResult, text: str) -> None:
+    assert repr(result) == str(result) == text

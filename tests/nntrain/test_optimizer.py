@@ -1,5 +1,6 @@
 """Parameter groups, discriminative learning rates and hyper-parameters."""
 
+import math
 from functools import partial
 from typing import Any
 
@@ -211,3 +212,13 @@ def test_any_torch_optimizer_may_be_partly_applied() -> None:
     learn = toy_learner(opt_func=partial(torch.optim.Adam, eps=1e-5))
     learn.fit(1)
     assert param_groups(learn.opt or learn.create_opt())[0]["eps"] == 1e-5
+
+
+@pytest.mark.parametrize("lr", [-1.0, math.nan, math.inf, [0.1, -0.1], slice(1e-3, math.inf), slice(math.nan)])
+def test_a_rate_that_is_negative_or_not_finite_is_refused(lr: Any) -> None:
+    with pytest.raises(ValueError, match=r"must be finite and at least 0|with rates above 0"):
+        group_lrs(lr, 2)
+
+
+def test_a_rate_of_0_is_allowed() -> None:
+    assert group_lrs([0.0, 0], 2) == [0, 0]

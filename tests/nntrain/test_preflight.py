@@ -4,14 +4,17 @@ from functools import partial
 from typing import Any
 
 import pytest
+import sklearn.metrics as skm
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from nntrain import Callback, CancelBatchException, Event, Learner, Purpose
+from nntrain.callbacks import EarlyStopping
 from nntrain.config.errors import ConfigError
+from nntrain.metrics import accuracy, mae, skm_to_fastai
 from nntrain.optimizer import split_by_children
-from nntrain.preflight import check_first_batch
+from nntrain.preflight import check_first_batch, check_monitors
 from nntrain.recorder import Recorder
 from tests.common.spies import RaiseAt, Spy
 from tests.common.toys import Lists, digits_mlp, regression_lists, toy_learner
@@ -74,6 +77,12 @@ class Image(nn.Module):
         return self.layer(pixel_values)  # type: ignore[no-any-return]
 
 
+class Boom(nn.Linear):
+    def forward(self, input: Tensor) -> Tensor:
+        raise RuntimeError("boom")
+
+
+BOOM_LINE = Boom.forward.__code__.co_firstlineno + 1
 NAN, INF = math.nan, math.inf
 MISTAKES: dict[str, tuple[Callable[[], Learner], str]] = {
     "empty training list": (
@@ -161,6 +170,23 @@ MISTAKES: dict[str, tuple[Callable[[], Learner], str]] = {
         training_on(*GOOD, loss_func=mean_of_nothing),
         "The loss mean_of_nothing has no gradient: no trainable parameter takes part in it; compute it from the model's "
         "predictions without detach(), item(), argmax() or no_grad().",
+    ),
+    "a metric of classes for a regression": (
+        training_on(*GOOD, metrics=[accuracy]),
+        "metrics.accuracy does not fit the output of the model Linear: pred is float32 (8, 1), target is float32 (8, 1): "
+        "The predictions (8, 1) have no two classes in axis 1",
+    ),
+    "a metric of the validation set": (
+        lambda: toy_learner(metrics=[skm_to_fastai(skm.r2_score)]),
+        "metrics.r2_score does not fit the output of the model Linear: pred is float32 (8, 1), target is float32 (8, 1): ",
+    ),
+    "a metric that broadcasts": (
+        training_on((X, torch.zeros(8)), loss_func=lambda pred, y: pred.mean(), metrics=[nn.functional.mse_loss]),
+        "metrics.mse_loss does not fit the output of the model Linear: pred is float32 (8, 1), target is float32 (8,): ",
+    ),
+    "a model that raises": (
+        training_on(*GOOD, model=Boom(1, 1)),
+        f"The model Boom does not fit its input float32 (8, 1): boom (test_preflight.py, line {BOOM_LINE})",
     ),
 }
 
@@ -337,3 +363,40 @@ def test_only_the_first_line_of_a_long_message_is_told() -> None:
 
 def digits_like() -> Lists:
     return Lists([(torch.zeros(4, 64), torch.zeros(4).long())], None)
+
+
+def test_metrics_that_are_undefined_on_one_batch_are_not_read() -> None:
+    auc = skm_to_fastai(skm.roc_auc_score, is_class=False)
+    learn = toy_learner(Lists([(X, Y)], [(X, Y)]), metrics=[auc, mae])
+    assert check_first_batch(learn) == ["train/loss", "train/mae", "valid/loss", "valid/roc_auc_score", "valid/mae"]
+    assert auc.value is None
+
+
+def test_what_a_metric_kept_before_the_check_is_there_after_it() -> None:
+    learn = toy_learner(metrics=[mae])
+    metric = learn.metrics[0]
+    learn.pred, learn.yb = torch.ones(4, 1), (torch.zeros(4, 1),)
+    metric.accumulate(learn)
+    check_first_batch(learn)
+    assert metric.value == 1
+
+
+@pytest.mark.parametrize(
+    ("monitor", "hint"),
+    [
+        ("valid/acuracy", r"did you mean 'valid/accuracy'\?"),
+        ("zzz", "expected one of time/batch_ms, time/data_wait_ms, time/epoch_s, train/loss, valid/accuracy."),
+    ],
+)
+def test_a_monitor_that_is_not_recorded_is_refused(monitor: str, hint: str) -> None:
+    learn = toy_learner(cbs=[EarlyStopping(monitor=monitor)])
+    with pytest.raises(ConfigError, match=rf"^EarlyStopping\(monitor='{monitor}'\) is not going to be recorded: {hint}$"):
+        check_monitors(learn, ["train/loss", "valid/accuracy"])
+
+
+@pytest.mark.parametrize("monitor", ["valid/loss", "time/epoch_s", "time/batch_ms", "time/data_wait_ms"])
+def test_a_monitor_that_is_recorded_passes(monitor: str) -> None:
+    learn = toy_learner(cbs=[EarlyStopping(monitor=monitor)])
+    check_monitors(learn, check_first_batch(learn))
+    learn.fit(1)
+    assert monitor in learn.recorder.row

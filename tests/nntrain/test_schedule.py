@@ -11,6 +11,8 @@ import torch
 from nntrain import Learner
 from nntrain.schedule import (
     SGDR,
+    FlatCos,
+    OneCycle,
     ParamScheduler,
     Schedule,
     combine_scheds,
@@ -198,3 +200,29 @@ def test_fits_hand_their_options_on() -> None:
     learn.fit_flat_cos(1, wd=0.25)
     assert learn.opt is not None
     assert learn.opt.param_groups[0]["weight_decay"] == 0.25  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("make", "kwargs", "message"),
+    [
+        (OneCycle, {"pct_start": 1.5}, r"OneCycle got pct_start=1\.5: it must be from 0 to 1"),
+        (OneCycle, {"pct_start": math.nan}, "OneCycle got pct_start=nan"),
+        (OneCycle, {"div": 0}, "OneCycle got div=0: it must be above 0"),
+        (OneCycle, {"div_final": -1}, "OneCycle got div_final=-1: it must be above 0"),
+        (OneCycle, {"moms": (0.9, 0.8)}, r"OneCycle got moms=\(0\.9, 0\.8\): they must be three numbers"),
+        (OneCycle, {"moms": (0.9, 0.8, 1.0)}, "each at least 0 and less than 1"),
+        (OneCycle, {"moms": 0.9}, r"moms=0\.9: they must be three numbers"),
+        (OneCycle, {"moms": (0.9, 0.8, None)}, "they must be three numbers"),
+        (FlatCos, {"pct_start": -0.1}, r"FlatCos got pct_start=-0\.1"),
+        (FlatCos, {"div_final": 0}, "FlatCos got div_final=0"),
+    ],
+)
+def test_arguments_out_of_range_are_refused_at_creation(make: Callable[..., Any], kwargs: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(**kwargs)
+
+
+@pytest.mark.parametrize("pct_start", [0, 1])
+def test_the_ends_of_the_range_are_allowed(pct_start: float) -> None:
+    for sched in (OneCycle(pct_start=pct_start, moms=(0, 0.5, 0)), FlatCos(pct_start=pct_start)):
+        assert toy_learner(cbs=[sched]).fit(1).n_epoch == 1

@@ -16,6 +16,7 @@ from nntrain import (
     Learner,
 )
 from nntrain.callbacks import GradientAccumulation, LRScheduler
+from nntrain.schedule import SGDR, FlatCos, OneCycle, ParamScheduler, sched_lin
 from tests.common.scripted import CourseSpy
 from tests.common.spies import RaiseAt
 from tests.common.toys import toy_learner
@@ -147,3 +148,24 @@ def test_what_is_no_scheduler_is_refused() -> None:
 def test_per_is_batch_or_epoch() -> None:
     with pytest.raises(ValueError, match="per='step': choose batch or epoch"):
         LRScheduler(FACTORIES["StepLR"], per="step")  # type: ignore[arg-type]
+
+
+SCHEDULES: dict[str, Callable[[], ParamScheduler]] = {
+    "OneCycle": OneCycle,
+    "FlatCos": FlatCos,
+    "SGDR": lambda: SGDR(1),
+    "ParamScheduler": lambda: ParamScheduler({"lr": sched_lin(0.1, 0)}),
+}
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["before the schedule", "after it"])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_schedule_of_the_same_rate_is_refused(name: str, first: bool) -> None:
+    cbs: list[Callback] = [LRScheduler(FACTORIES["StepLR"]), SCHEDULES[name]()]
+    with pytest.raises(ValueError, match=f"LRScheduler and {name} would both set the learning rate: set schedule=none or"):
+        toy_learner(cbs=cbs if first else cbs[::-1]).fit(1)
+
+
+def test_a_schedule_of_something_else_is_allowed() -> None:
+    momentum = ParamScheduler({"mom": sched_lin(0.9, 0.5)})
+    assert learner(LRScheduler(FACTORIES["StepLR"]), momentum).fit(1).n_epoch == 1

@@ -4,13 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from omegaconf import OmegaConf
 from torch import nn
 
 from nntrain import AvgMetric
 from nntrain.config.build import make, make_all, make_learner, make_metrics, resolve
 from nntrain.config.errors import ConfigError
-from tests.common.compose import composed
+from tests.common.compose import composed, minimal
 
 
 @pytest.mark.parametrize(
@@ -68,7 +67,7 @@ def test_a_bug_in_a_target_is_no_mistake_of_the_users(monkeypatch: pytest.Monkey
 
 def test_nested_nodes_and_lists_are_made() -> None:
     node = {"_target_": "torch.nn.Sequential", "_args_": [{"_target_": "torch.nn.Linear", "in_features": 2, "out_features": 3}]}
-    plain = resolve(OmegaConf.create({"lr": 1.0, "n_epoch": 1, "model": node}))
+    plain = resolve(minimal({"model": node}))
     model = make(plain["model"], "model")
     assert isinstance(model[0], nn.Linear)
     assert model[0].out_features == 3

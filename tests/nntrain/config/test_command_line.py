@@ -54,7 +54,7 @@ def test_a_mistake_is_told_in_one_sentence(argv: list[str], message: str) -> Non
     ],
 )
 def test_a_right_command_line_passes(argv: list[str]) -> None:
-    check_command_line(argv)
+    assert check_command_line(argv) == argv
 
 
 def test_a_users_config_folder_is_used(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from nntrain.config.build import make, resolve
 from nntrain.config.errors import ConfigError
 from nntrain.config.targets import TRUSTED_TARGETS, check_path, check_targets, resolve_target, targets_in
+from tests.common.compose import minimal
 
 HOSTILE = [
     "os.system",
@@ -117,7 +118,7 @@ def test_what_a_trusted_module_merely_imports_is_refused(target: str) -> None:
 
 def test_a_hostile_target_has_no_effect(tmp_path: Path) -> None:
     touched = tmp_path / "touched"
-    cfg = OmegaConf.create({"lr": 1.0, "n_epoch": 1, "model": {"_target_": "os.system", "command": f"touch {touched}"}})
+    cfg = minimal({"model": {"_target_": "os.system", "command": f"touch {touched}"}})
     with pytest.raises(ConfigError):
         resolve(cfg)
     assert not touched.exists()
@@ -143,8 +144,8 @@ def test_a_package_of_the_users_own_is_trusted_when_named(tmp_path: Path, monkey
     monkeypatch.syspath_prepend(str(tmp_path))
     node = {"_target_": "my_pkg_1.make", "n": 3}
     with pytest.raises(ConfigError, match=r"trusted_targets=\[my_pkg_1\]"):
-        resolve(OmegaConf.create({"lr": 1.0, "n_epoch": 1, "data": node}))
-    plain = resolve(OmegaConf.create({"lr": 1.0, "n_epoch": 1, "data": node, "trusted_targets": ["my_pkg_1"]}))
+        resolve(minimal({"data": node}))
+    plain = resolve(minimal({"data": node, "trusted_targets": ["my_pkg_1"]}))
     assert make(plain["data"], "data") == 6
 
 

@@ -6,6 +6,7 @@ from torch._subclasses import FakeTensorMode
 
 from nntrain import Callback, Learner
 from nntrain.metrics import AccumMetric, mae, skm_to_fastai
+from nntrain.metrics.accumulated import Activation
 from tests.common.metrics import a_batch, data_of, mean_of, seen
 from tests.common.toys import Lists, batches, toy_learner
 
@@ -64,3 +65,22 @@ def test_predictions_from_a_checkpoint_join_those_on_the_device() -> None:
         metric.accumulate(a_batch(torch.zeros(3, device="cuda"), torch.zeros(3, device="cuda")))
         assert metric.value == 0.0
     assert [(kept.device.type, kept.shape) for kept in seen_by_func] == [("cuda", (5,))] * 2
+
+
+ONE_CLASS = (
+    r"'r2_score' .* predictions \(4, 1\) have only one class .*: set is_class=False \(skm_to_fastai\) or leave dim_argmax out"
+)
+
+
+@pytest.mark.parametrize("activation", [None, "softmax"])
+def test_classes_are_not_chosen_from_a_single_column(activation: Activation | None) -> None:
+    metric = skm_to_fastai(skm.r2_score, activation=activation)
+    with pytest.raises(ValueError, match=ONE_CLASS):
+        metric.accumulate(a_batch(torch.ones(4, 1), torch.ones(4, 1)))
+
+
+def test_a_regression_with_one_column_is_scored_without_classes() -> None:
+    pred, target = torch.tensor([[1.0], [2.0], [4.0]]), torch.tensor([[1.0], [2.0], [3.0]])
+    metric = skm_to_fastai(skm.r2_score, is_class=False)
+    metric.accumulate(a_batch(pred, target))
+    assert metric.value == pytest.approx(1 - 1 / 2)

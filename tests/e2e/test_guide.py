@@ -1,0 +1,40 @@
+"""What docs/guide.md shows runs as it stands there, and prints what it says."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import nntrain
+
+ROOT = Path(nntrain.__file__).parents[1]
+GUIDE = ROOT / "docs/guide.md"
+
+
+def blocks() -> list[tuple[int, str]]:
+    """The Python blocks of the page, each with the number of its first line."""
+    text = GUIDE.read_text()
+    return [(text.count("\n", 0, found.start(1)), found[1]) for found in re.finditer(r"```python\n(.*?)```", text, re.DOTALL)]
+
+
+def promised(block: str) -> list[str]:
+    """What the comments after, or on the line below, the prints of a block say."""
+    return re.findall(r"^print\(.*\)(?:  |\n)# (.*)$", block, re.MULTILINE)
+
+
+def test_every_block_runs_and_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+    names: dict[str, object] = {"__name__": "guide"}
+    n_promised = 0
+    for line, block in blocks():
+        exec(compile("\n" * line + block, str(GUIDE), "exec"), names)
+        printed = capsys.readouterr().out.splitlines()
+        missing = [text for text in promised(block) if text not in printed]
+        assert not missing, f"guide.md, block of line {line}: {missing} not in {printed}"
+        n_promised += len(promised(block))
+    assert n_promised > 15
+
+
+def test_every_link_leads_somewhere() -> None:
+    links = re.findall(r"\]\(([^)#:]+)\)", GUIDE.read_text())
+    assert links
+    assert [link for link in links if not (GUIDE.parent / link).exists()] == []
