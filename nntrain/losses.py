@@ -3,13 +3,14 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
-class MultiLoss:
+class MultiLoss(nn.Module):
     """Several losses, weighted and named: the Learner trains on their sum and records each as `train/NAME`, `valid/NAME`.
 
     Each loss is called with the predictions and all labels, and returns a scalar; what is recorded is its weighted value.
+    Losses that are modules move to the device with this one.
 
     Args:
         losses: the losses by name.
@@ -20,13 +21,15 @@ class MultiLoss:
     """
 
     def __init__(self, losses: Mapping[str, Callable[..., Tensor]], weights: Mapping[str, float] | None = None) -> None:
+        super().__init__()
         self.losses, self.weights = dict(losses), dict(weights or {})
+        self.parts = nn.ModuleList(loss for loss in self.losses.values() if isinstance(loss, nn.Module))
         if not self.losses:
             raise ValueError("MultiLoss got no loss: give it at least one.")
         for name in self.weights:
             if name not in self.losses:
                 raise ValueError(f"MultiLoss has a weight for {name!r} but no such loss: it has {', '.join(self.losses)}.")
 
-    def __call__(self, pred: Any, *targets: Any) -> dict[str, Tensor]:
+    def forward(self, pred: Any, *targets: Any) -> dict[str, Tensor]:
         """The weighted value of each loss by name."""
         return {name: loss(pred, *targets) * self.weights.get(name, 1.0) for name, loss in self.losses.items()}

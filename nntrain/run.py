@@ -26,7 +26,7 @@ from nntrain.integrations.adapter import TrackerCallback
 from nntrain.integrations.base import RunInfo
 from nntrain.integrations.figures import FIGURES
 from nntrain.integrations.provenance import provenance_tags
-from nntrain.preflight import check_first_batch
+from nntrain.preflight import check_first_batch, check_monitors
 from nntrain.rng import kept_rng, seed_everything
 
 STARTED = time.time()
@@ -50,7 +50,7 @@ def trackers(cfg: Mapping[str, Any], info: RunInfo, folder: Path) -> list[Tracke
 def check_objective(name: str | None, recorded: list[str]) -> None:
     """Checks that the objective is going to be recorded, before anything is trained for it."""
     if name is not None and name not in recorded:
-        raise ConfigError(f"objective={name} is not going to be recorded: choose one of {', '.join(recorded)}, or null.")
+        raise ConfigError(f"objective={name} is not going to be recorded: set it to one of {', '.join(recorded)}, or to null.")
 
 
 def final_table(result: FitResult) -> str:
@@ -69,7 +69,9 @@ def train(cfg: DictConfig, folder: Path, overrides: list[str]) -> tuple[FitResul
     info = RunInfo(flatten(redact(plain)), provenance_tags(), texts)
     tracking = trackers(plain, info, folder)
     learn = make_learner(plain, tracking)
-    check_objective(plain["objective"], check_first_batch(learn))
+    recorded = check_first_batch(learn)
+    check_objective(plain["objective"], recorded)
+    check_monitors(learn, recorded)
     if plain["resume"] is not None:
         check_resume(Path(plain["resume"]), cfg, learn)
     with kept_rng():

@@ -15,6 +15,7 @@ from nntrain.integrations.base import Tracker
 from nntrain.optimizer import Optimizer
 from nntrain.preflight import check_first_batch
 from nntrain.schedule import ParamScheduler
+from tests.common.cli import nntrain_run
 from tests.common.compose import CONF, choices, composed, groups
 
 FILES = sorted(CONF.rglob("*.yaml"))
@@ -121,3 +122,15 @@ def test_the_whole_configuration_can_be_printed() -> None:
     text = OmegaConf.to_yaml(composed())
     for key in ("seed", "n_epoch", "lr", "device", "objective", "trusted_targets", "resume", "data", "model", "callbacks"):
         assert re.search(rf"^{key}:", text, re.MULTILINE)
+
+
+def test_the_trace_goes_to_the_runs_log_without_more_than_its_preset(tmp_path: Path) -> None:
+    done = nntrain_run("debug=trace", "n_epoch=1", "tracker=none", "hydra.run.dir=here", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "epoch 0 train_iter 0 before_batch" in (tmp_path / "here" / "run.log").read_text()
+    assert "before_batch" not in done.stdout + done.stderr
+
+
+def test_the_moving_average_is_shorter_than_a_short_fit() -> None:
+    span, n_step = 1 / (1 - composed("callbacks=ema").callbacks.ema.decay), 276  # steps of the README's example
+    assert span < n_step / 2

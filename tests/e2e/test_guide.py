@@ -1,6 +1,8 @@
 """What docs/guide.md shows runs as it stands there, and prints what it says."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,3 +40,11 @@ def test_every_link_leads_somewhere() -> None:
     links = re.findall(r"\]\(([^)#:]+)\)", GUIDE.read_text())
     assert links
     assert [link for link in links if not (GUIDE.parent / link).exists()] == []
+
+
+@pytest.mark.slow
+def test_importing_the_trackers_does_not_import_what_they_track_with() -> None:
+    heavy = ("mlflow", "matplotlib", "wandb", "torchmetrics", "hydra")
+    code = f"import sys, nntrain.integrations; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -589,7 +589,7 @@ def test_show_training_loop_names_ones_own_callback(capsys: pytest.CaptureFixtur
 
 
 def test_a_loss_of_nan_is_recorded_as_it_is() -> None:
-    learn = toy_learner(lr=math.inf)
+    learn = toy_learner(lr=1e38)
     learn.fit(1)
     assert learn.recorder.losses.isnan().any()
     assert math.isnan(learn.recorder.last("valid/loss"))

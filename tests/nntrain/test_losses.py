@@ -77,3 +77,9 @@ def test_the_callers_mappings_are_not_kept() -> None:
     losses.clear()
     weights.clear()
     assert loss(torch.ones(1), torch.zeros(1)) == {"a": 2.0}
+
+
+def test_losses_that_are_modules_move_with_it() -> None:
+    multi = MultiLoss({"ce": nn.CrossEntropyLoss(weight=torch.ones(3)), "l1": nn.functional.l1_loss})
+    multi.to(torch.float64)
+    assert multi.losses["ce"].weight.dtype is torch.float64

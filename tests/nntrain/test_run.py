@@ -41,6 +41,6 @@ def test_an_objective_that_is_not_recorded_is_refused() -> None:
     check_objective(None, [])
     check_objective("valid/loss", ["train/loss", "valid/loss"])
     with pytest.raises(
-        ConfigError, match=r"objective=valid/acc is not going to be recorded: choose one of train/loss, or null"
+        ConfigError, match=r"objective=valid/acc is not going to be recorded: set it to one of train/loss, or to null"
     ):
         check_objective("valid/acc", ["train/loss"])
