@@ -101,7 +101,8 @@ class MLflowTracker:
         if not self.uri.startswith("sqlite:"):
             yield
             return
-        name = hashlib.sha256(os.path.abspath(self.uri.removeprefix("sqlite:///")).encode()).hexdigest()[:16]
+        place = f"{os.environ.get('USER')}:{os.path.abspath(self.uri.removeprefix('sqlite:///'))}"
+        name = hashlib.sha256(place.encode()).hexdigest()[:16]
         with FileLock(Path(tempfile.gettempdir()) / f"nntrain-{name}.lock"):
             yield
 
