@@ -128,7 +128,6 @@ class TrackerCallback(Callback):
 
     def after_fit(self, learn: Learner) -> None:
         """Keeps the figures and files of the run."""
-        self._flush(learn)
         for name, draw in self.figures.items():
             figure = draw(learn)
             if figure is not None:

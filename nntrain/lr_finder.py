@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 import numpy as np
 
+from nntrain import plots
 from nntrain.callback import Callback, Purpose
 from nntrain.events import CancelFitException, CancelValidException, StopReason
 from nntrain.metrics import func_name
 from nntrain.optimizer import set_hyper
+from nntrain.recorder import Smoother
 from nntrain.schedule import Schedule, sched_exp
 from nntrain.snapshot import leave_no_trace, mock_fit
 
@@ -121,7 +123,7 @@ class LRFindResult:
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draws loss against rate, on a logarithmic axis, with the suggestions; fastai's last five losses are left out."""
-        ax = _new_axes() if ax is None else ax
+        ax = plots.new_figure(7, 4).subplots() if ax is None else ax
         lrs, losses = self.lrs[:-_SKIP_END], self.losses[:-_SKIP_END]
         ax.plot(lrs, losses)
         for name, lr in self.suggestions.items():
@@ -130,14 +132,6 @@ class LRFindResult:
         if self.suggestions:
             ax.legend()
         return ax
-
-
-def _new_axes() -> Axes:
-    try:
-        import matplotlib.pyplot as plt
-    except ModuleNotFoundError as err:
-        raise ModuleNotFoundError("Plots need matplotlib: pip install 'nntrain[plots]'.", name=err.name) from err
-    return plt.subplots()[1]
 
 
 class _RangeTest(Callback):
@@ -151,7 +145,7 @@ class _RangeTest(Callback):
         self.lrs: list[float] = []
         self.losses: list[float] = []
         self.hit_nan = False
-        self._mean = 0.0
+        self._smoother = Smoother(_BETA)
 
     def before_batch(self, learn: Learner) -> None:
         """Sets the rate of this batch, for all parameter groups."""
@@ -170,8 +164,7 @@ class _RangeTest(Callback):
             raise CancelFitException(reason=StopReason.COMPLETED)
 
     def _record(self, loss: float) -> None:
-        self._mean += (loss - self._mean) * (1 - _BETA)
-        smooth = self._mean / (1 - _BETA ** (len(self.losses) + 1))
+        smooth = self._smoother.add(loss)
         self.hit_nan = math.isnan(smooth)
         if not self.hit_nan:
             self.lrs.append(self._lr)

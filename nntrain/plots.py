@@ -24,7 +24,12 @@ _LEGEND_ROWS = 16
 _LEGEND_WIDTH = 1.3
 
 
-def _new_figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of this size, in inches.
+
+    Raises:
+        ModuleNotFoundError: if matplotlib is not installed; the message names the command.
+    """
     try:
         from matplotlib.figure import Figure as MplFigure
     except ModuleNotFoundError as err:
@@ -41,7 +46,7 @@ def plot_loss(recorder: Recorder) -> Figure:
     """
     if not len(losses := recorder.losses):
         raise ValueError("There is no loss to plot: train with fit() first.")
-    figure = _new_figure(7, 4)
+    figure = new_figure(7, 4)
     axes = figure.subplots()
     steps = range(1, len(losses) + 1)
     axes.plot(steps, losses.tolist(), color="tab:blue", linewidth=0.8, alpha=0.5, label="train, each batch")
@@ -78,7 +83,7 @@ def plot_lrs(recorder: Recorder) -> Figure:
         raise ValueError("There is no learning rate to plot: train with fit() and an optimizer with param_groups first.")
     panels = {"Learning rate": recorder.lrs, "Momentum": recorder.moms}
     panels = {title: groups for title, groups in panels.items() if groups}
-    figure = _new_figure(5 * len(panels), 3.6)
+    figure = new_figure(5 * len(panels), 3.6)
     for axes, (title, groups) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         _plot_groups(axes, groups)
         axes.set(title=title, xlabel="training batch", ylabel=title.lower())
@@ -112,7 +117,7 @@ def _plot_by_layer(axes: Axes, history: History, values: Tensor) -> None:
 
 
 def _layer_figure(width: float, history: History) -> Figure:
-    return _new_figure(width + _LEGEND_WIDTH * _legend_columns(history.layers), 4)
+    return new_figure(width + _LEGEND_WIDTH * _legend_columns(history.layers), 4)
 
 
 def _legend_columns(layers: Sequence[str]) -> int:
@@ -167,7 +172,7 @@ def plot_histograms(stats: ActivationStats) -> Figure:
     history, counts = _recorded(stats), torch.log1p(stats.histograms().nan_to_num())
     n_row = math.ceil(len(history.layers) / _PANELS_A_ROW)
     n_col = math.ceil(len(history.layers) / n_row)
-    figure = _new_figure(_PANEL[0] * n_col + 1, _PANEL[1] * n_row + 0.4)
+    figure = new_figure(_PANEL[0] * n_col + 1, _PANEL[1] * n_row + 0.4)
     panels = figure.subplots(n_row, n_col, sharex=True, sharey=True, squeeze=False).flatten()
     for axes, layer, image in zip(panels, history.layers, counts.unbind(1), strict=False):
         mesh = _draw_histogram(axes, history.steps, image / image.max().clamp(min=math.log(2)))

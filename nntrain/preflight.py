@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -22,6 +21,7 @@ from nntrain.callbacks.monitor import MonitorCallback
 from nntrain.config.errors import ConfigError
 from nntrain.config.signature import nearest
 from nntrain.events import CancelTrainException, CancelValidException
+from nntrain.metrics.calls import unwrapped
 from nntrain.snapshot import leave_no_trace, mock_fit
 
 if TYPE_CHECKING:
@@ -213,8 +213,7 @@ def _check_metric(learn: Learner, metric: Metric) -> None:
 
 
 def _name(func: Any) -> str:
-    while isinstance(func, partial):
-        func = func.func
+    func = unwrapped(func)
     return getattr(func, "__name__", None) or type(func).__name__
 
 

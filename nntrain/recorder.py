@@ -77,7 +77,7 @@ class Smoother:
 
     def add(self, value: float) -> float:
         """Takes a number and returns the mean so far."""
-        self._mean = self.beta * self._mean + (1 - self.beta) * value
+        self._mean += (value - self._mean) * (1 - self.beta)  # as torch.lerp: from an infinity on it is NaN
         self._count += 1
         return self._mean / (1 - self.beta**self._count)
 

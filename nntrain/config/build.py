@@ -63,7 +63,7 @@ def _check_values(plain: Mapping[str, Any]) -> None:
 
 def _check_resume(path: Path, callbacks: Mapping[str, Any]) -> None:
     if "checkpoint" not in callbacks:
-        raise ConfigError("resume needs the callback checkpoint: add 'callbacks=[default]' or '+callbacks=checkpoint'.")
+        raise ConfigError("resume needs the callback checkpoint: choose 'callbacks=default', or add checkpoint to your list.")
     if not (path.is_file() or (path / "last.ckpt").is_file()):
         raise ConfigError(f"resume={path} is neither a checkpoint nor a folder with a last.ckpt: give the folder of a run.")
 

@@ -44,6 +44,8 @@ def check_command_line(argv: Sequence[str]) -> list[str]:
         overrides = with_saved_overrides(args.overrides)
         cfg = _compose(args, overrides)
         check_targets(cfg, list(cfg.trusted_targets))
+    except ConfigError:  # is a ValueError too, and says already what it has to
+        raise
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as err:
         raise ConfigError(sentence(err)) from err
     if args.cfg is None and args.info is None:

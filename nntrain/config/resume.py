@@ -42,7 +42,7 @@ def with_saved_overrides(overrides: Sequence[str]) -> list[str]:
 def _resumed_folder(overrides: Sequence[str]) -> Path | None:
     for text in overrides:
         key, _, value = text.partition("=")
-        if key == "resume" and value:
+        if key.lstrip("+") == "resume" and value:
             path = Path(value.strip("'\""))
             return path if path.is_dir() else path.parent
     return None

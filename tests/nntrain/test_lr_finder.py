@@ -220,7 +220,7 @@ def test_plot_draws_the_curve_and_marks_the_suggestions() -> None:
 
 
 def test_without_matplotlib_plot_names_the_pip_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'nntrain\[plots\]'"):
         LRFindResult((1.0,) * 10, (1.0,) * 10, {}).plot()
 

@@ -22,7 +22,7 @@ from tests.common.compose import composed, minimal
         (["lr=0"], "lr=0.0 is no learning rate"),
         (["n_epoch=-1"], "n_epoch=-1 trains nothing"),
         (["resume=nowhere"], "resume=nowhere is neither a checkpoint nor a folder with a last.ckpt"),
-        (["resume=nowhere", "callbacks=none"], "resume needs the callback checkpoint"),
+        (["resume=nowhere", "callbacks=none"], "resume needs the callback checkpoint: choose 'callbacks=default'"),
         (["model.hidden=many"], "model.hidden='many' has the wrong type"),
         (["+model.hiden=3"], "model.hiden is no parameter of nntrain.models.mlp: did you mean 'hidden'?"),
         (

@@ -26,6 +26,8 @@ from nntrain.config.errors import ConfigError
         (["data._target_=os.system"], "data._target_=os.system is not trusted: choose from nntrain.callbacks"),
         (["+hydra.callbacks.x._target_=os.system"], "hydra.callbacks.x._target_=os.system is not trusted"),
         (["hydra.launcher._target_=os.system"], "hydra.launcher._target_=os.system is not trusted"),
+        (["model._target_=${nosuch}"], "model._target_ cannot be resolved: Interpolation key 'nosuch' not found."),
+        (["model._target_=${oc.env:NOSUCH}"], "model._target_ cannot be resolved: "),
         (["--config-dir", "nowhere"], "--config-dir nowhere is no folder"),
         (["--config-name", "nosuch"], "There is no config 'nosuch'"),
         (["--cfg", "job", "seeds=1"], "seeds is no key: did you mean 'seed'?"),
@@ -39,6 +41,7 @@ def test_a_mistake_is_told_in_one_sentence(argv: list[str], message: str) -> Non
     assert text.startswith(message)
     assert "\n" not in text
     assert text.endswith((".", "?"))
+    assert not isinstance(caught.value.__cause__, ConfigError), "told twice"
 
 
 @pytest.mark.parametrize(

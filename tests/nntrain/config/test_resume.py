@@ -29,6 +29,11 @@ def test_a_checkpoint_stands_for_its_folder(tmp_path: Path) -> None:
     assert with_saved_overrides(given) == ["lr=0.1", *given]
 
 
+def test_a_forced_override_names_the_run_as_well(tmp_path: Path) -> None:
+    run = saved(tmp_path / "run", "lr=0.1")
+    assert with_saved_overrides([f"++resume={run}"]) == ["lr=0.1", f"++resume={run}"]
+
+
 @pytest.mark.parametrize("given", [["lr=1"], ["resume=null"], ["resume=nowhere"], []])
 def test_without_a_run_nothing_is_added(given: list[str]) -> None:
     assert with_saved_overrides(given) == given
