@@ -1,6 +1,7 @@
 """Every test runs in a folder of its own, seeded, on one thread, away from the user's settings."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,11 @@ import torch
 from nntrain.rng import seed_everything
 
 os.environ.setdefault("MPLBACKEND", "agg")
+
+# A shell without job control starts what runs in the background with SIGINT ignored, and every process that a test starts
+# would inherit that: Ctrl-C could not be tested there.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
