@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run ui test lint types bench wheel clean
+.PHONY: help install install-dev run ui test lint types bench bench-tracking wheel clean
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -54,6 +54,9 @@ types: $(VENV)/.installed-dev ## mypy --strict over all packages
 
 bench: $(VENV)/.installed-dev ## measure the loop against a plain one
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/loop.py
+
+bench-tracking: $(VENV)/.installed-dev ## measure tracked fits against untracked ones
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/tracking.py
 
 wheel: $(VENV)/.installed-dev ## build dist/*.whl
 	$(BIN)/python -m build --wheel --outdir dist

@@ -26,6 +26,7 @@ class Config:
     metrics: Any = None
     callbacks: Any = None
     tracker: Any = None
+    redact: list[str] = field(default_factory=list)
 
 
 ConfigStore.instance().store(name="schema", node=Config, provider="nntrain")

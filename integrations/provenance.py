@@ -14,7 +14,8 @@ from pathlib import Path
 
 import torch
 
-from nntrain.config.redact import redact, redact_override
+from nntrain.config.redact import Redactor
+from nntrain.integrations.base import ProcessInfo
 
 _PACKAGES = ("nntrain", "numpy", "hydra-core", "mlflow", "optuna", "wandb")
 
@@ -52,14 +53,21 @@ def version_tags() -> dict[str, str]:
     return tags
 
 
-def command_tags(argv: Sequence[str]) -> dict[str, str]:
+def command_tags(argv: Sequence[str], redactor: Redactor) -> dict[str, str]:
     """The command line with secrets left out, and who ran it."""
-    args = [redact_override(arg) for arg in argv[1:]]
+    args = [redactor.override(arg) for arg in argv[1:]]
     command = shlex.join(["python", "-m", "nntrain.run", *args])
     user = os.environ.get("USER") or os.environ.get("USERNAME") or "unknown"
     return {"nntrain.command": command, "mlflow.source.name": "nntrain.run", "mlflow.source.type": "LOCAL", "mlflow.user": user}
 
 
-def provenance_tags() -> dict[str, str]:
+def process_info(redactor: Redactor) -> ProcessInfo:
+    """This process, its arguments without secrets."""
+    args = [redactor.override(arg) for arg in sys.argv[1:]]
+    return ProcessInfo(os.getpid(), platform.node(), str(Path.cwd()), sys.argv[0], args, sys.executable)
+
+
+def provenance_tags(redactor: Redactor) -> dict[str, str]:
     """All of these, for this process."""
-    return {**git_tags(Path.cwd()), **version_tags(), **command_tags(sys.argv), "nntrain.cwd": redact(str(Path.cwd()))}
+    folder = {"nntrain.cwd": redactor.text(str(Path.cwd()))}
+    return {**git_tags(Path.cwd()), **version_tags(), **command_tags(sys.argv, redactor), **folder}

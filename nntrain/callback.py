@@ -53,6 +53,8 @@ class Callback:
 
     order: ClassVar[int] = 0
     purposes: ClassVar[frozenset[Purpose]] = frozenset(Purpose)
+    only_watches: ClassVar[bool] = False
+    """Whether training does not depend on it, so that a fit may be resumed with it where it was not, or without it."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -229,7 +229,8 @@ def learner_state(learn: Learner) -> dict[str, Any]:
         "model": learn.model.state_dict(),
         **_opt_part(learn.opt),
         "grads": {name: param.grad for name, param in learn.model.named_parameters() if param.grad is not None},
-        "callbacks": {key: cb.state_dict() for key, cb in _stateful(learn).items()},
+        "callbacks": {key: cb.state_dict() for key, cb in _acting(learn).items()},
+        "watchers": {key: cb.state_dict() for key, cb in _watching(learn).items()},
         "rng": learner_rng_state(learn),
         "n_epoch": learn.n_epoch,
         "train_iter": learn.train_iter,
@@ -248,7 +249,7 @@ def check_learner_state(learn: Learner, state: Mapping[str, Any], path: str | Pa
         raise CheckpointError(f"{path} holds a model but no fit to resume: read it with Learner.load.")
     _check_model(learn.model, state["model"], path)
     _check_opt(learn.opt or learn.create_opt(), state, path)
-    _refuse(_misfits(_stateful(learn), state["callbacks"]), path, "the callbacks")
+    _refuse(_misfits(_acting(learn), state["callbacks"]), path, "the callbacks")
     _check_loaders(learn, state["rng"], path)
 
 
@@ -262,8 +263,10 @@ def load_learner_state(learn: Learner, state: Mapping[str, Any], path: str | Pat
     learn.model.load_state_dict(state["model"])
     load_opt_state(learn.opt, state["opt"])
     _load_grads(learn.model, state["grads"])
+    states = {**state["callbacks"], **state["watchers"]}
     for key, cb in _stateful(learn).items():
-        cb.load_state_dict(_on_device(state["callbacks"][key], learn.device))
+        if key in states:
+            cb.load_state_dict(_on_device(states[key], learn.device))
     learn.train_iter = state["train_iter"]
     learn.pct_train = state["pct_train"] * (state["n_epoch"] / learn.n_epoch)
     set_learner_rng_state(learn, state["rng"])
@@ -290,6 +293,14 @@ def _stateful(learn: Learner) -> dict[str, Callback]:
             found[f"{name}.{seen[name]}"] = cb
             seen[name] += 1
     return found
+
+
+def _acting(learn: Learner) -> dict[str, Callback]:
+    return {key: cb for key, cb in _stateful(learn).items() if not cb.only_watches}
+
+
+def _watching(learn: Learner) -> dict[str, Callback]:
+    return {key: cb for key, cb in _stateful(learn).items() if cb.only_watches}
 
 
 def learner_rng_state(learn: Learner) -> dict[str, Any]:

@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-import torch
-
 
 class Event(StrEnum):
     """A moment of the training loop; its value is the name of the `Callback` method that is called then.
@@ -85,6 +83,8 @@ class StopReason(StrEnum):
     @classmethod
     def of(cls, err: BaseException) -> "StopReason":
         """The reason that stands for an exception which is no cancel."""
+        import torch  # here, so that a process that only ships what was recorded does without
+
         if isinstance(err, KeyboardInterrupt):
             return cls.INTERRUPTED
         if isinstance(err, MemoryError | torch.OutOfMemoryError):
@@ -92,12 +92,22 @@ class StopReason(StrEnum):
         return cls.ERROR
 
 
+_FAILED = (StopReason.DIVERGED, StopReason.ERROR, StopReason.OUT_OF_MEMORY)
+
+
+def exit_code(reason: StopReason, signum: int | None = None) -> int:
+    """The exit code that stands for a reason: 0 for a result, 128 and the signal for an interruption, else 1."""
+    if reason is StopReason.INTERRUPTED:
+        return 128 + (signum or signal.SIGINT)
+    return 1 if reason in _FAILED else 0
+
+
 @dataclass(frozen=True, slots=True)
 class FitResult:
     """How a fit ended: the reason, a message for people, and the last epoch's metrics.
 
-    `n_epoch` counts the epochs that were finished, `train_iter` the training batches that were seen, and `signum` is the
-    signal that interrupted the fit, if one did.
+    `n_epoch` counts the epochs that were finished, `train_iter` the training batches that were seen, `signum` is the
+    signal that interrupted the fit, if one did, and `traceback` the text of that of an exception which ended it.
     """
 
     reason: StopReason
@@ -106,6 +116,7 @@ class FitResult:
     n_epoch: int = 0
     train_iter: int = 0
     signum: signal.Signals | None = None
+    traceback: str = field(default="", repr=False)
 
 
 class CancelException(Exception):

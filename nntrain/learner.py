@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from numbers import Integral
 from pathlib import Path
@@ -48,6 +50,7 @@ from nntrain.optimizer import (
     set_hyper,
 )
 from nntrain.recorder import GatherPreds, Recorder
+from nntrain.tracking import RunLog
 
 
 class Loaders(Protocol):
@@ -109,6 +112,8 @@ class Learner:
     """Index of the first batch of this part of the epoch; not 0 where a fit is resumed within an epoch."""
     data_wait_s: float
     """Seconds waited for data in this part of the epoch."""
+    tracker: RunLog
+    """What callbacks log to; where the fit is not tracked it only checks what it is given."""
 
     def __init__(
         self,
@@ -136,6 +141,7 @@ class Learner:
         self.loss_parts = {}
         self.data_wait_s = 0.0
         self.purpose = Purpose.FIT
+        self.tracker = RunLog(self)
         self._handlers: Handlers | None = None
         self._noted: BaseException | None = None
         self.cbs: list[Callback] = []
@@ -386,11 +392,11 @@ class Learner:
         except BaseException as err:  # noqa: BLE001 - raised again when every callback has cleaned up
             failure = err
             self._note(err, "the loop")
-            self.result = self._result(StopReason.of(err), f"{type(err).__name__}: {err}")
+            self.result = self._failed(StopReason.of(err), err)
         torch.set_grad_enabled(grad_enabled)
         cleanup_failure = cleanup(self, self._handlers, failure)
         if cleanup_failure is not None:
-            self.result = self._result(StopReason.ERROR, f"{type(cleanup_failure).__name__}: {cleanup_failure}")
+            self.result = self._failed(StopReason.ERROR, cleanup_failure)
         return failure or cleanup_failure
 
     def _fit_level(self, body: Callable[[], None]) -> None:
@@ -402,6 +408,10 @@ class Learner:
             self.result = self._result(cancel.reason, cancel.message, cancel.signum)
             self._event(FIT.after_cancel)
         self._event(FIT.after)
+
+    def _failed(self, reason: StopReason, err: BaseException) -> FitResult:
+        result = self._result(reason, f"{type(err).__name__}: {err}")
+        return replace(result, traceback="".join(traceback.format_exception(err)))
 
     def _result(self, reason: StopReason, message: str = "", signum: Signals | None = None) -> FitResult:
         recorder = self._find_recorder()

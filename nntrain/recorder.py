@@ -53,6 +53,18 @@ class BatchLog(Generic[_Item]):
         self._fold()
         return torch.cat(self._blocks).cpu() if self._blocks else torch.empty(0)
 
+    def since(self, start: int) -> Tensor:
+        """The records after the first `start` ones `(batches, ...)`, where they are; this reads nothing."""
+        end = len(self) - len(self._recent)
+        recent = self._recent[max(0, start - end) :]
+        parts = [self._join(recent)] if recent else []
+        for block in reversed(self._blocks):
+            if end <= start:
+                break
+            end -= len(block)
+            parts.insert(0, block[max(0, start - end) :])
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
     def load(self, records: Tensor) -> None:
         """Replaces all records."""
         self._blocks, self._recent = ([records] if len(records) else []), []
@@ -132,6 +144,17 @@ class Recorder(Callback):
     def losses(self) -> Tensor:
         """The loss of each training batch of the fit `(batches,)`, on the CPU; this reads the device."""
         return self._loss_log.tensor()
+
+    @property
+    def n_batch(self) -> int:
+        """How many training batches of the fit are recorded."""
+        return len(self._loss_log)
+
+    def since(self, start: int) -> tuple[Tensor, Tensor]:
+        """Of the batches after the first `start` ones: the losses `(batches,)`, on their device, and the learning rates and
+        momenta `(batches, values)`, float64; this reads nothing.
+        """
+        return self._loss_log.since(start), self._hypers.since(start)
 
     @property
     def smooth_losses(self) -> Tensor:

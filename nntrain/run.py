@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Mapping
+import traceback
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,33 +19,54 @@ from nntrain.config.build import make_all, make_learner, resolve
 from nntrain.config.command_line import CONFIG_NAME, CONFIG_PATH, check_command_line
 from nntrain.config.errors import ConfigError
 from nntrain.config.flatten import flatten
-from nntrain.config.redact import redact, redact_override
+from nntrain.config.redact import Redactor
 from nntrain.config.resume import check_resume
 from nntrain.config.run_folder import remove_if_empty, write_config
-from nntrain.events import FitResult, StopReason
+from nntrain.events import FitResult, StopReason, exit_code
 from nntrain.integrations.adapter import TrackerCallback
-from nntrain.integrations.base import RunInfo
+from nntrain.integrations.base import ModelFile, RunInfo, Tracker
+from nntrain.integrations.console import CONSOLE_LOG, ConsoleLog
+from nntrain.integrations.delivery import whereabouts
 from nntrain.integrations.figures import FIGURES
+from nntrain.integrations.journal import JOURNAL
+from nntrain.integrations.launch import INTERRUPTED_TIMEOUT_S, Offline, Shipper, shared_shipper, tell_backlog
 from nntrain.integrations.provenance import provenance_tags
+from nntrain.learner import Learner
 from nntrain.preflight import check_first_batch, check_monitors
-from nntrain.rng import kept_rng, seed_everything
+from nntrain.rng import seed_everything
 
 STARTED = time.time()
 
-FAILED = (StopReason.DIVERGED, StopReason.ERROR, StopReason.OUT_OF_MEMORY)
+
+def make_trackers(cfg: Mapping[str, Any]) -> dict[str, Tracker]:
+    """The trackers of the configuration, by name: their settings only, for it is the shipper that uses them."""
+    nodes = {name: node for name, node in cfg.items() if isinstance(node, Mapping)}
+    made = make_all(nodes, "tracker")
+    for name, tracker in made.items():
+        if not isinstance(tracker, Tracker):
+            raise ConfigError(f"tracker.{name} makes {type(tracker).__name__}, which is no nntrain.integrations.base.Tracker.")
+    return made
 
 
-def exit_code(result: FitResult) -> int:
-    """The exit code of a process whose fit ended so: 0 for a result, 128 and the signal for an interruption, else 1."""
-    if result.reason is StopReason.INTERRUPTED:
-        return 128 + (result.signum or 2)
-    return 1 if result.reason in FAILED else 0
+def make_shipper(cfg: Mapping[str, Any], made: Mapping[str, Tracker], trusted: Sequence[str]) -> Shipper:
+    """What delivers: the process's own shipper, started at once so that it imports while data is loaded."""
+    if cfg["offline"]:
+        return Offline()
+    shipper = shared_shipper()
+    shipper.finish_timeout_s = cfg["finish_timeout_s"]
+    if made:
+        shipper.start(made, trusted)
+    return shipper
 
 
-def trackers(cfg: Mapping[str, Any], info: RunInfo, folder: Path) -> list[TrackerCallback]:
-    """A callback for each tracker of the configuration."""
-    made = make_all(cfg.get("tracker"), "tracker").values()
-    return [TrackerCallback(tracker, info, artifacts=[folder / "best.pt"], figures=FIGURES) for tracker in made]
+def tracking(cfg: Mapping[str, Any], folder: Path, info: RunInfo, redactor: Redactor) -> list[TrackerCallback]:
+    """The callback that records the run; none if there is no tracker."""
+    trusted = cfg["trusted_targets"]
+    made = make_trackers(cfg["tracker"])
+    shipper = make_shipper(cfg["tracker"], made, trusted)
+    best = ModelFile(folder / "best.pt", "best.pt", ("best", "latest"), cfg["model"], trusted)
+    options = {"shipper": shipper, "trusted": trusted, "redactor": redactor, "figures": FIGURES, "models": [best]}
+    return [TrackerCallback(made, folder, info, logs=[folder / CONSOLE_LOG], **options)] if made else []
 
 
 def check_objective(name: str | None, recorded: list[str]) -> None:
@@ -61,45 +83,63 @@ def final_table(result: FitResult) -> str:
     return "\n".join(f"{name + ':':<17}{value}" for name, value in [("outcome", ended), *rows])
 
 
-def train(cfg: DictConfig, folder: Path, overrides: list[str]) -> tuple[FitResult, float | None]:
+def train(cfg: DictConfig, folder: Path, typed: Sequence[str]) -> tuple[FitResult, float | None]:
     """Seeds, makes everything, checks the first batch, fits, and says where the run is."""
     plain = resolve(cfg)
+    redactor = Redactor(plain["redact"], plain, os.environ)
+    overrides = [redactor.override(override) for override in typed]
     seed_everything(plain["seed"])
-    texts = {"config.yaml": OmegaConf.to_yaml(redact(plain)), "overrides.yaml": OmegaConf.to_yaml(overrides)}
-    info = RunInfo(flatten(redact(plain)), provenance_tags(), texts)
-    tracking = trackers(plain, info, folder)
-    learn = make_learner(plain, tracking)
+    texts = {"config.yaml": OmegaConf.to_yaml(redactor.value(plain)), "overrides.yaml": OmegaConf.to_yaml(overrides)}
+    info = RunInfo(params=flatten(redactor.value(plain)), tags=provenance_tags(redactor), texts=texts)
+    callbacks = tracking(plain, folder, info, redactor)
+    learn = make_learner(plain, callbacks)
     recorded = check_first_batch(learn)
     check_objective(plain["objective"], recorded)
     check_monitors(learn, recorded)
     if plain["resume"] is not None:
-        check_resume(Path(plain["resume"]), cfg, learn)
-    with kept_rng():
-        for callback in tracking:
-            callback.tracker.open()
-    write_config(folder, cfg, overrides)
-    result = learn.fit(plain["n_epoch"])
-    print(final_table(result))
-    for callback in tracking:
-        print(callback.tracker.where())
-    print(f"files:           {folder}")
-    if result.reason is StopReason.INTERRUPTED and (folder / "last.ckpt").is_file():
-        print(f"go on:           python -m nntrain.run resume={folder}")
+        check_resume(Path(plain["resume"]), cfg, learn, redactor)
+    write_config(folder, cfg, overrides, redactor)
+    with ConsoleLog(folder / CONSOLE_LOG, redactor.text):
+        result = fit(learn, plain["n_epoch"], redactor)
+        print(final_table(result))
     return result, result.metrics.get(plain["objective"])
+
+
+def fit(learn: Learner, n_epoch: int, redactor: Redactor) -> FitResult:
+    """Fits; an error ends the process here, since Hydra would print it and the command line with all secrets."""
+    try:
+        return learn.fit(n_epoch)
+    except Exception as err:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1" or HydraConfig.get().mode is RunMode.MULTIRUN:
+            raise
+        print(redactor.text("".join(traceback.format_exception(err))), end="", file=sys.stderr)
+        raise SystemExit(1) from err
+
+
+def farewell(folder: Path, result: FitResult) -> None:
+    """Waits for the trackers to get what they have not yet, and says where the run is and how to go on."""
+    interrupted = result.reason is StopReason.INTERRUPTED
+    tell_backlog(shared_shipper().finish(INTERRUPTED_TIMEOUT_S if interrupted else None))
+    for where in whereabouts(folder / JOURNAL):
+        print(where)
+    print(f"files:           {folder}")
+    if interrupted and (folder / "last.ckpt").is_file():
+        print(f"go on:           python -m nntrain.run resume={folder}")
 
 
 def job(cfg: DictConfig) -> float | None:
     """One run of Hydra's: tells mistakes in one sentence, and ends the process with the outcome's exit code."""
     hydra_cfg = HydraConfig.get()
     folder = Path(hydra_cfg.runtime.output_dir)
-    overrides = [redact_override(override) for override in hydra_cfg.overrides.task]
     try:
-        result, value = train(cfg, folder, overrides)
+        result, value = train(cfg, folder, hydra_cfg.overrides.task)
     except ConfigError as err:
         remove_if_empty(folder, STARTED)
         raise SystemExit(tell(err)) from err
     ends_the_process = hydra_cfg.mode is not RunMode.MULTIRUN or result.reason is StopReason.INTERRUPTED
-    if ends_the_process and (code := exit_code(result)):
+    if ends_the_process:
+        farewell(folder, result)
+    if ends_the_process and (code := exit_code(result.reason, result.signum)):
         sys.exit(code)
     return value
 
@@ -120,6 +160,7 @@ def main() -> None:
     except ConfigError as err:
         sys.exit(tell(err))
     except KeyboardInterrupt:
+        shared_shipper().leave()
         print("nntrain: interrupted", file=sys.stderr)
         sys.exit(130)
 

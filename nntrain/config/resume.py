@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from nntrain.checkpoint import CheckpointError, check_learner_state, read_checkpoint
 from nntrain.config.errors import ConfigError
 from nntrain.config.flatten import flatten
-from nntrain.config.redact import REDACTED, redact
+from nntrain.config.redact import REDACTED, Redactor
 from nntrain.learner import Learner
 
 FREE_TO_CHANGE = ("n_epoch", "resume", "device", "objective", "callbacks.progress")
@@ -53,7 +53,7 @@ def _keys(overrides: Sequence[str]) -> list[str]:
     return [override.key_or_group for override in parsed]
 
 
-def check_resume(resume: Path, cfg: DictConfig, learn: Learner) -> None:
+def check_resume(resume: Path, cfg: DictConfig, learn: Learner, redactor: Redactor) -> None:
     """Checks that the checkpoint to go on from can be read and fits, and says which settings are not those of its run.
 
     Raises:
@@ -70,7 +70,7 @@ def check_resume(resume: Path, cfg: DictConfig, learn: Learner) -> None:
     saved = path.parent / ".hydra" / "config.yaml"
     if saved.is_file():
         before = OmegaConf.to_container(OmegaConf.load(saved), resolve=False)
-        now = redact(OmegaConf.to_container(cfg, resolve=False))
+        now = redactor.value(OmegaConf.to_container(cfg, resolve=False))
         assert isinstance(before, dict)
         for change in changed_keys(flatten(before), flatten(now)):
             _say(f"goes on with another setting than it began with, {change}")

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from nntrain.config.redact import redact
+from nntrain.config.redact import Redactor
 
 
-def write_config(folder: Path, cfg: DictConfig, overrides: Sequence[str]) -> None:
+def write_config(folder: Path, cfg: DictConfig, overrides: Sequence[str], redactor: Redactor) -> None:
     """Writes `.hydra/config.yaml`, with interpolations as they are and secrets left out, and `.hydra/overrides.yaml`."""
     hydra_folder = folder / ".hydra"
     hydra_folder.mkdir(parents=True, exist_ok=True)
-    plain = redact(OmegaConf.to_container(cfg, resolve=False))
+    plain = redactor.value(OmegaConf.to_container(cfg, resolve=False))
     (hydra_folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(plain)))
     (hydra_folder / "overrides.yaml").write_text(OmegaConf.to_yaml(list(overrides)))
 

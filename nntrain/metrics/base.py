@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import posixpath
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+
+from nntrain.names import check_metric_name
 
 if TYPE_CHECKING:
     from nntrain.learner import Learner
 
 Part: TypeAlias = Literal["train", "valid", "both"]
 """The part of an epoch on which a metric is recorded."""
-
-_BAD_CHARACTERS = re.compile(r"\s*[^\w\-. :/]+\s*")
 
 
 class Metric(ABC):
@@ -72,14 +70,9 @@ class Metric(ABC):
 
 
 def check_name(name: str) -> None:
-    """Checks that trackers take `name` as (the end of) a metric's key; the rule is MLflow's.
+    """Checks that trackers take `name` after `train/` or `valid/`.
 
     Raises:
         ValueError: if they would not; the message suggests one that they take.
     """
-    cleaned = posixpath.normpath(_BAD_CHARACTERS.sub("_", name)).strip("_./ ") or "metric"
-    if _BAD_CHARACTERS.search(name) or posixpath.normpath(f"x/{name}") != f"x/{name}":
-        raise ValueError(
-            f"Metric name {name!r} must be of letters, digits, underscores, dashes, periods, spaces, colons and "
-            f"single slashes between them: rename it, for example to {cleaned!r}."
-        )
+    check_metric_name(name, "valid/")

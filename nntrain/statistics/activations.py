@@ -143,6 +143,17 @@ class ActivationStats(Statistics):
         """Counts `(steps, layers, 81)`, float32, on the CPU, in the bins of `histogram_edges`; this reads the device."""
         return self._rows()[..., len(self.names) :]
 
+    def last_histograms(self) -> dict[str, list[float]]:
+        """The newest row's counts `(81,)` by layer that ran, as `{"act/LAYER": ...}`; empty before there is a row.
+
+        Of what is still on the device only this row is read.
+        """
+        row = None if self._buffer is None else self._buffer.newest()
+        if row is None:
+            return {}
+        counts = row[:, len(self.names) :].tolist()
+        return {f"{self.prefix}/{self.layers[i]}": counts[i] for i in self._ran[-1]}
+
     def cleanup_fit(self, learn: Learner) -> None:
         """Takes the hooks off, reads everything back and frees the device's memory."""
         self._unhook()

@@ -52,6 +52,7 @@ class Statistics(Callback):
 
     order: ClassVar[int] = 20
     purposes: ClassVar[frozenset[Purpose]] = frozenset({Purpose.FIT})
+    only_watches: ClassVar[bool] = True
     prefix: ClassVar[str]
     """What stands before the layer in a key."""
     names: ClassVar[tuple[str, ...]]

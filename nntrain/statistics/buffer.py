@@ -52,6 +52,13 @@ class RowBuffer:
             seen += len(block)
         return torch.cat(wanted)
 
+    def newest(self) -> Tensor | None:
+        """The row that was counted last `(*shape)`, on the CPU; `None` before there is one. No other row is read."""
+        if self._rows is not None and self._n:
+            self._finish()
+            return self._rows[self._n - 1].clone().cpu()
+        return self._blocks[-1][-1] if len(self._blocks) > 1 else None
+
     def close(self) -> None:
         """Reads everything back and frees the device's memory."""
         self._read_back()

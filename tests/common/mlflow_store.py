@@ -7,22 +7,20 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from nntrain.integrations.mlflow import MLflowTracker
-
 
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow database without runs; making its tables takes seconds, so it is made once and copied."""
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    MLflowTracker(f"sqlite:///{path}").open()
+    MlflowClient(f"sqlite:///{path}").search_experiments()
     return path
 
 
 @pytest.fixture
 def store_uri(empty_store: Path, tmp_path: Path) -> str:
-    """The URI of a fresh store in the test's own folder."""
+    """The URI of a fresh store in the test's own folder; absolute, since MLflow keeps what it has opened by its URI."""
     shutil.copy(empty_store, tmp_path / "mlflow.db")
-    return "sqlite:///mlflow.db"
+    return f"sqlite:///{tmp_path / 'mlflow.db'}"
 
 
 def only_run(folder: Path) -> tuple[MlflowClient, Run]:

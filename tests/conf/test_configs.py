@@ -14,6 +14,7 @@ from nntrain.config.build import make, make_all, make_learner, make_metrics, res
 from nntrain.integrations.base import Tracker
 from nntrain.optimizer import Optimizer
 from nntrain.preflight import check_first_batch
+from nntrain.run import make_trackers
 from nntrain.schedule import ParamScheduler
 from tests.common.cli import nntrain_run
 from tests.common.compose import CONF, choices, composed, groups
@@ -81,9 +82,13 @@ def test_every_callbacks_config_makes_callbacks(choice: str) -> None:
 
 @pytest.mark.parametrize("choice", choices("tracker"))
 def test_every_tracker_config_makes_trackers(choice: str) -> None:
-    made = make_all(resolve(composed(f"tracker={choice}"))["tracker"], "tracker")
-    assert (len(made) == 0) == (choice == "none")
+    made = make_trackers(resolve(composed(f"tracker={choice}"))["tracker"])
+    assert list(made) == ([] if choice == "none" else [choice])
     assert all(isinstance(tracker, Tracker) for tracker in made.values())
+
+
+def test_several_trackers_can_be_chosen() -> None:
+    assert list(make_trackers(resolve(composed("tracker=[mlflow,wandb]"))["tracker"])) == ["mlflow", "wandb"]
 
 
 @pytest.mark.parametrize("choice", choices("debug"))

@@ -1,143 +1,429 @@
-"""MLflow, on a real SQLite store."""
+"""MLflow, on real SQLite stores; what all trackers share is in test_trackers.py, servers are in test_mlflow_servers.py."""
 
+import hashlib
+import json
+import os
+import random
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import mlflow.environment_variables
+import mlflow.protos.databricks_pb2 as codes
 import pytest
 import torch
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from nntrain import StopReason
 from nntrain.config.errors import ConfigError
-from nntrain.integrations.adapter import TrackerCallback
-from nntrain.integrations.base import MetricRow, RunInfo, Tracker
-from nntrain.integrations.mlflow import STATUS, MLflowTracker
-from tests.common.toys import toy_learner
+from nntrain.events import StopReason
+from nntrain.integrations.base import MetricRow, ModelFile, Refused, RunEnd, RunInfo, Table
+from nntrain.integrations.mlflow import CLIENT_SETTINGS, DRIFT_TAG, RUN_TAG, MLflowTracker, _refusals
+from nntrain.models import mlp
+
+UID = "0123456789abcdef"
+MLP = {"_target_": "nntrain.models.mlp", "n_in": 4, "hidden": 3, "n_out": 2}
 
 
-def started(store_uri: str, info: RunInfo | None = None) -> tuple[MLflowTracker, MlflowClient]:
+def started(store_uri: str, run: RunInfo | None = None, **settings: Any) -> tuple[MLflowTracker, MlflowClient]:
     """A tracker whose run has begun, and a client to look at it."""
-    tracker = MLflowTracker(store_uri)
-    tracker.start(info or RunInfo())
+    tracker = MLflowTracker(store_uri, **settings)
+    tracker.start(run or RunInfo(uid=UID))
     return tracker, MlflowClient(store_uri)
 
 
-def test_it_is_a_tracker(store_uri: str) -> None:
-    assert isinstance(MLflowTracker(store_uri), Tracker)
+def params_of(store_uri: str, params: Mapping[Any, Any]) -> dict[str, str]:
+    tracker, client = started(store_uri, RunInfo(uid=UID, params=params))
+    return dict(client.get_run(tracker.run_id).data.params)
 
 
-def test_params_tags_and_texts_are_kept(store_uri: str, tmp_path: Path) -> None:
-    params = {f"group.key_{i}": i for i in range(250)} | {"long": "x" * 7000, "list": [1, 2], "none": None}
-    tracker, client = started(store_uri, RunInfo(params, {"a": "b"}, {"config.yaml": "lr: 1\n"}))
-    run = client.get_run(tracker.run_id)
-    assert len(run.data.params) == 253
-    assert run.data.params["group.key_249"] == "249"
-    assert run.data.params["list"] == "[1, 2]"
-    assert run.data.params["long"] == "x" * 6000
-    assert run.data.tags["a"] == "b"
-    path = client.download_artifacts(tracker.run_id, "config.yaml", str(tmp_path))
-    assert Path(path).read_text() == "lr: 1\n"
+# --- settings
 
 
-def test_rows_beyond_mlflows_batch_limit_are_all_kept_in_order(store_uri: str) -> None:
-    tracker, client = started(store_uri)
-    tracker.metrics([MetricRow(1_000 + i, i, {"loss": i / 7, "lr": 1.0}) for i in range(1_200)])
-    history = client.get_metric_history(tracker.run_id, "loss")
-    assert [(point.step, point.value, point.timestamp) for point in history] == [(i, i / 7, 1_000 + i) for i in range(1_200)]
+def test_the_module_is_imported_without_mlflow_or_torch() -> None:
+    code = (
+        "import importlib.util, sys; spec = importlib.util.find_spec('nntrain'); "
+        "sys.modules['nntrain'] = importlib.util.module_from_spec(spec); "
+        "from nntrain.integrations.mlflow import MLflowTracker; MLflowTracker().settled(); "
+        "print([name for name in ('mlflow', 'sqlalchemy', 'filelock') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
-def test_the_same_rows_twice_change_nothing(store_uri: str) -> None:
-    tracker, client = started(store_uri)
-    rows = [MetricRow(1_000 + i, i, {"loss": float(i)}) for i in range(10)]
-    tracker.metrics(rows)
-    tracker.metrics(rows)
-    assert len(client.get_metric_history(tracker.run_id, "loss")) == 10
+def test_the_environment_names_the_store_and_the_experiment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://from.the.environment:5000")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "from the environment")
+    assert (MLflowTracker().uri, MLflowTracker().experiment) == ("http://from.the.environment:5000", "from the environment")
+    given = MLflowTracker("http://host", "mine")
+    assert (given.uri, given.experiment) == ("http://host", "mine")
 
 
-def test_nan_stays_nan(store_uri: str) -> None:
-    tracker, client = started(store_uri)
-    tracker.metrics([MetricRow(1, 1, {"loss": float("nan")})])
-    value = client.get_metric_history(tracker.run_id, "loss")[0].value
-    assert value != value
-
-
-@pytest.mark.parametrize("reason", list(StopReason))
-def test_the_status_is_that_of_the_outcome_table(store_uri: str, reason: StopReason) -> None:
-    expected = {
-        "completed": "FINISHED",
-        "early_stopped": "FINISHED",
-        "budget": "FINISHED",
-        "pruned": "KILLED",
-        "diverged": "FAILED",
-        "interrupted": "KILLED",
-        "error": "FAILED",
-        "out_of_memory": "FAILED",
-    }
-    tracker, client = started(store_uri)
-    tracker.finish(reason)
-    run = client.get_run(tracker.run_id)
-    assert run.info.status == STATUS[reason] == expected[reason.value]
-    assert run.info.end_time is not None
-
-
-def test_a_run_can_be_gone_on_with(store_uri: str) -> None:
-    tracker, client = started(store_uri)
-    tracker.finish(StopReason.INTERRUPTED)
-    again = MLflowTracker(store_uri)
-    assert again.start(RunInfo(), tracker.run_id) == tracker.run_id
-    assert client.get_run(tracker.run_id).info.status == "RUNNING"
-    assert again.where() == tracker.where()
-
-
-def test_two_runs_with_the_same_seed_have_different_names(store_uri: str) -> None:
-    names = set()
-    for _ in range(3):
-        torch.manual_seed(0)
-        tracker, _client = started(store_uri)
-        names.add(tracker.run_name)
-    assert len(names) == 3
-
-
-def test_a_fit_is_read_back_whole(store_uri: str) -> None:
-    tracker = MLflowTracker(store_uri, "my experiment", "my run", {"team": "a"})
-    learn = toy_learner(cbs=[TrackerCallback(tracker)])
-    learn.fit(2)
-    client = MlflowClient(store_uri)
-    run = client.get_run(tracker.run_id)
-    assert run.info.run_name == "my run"
-    assert client.get_experiment(run.info.experiment_id).name == "my experiment"
-    assert run.info.status == "FINISHED"
-    assert run.data.tags["nntrain.outcome"] == "completed"
-    assert run.data.tags["team"] == "a"
-    losses = [point.value for point in client.get_metric_history(tracker.run_id, "batch/loss")]
-    assert losses == learn.recorder.losses.tolist()
+def test_settled_settings_mean_the_same_in_another_folder_and_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "theirs")
+    settled = MLflowTracker(run_name="one", tags={"a": "b"}, parent_run_id="p", log_model=True).settled()
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME")
+    assert settled == MLflowTracker(f"sqlite:///{tmp_path}/mlflow.db", "theirs", "one", {"a": "b"}, "p", log_model=True)
+    assert settled.settled() == settled
 
 
 @pytest.mark.parametrize(
-    ("uri", "message"),
+    ("uri", "settled"),
     [
-        ("foo://somewhere", "cannot be read"),
-        ("sqlite:///.", "cannot be read"),
-        ("http://127.0.0.1:9", "does not answer"),
-        ("http://", "does not answer"),
+        ("sqlite:///runs/a b.db", "sqlite:///{cwd}/runs/a b.db"),
+        ("sqlite:////abs/mlflow.db", "sqlite:////abs/mlflow.db"),
+        ("sqlite://", "sqlite://"),
+        ("https://host/path", "https://host/path"),
+        ("postgresql+psycopg2://user@host/db", "postgresql+psycopg2://user@host/db"),
+        ("databricks", "databricks"),
+        ("databricks://profile", "databricks://profile"),
     ],
 )
-def test_an_unreadable_store_is_told_in_one_sentence(uri: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message) as caught:
-        MLflowTracker(uri).start(RunInfo())
-    assert "\n" not in str(caught.value)
-    assert uri in str(caught.value)
+def test_only_the_path_of_an_sqlite_file_is_settled(uri: str, settled: str) -> None:
+    assert MLflowTracker(uri).settled().tracking_uri == settled.format(cwd=Path.cwd())
 
 
-def test_a_file_that_is_no_database_is_told_and_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "notes.db").write_text("not a database " * 100)
-    with pytest.raises(ConfigError, match="cannot be read"):
-        MLflowTracker("sqlite:///notes.db").start(RunInfo())
-    assert (tmp_path / "notes.db").read_text() == "not a database " * 100
+@pytest.mark.parametrize("uri", ["foo://somewhere", "./mlruns", "file:///tmp/mlruns", "mlruns", "localhost:5000", "http://"])
+@pytest.mark.parametrize("key", ["tracker.mlflow.tracking_uri", "MLFLOW_TRACKING_URI"])
+def test_a_uri_that_is_none_is_told_in_one_sentence(monkeypatch: pytest.MonkeyPatch, uri: str, key: str) -> None:
+    is_given = key.startswith("tracker")
+    if not is_given:
+        monkeypatch.setenv(key, uri)
+    with pytest.raises(ConfigError) as caught:
+        MLflowTracker(uri if is_given else None)
+    message = str(caught.value)
+    assert message.startswith(f"{key}={uri} ")
+    assert "\n" not in message
+    assert "give " in message
 
 
-def test_the_environment_names_the_store(monkeypatch: pytest.MonkeyPatch, store_uri: str) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", store_uri)
-    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "from the environment")
-    tracker = MLflowTracker()
-    assert (tracker.uri, tracker.experiment_name) == (store_uri, "from the environment")
-    assert MLflowTracker("http://host").uri == "http://host"
+def test_no_login_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = "ftp://ann:hunter2@host"
+    with pytest.raises(ConfigError) as caught:
+        MLflowTracker(uri)
+    assert "hunter2" not in str(caught.value)
+    assert "hunter2" not in repr(MLflowTracker("http://ann:hunter2@host"))
+
+
+def test_the_clients_settings_are_those_that_mlflow_knows() -> None:
+    for name, value in CLIENT_SETTINGS.items():
+        known = getattr(mlflow.environment_variables, name)
+        assert known.name == name
+        assert str(known.type(value) if known.type is not bool else value) == value
+
+
+# --- runs
+
+
+def test_the_run_is_as_the_settings_say(store_uri: str) -> None:
+    run = RunInfo(uid=UID, name="not this", tags={"a": "b"}, texts={"config.yaml": "lr: 1\n"}, time_ms=123_456)
+    settings = {"experiment_name": "mine", "run_name": "this", "tags": {"team": "c"}, "parent_run_id": "f" * 32}
+    tracker, client = started(store_uri, run, **settings)
+    entity = client.get_run(tracker.run_id)
+    assert (entity.info.run_name, entity.info.status, entity.info.start_time) == ("this", "RUNNING", 123_456)
+    assert client.get_experiment(entity.info.experiment_id).name == "mine"
+    expected = {"a": "b", "team": "c", "mlflow.parentRunId": "f" * 32, RUN_TAG: UID}
+    assert expected.items() <= entity.data.tags.items()
+    assert Path(client.download_artifacts(tracker.run_id, "config.yaml")).read_text() == "lr: 1\n"
+    tracker.finish(RunEnd(StopReason.COMPLETED, time_ms=234_567))
+    assert client.get_run(tracker.run_id).info.end_time == 234_567
+
+
+def test_runs_without_a_name_get_different_ones_whatever_the_seed(store_uri: str) -> None:
+    names, draws = set(), set()
+    for i in range(3):
+        random.seed(0)
+        tracker, client = started(store_uri, RunInfo(uid=f"{i:016x}"))
+        names.add(client.get_run(tracker.run_id).info.run_name)
+        draws.add(random.random())
+    assert len(names) == 3
+    assert len(draws) == 1
+
+
+def test_runs_that_start_together_on_a_new_database_share_the_experiment(tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/new folder/mlflow.db"
+    trackers = [MLflowTracker(uri) for _ in range(4)]
+    threads = [threading.Thread(target=tracker.start, args=(RunInfo(uid=f"{i:016x}"),)) for i, tracker in enumerate(trackers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    client = MlflowClient(uri)
+    runs = client.search_runs([client.get_experiment_by_name("nntrain").experiment_id])
+    assert {run.data.tags[RUN_TAG] for run in runs} == {f"{i:016x}" for i in range(4)}
+
+
+def test_files_lie_beside_the_database_wherever_the_process_runs(
+    store_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    settled = MLflowTracker(store_uri).settled()
+    monkeypatch.chdir(elsewhere)
+    settled.start(RunInfo(uid=UID, texts={"config.yaml": "lr: 1\n"}))
+    (kept,) = (tmp_path / "mlruns").rglob("config.yaml")
+    assert kept.read_text() == "lr: 1\n"
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_a_deleted_run_is_told_and_goes_on_once_restored(store_uri: str) -> None:
+    tracker, client = started(store_uri)
+    client.delete_run(tracker.run_id)
+    for run_id in (None, tracker.run_id):
+        with pytest.raises(LookupError, match=f"mlflow runs restore --run-id {tracker.run_id}"):
+            MLflowTracker(store_uri).start(RunInfo(uid=UID), run_id)
+    client.restore_run(tracker.run_id)
+    assert MLflowTracker(store_uri).start(RunInfo(uid=UID)).run_id == tracker.run_id
+
+
+def test_a_deleted_experiment_is_told(store_uri: str) -> None:
+    _, client = started(store_uri)
+    experiment = client.get_experiment_by_name("nntrain").experiment_id
+    client.delete_experiment(experiment)
+    with pytest.raises(LookupError, match=f"'nntrain' was deleted.*--experiment-id {experiment}"):
+        MLflowTracker(store_uri).start(RunInfo(uid=UID))
+
+
+def test_an_experiment_that_another_process_made_meanwhile_is_taken(store_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = MlflowClient.get_experiment_by_name
+
+    def too_early(client: MlflowClient, name: str) -> Any:
+        monkeypatch.setattr(MlflowClient, "get_experiment_by_name", find)
+        client.create_experiment(name)
+
+    monkeypatch.setattr(MlflowClient, "get_experiment_by_name", too_early)
+    tracker, client = started(store_uri)
+    made = client.get_experiment_by_name("nntrain").experiment_id
+    assert client.get_run(tracker.run_id).info.experiment_id == made
+
+
+def test_a_run_that_goes_on_is_running(store_uri: str) -> None:
+    tracker, client = started(store_uri)
+    tracker.finish(RunEnd(StopReason.INTERRUPTED))
+    MLflowTracker(store_uri).start(RunInfo(uid=UID), tracker.run_id)
+    assert client.get_run(tracker.run_id).info.status == "RUNNING"
+
+
+@pytest.mark.parametrize(
+    ("uri", "command"),
+    [
+        ("sqlite:///mlflow.db", "mlflow ui\n"),
+        ("sqlite:///{folder}/mlflow.db", "mlflow ui\n"),
+        ("sqlite:///{folder}/other.db", "mlflow ui --backend-store-uri sqlite:///{folder}/other.db\n"),
+    ],
+)
+def test_it_says_how_to_look_at_the_run(store_uri: str, tmp_path: Path, uri: str, command: str) -> None:
+    (tmp_path / "other.db").write_bytes((tmp_path / "mlflow.db").read_bytes())
+    tracker = MLflowTracker(uri.format(folder=tmp_path), run_name="mine")
+    where = tracker.start(RunInfo(uid=UID)).where
+    assert where.startswith("MLflow run:      mine, experiment nntrain, ")
+    assert command.format(folder=tmp_path) in where
+    assert where.endswith(f"/#/experiments/1/runs/{tracker.run_id}/model-metrics")
+
+
+@pytest.mark.parametrize("path", ["no database.db", "."])
+def test_a_store_that_cannot_be_read_is_an_error_at_once_and_left_alone(tmp_path: Path, path: str) -> None:
+    (tmp_path / "no database.db").write_text("not a database " * 100)
+    with pytest.raises(Exception, match=r"not a database|unable to open"):
+        MLflowTracker(f"sqlite:///{path}").start(RunInfo(uid=UID))
+    assert (tmp_path / "no database.db").read_text() == "not a database " * 100
+
+
+# --- params
+
+
+def test_a_long_value_ends_in_its_hash(store_uri: str) -> None:
+    one, other = "x" * 7_000, "x" * 6_999 + "y"
+    kept = params_of(store_uri, {"one": one, "other": other, "fits": "x" * 6_000})
+    assert (len(kept["one"]), len(kept["other"])) == (6_000, 6_000)
+    assert kept["one"] == "x" * (6_000 - 23) + "... sha256:" + hashlib.sha256(one.encode()).hexdigest()[:12]
+    assert kept["one"] != kept["other"]
+    assert kept["fits"] == "x" * 6_000
+
+
+def test_names_are_made_to_fit_and_none_merge(store_uri: str) -> None:
+    kept = params_of(store_uri, {"a=b": 1, "a#b": 2, 3: 4, "deep": {"er": {"x": 5}}, "k" * 300: 6})
+    assert {"a_b": "1", "a_b_2": "2", "3": "4", "deep.er.x": "5"}.items() <= kept.items()
+    assert len(kept) == 5
+
+
+def test_a_resume_with_other_params_keeps_the_first_and_names_them(store_uri: str) -> None:
+    tracker, client = started(store_uri, RunInfo(uid=UID, params={"lr": 0.1, "n_epoch": 2, "seed": 0}))
+    MLflowTracker(store_uri).start(RunInfo(uid=UID, params={"lr": 0.2, "n_epoch": 4, "seed": 0, "new": 1}), tracker.run_id)
+    data = client.get_run(tracker.run_id).data
+    assert data.params == {"lr": "0.1", "n_epoch": "2", "seed": "0", "new": "1"}
+    assert data.tags[DRIFT_TAG] == "lr, n_epoch"
+
+
+# --- records
+
+
+def test_a_table_is_one_of_mlflows_and_the_same_twice_is_one(store_uri: str) -> None:
+    tracker, client = started(store_uri)
+    table = Table("pairs", ["digit", "share"], [[3, 0.5], [8, float("nan")]])
+    for _ in range(2):
+        tracker.table(table, 1)
+    loaded = client.load_table("1", "pairs.json", [tracker.run_id])
+    assert "NaN" not in Path(client.download_artifacts(tracker.run_id, "pairs.json")).read_text()  # no browser reads that
+    assert loaded["digit"].tolist() == [3, 8]
+    assert loaded["share"].isna().tolist() == [False, True]
+    tag = client.get_run(tracker.run_id).data.tags["mlflow.loggedArtifacts"]
+    assert json.loads(tag) == [{"path": "pairs.json", "type": "table"}]
+
+
+@pytest.mark.parametrize(
+    "name", ["../up.txt", "/absolute.txt", "a/../../up.txt", "nul\0.txt", "", ".", "a\\b", "n" * 300, "a#b", "a%2e"]
+)
+def test_an_artifact_cannot_leave_the_run(store_uri: str, tmp_path: Path, name: str) -> None:
+    (tmp_path / "file.txt").write_text("text")
+    tracker, client = started(store_uri)
+    with pytest.raises(Refused, match="Artifact name"):
+        tracker.artifact(tmp_path / "file.txt", name)
+    assert client.list_artifacts(tracker.run_id) == []
+    assert not (tmp_path.parent / "up.txt").exists()
+
+
+def test_a_file_below_a_file_is_refused(store_uri: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("text")
+    tracker, _ = started(store_uri)
+    tracker.artifact(tmp_path / "file", "report")
+    with pytest.raises(Refused, match="report"):
+        tracker.artifact(tmp_path / "file", "report/part")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        MetricRow(1, 2**63, {"a": 1.0}),
+        MetricRow(-1, 1, {"a": 1.0}),
+        MetricRow(2**63, 1, {"a": 1.0}),
+        MetricRow(1, 1, {"a(b)": 1.0}),
+        MetricRow(1, 1, {"../a": 1.0}),
+        MetricRow(1, 1, {"": 1.0}),
+        MetricRow(1, 1, {"k" * 251: 1.0}),
+        MetricRow(1, 1, {"a": None}),  # type: ignore[dict-item]
+        MetricRow(1, 1, {"a": "much"}),  # type: ignore[dict-item]
+        MetricRow(1, 1, {"a": 10**400}),
+    ],
+)
+def test_a_row_that_mlflow_never_takes_is_refused(store_uri: str, row: MetricRow) -> None:
+    tracker, client = started(store_uri)
+    with pytest.raises(Refused):
+        tracker.metrics([row])
+    assert client.get_run(tracker.run_id).data.metrics == {}
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "is_refused"),
+    [
+        ("INVALID_PARAMETER_VALUE", "bad name", True),
+        ("BAD_REQUEST", "bad request", True),
+        ("BAD_REQUEST", "QueuePool limit (Background on this error at: https://sqlalche.me/e/20/3o7r)", False),
+        ("TEMPORARILY_UNAVAILABLE", "database is locked", False),
+        ("INTERNAL_ERROR", "API request failed", False),
+        ("REQUEST_LIMIT_EXCEEDED", "429", False),
+        ("RESOURCE_DOES_NOT_EXIST", "no such run", False),
+        ("ENDPOINT_NOT_FOUND", "404", False),
+        ("PERMISSION_DENIED", "403", False),
+        ("UNAUTHENTICATED", "401", False),
+    ],
+)
+def test_only_bad_requests_are_refused(code: str, message: str, is_refused: bool) -> None:
+    expected = Refused if is_refused else MlflowException
+    with pytest.raises(expected, match=message[:10]), _refusals():
+        raise MlflowException(message, error_code=codes.ErrorCode.Value(code))
+
+
+@pytest.mark.slow
+def test_a_locked_database_is_to_be_tried_again(store_uri: str, tmp_path: Path) -> None:
+    tracker, client = started(store_uri)
+    rows = [MetricRow(1, 1, {"loss": 1.0})]
+    writer = sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)
+    writer.execute("BEGIN IMMEDIATE")
+    with pytest.raises(MlflowException, match="locked"):  # after the 20 s that MLflow gives SQLite
+        tracker.metrics(rows)
+    writer.rollback()
+    writer.close()
+    tracker.metrics(rows)
+    assert len(client.get_metric_history(tracker.run_id, "loss")) == 1
+
+
+# --- models
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """A checkpoint of the model that `MLP` describes."""
+    torch.manual_seed(0)
+    torch.save({"model": mlp(4, 3, 2).state_dict()}, tmp_path / "last.ckpt")
+    return tmp_path / "last.ckpt"
+
+
+def test_of_a_model_the_weights_are_kept_and_no_more_unless_asked_for(store_uri: str, weights: Path) -> None:
+    tracker, client = started(store_uri)
+    tracker.model(ModelFile(weights, "model", ["best"], MLP))
+    assert Path(client.download_artifacts(tracker.run_id, "model.ckpt")).read_bytes() == weights.read_bytes()
+    assert client.search_logged_models(["1"]) == []
+
+
+@pytest.fixture
+def registered(store_uri: str, weights: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[MlflowClient, str]:
+    """The store after the same model was sent twice."""
+    monkeypatch.setenv("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    tracker, client = started(store_uri, registered_model_name="digits")
+    for _ in range(2):
+        tracker.model(ModelFile(weights, "checkpoints/best.ckpt", ["best", "latest"], MLP))
+    return client, tracker.run_id
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # MLflow's, of its own models
+def test_a_registered_model_is_loaded_by_mlflow_alone(
+    registered: tuple[MlflowClient, str], weights: Path, store_uri: str
+) -> None:
+    mlflow.set_tracking_uri(store_uri)
+    try:
+        loaded = mlflow.pytorch.load_model("models:/digits@best")
+    finally:
+        mlflow.set_tracking_uri(None)
+        os.environ.pop("MLFLOW_TRACKING_URI", None)
+    model, x = mlp(4, 3, 2), torch.randn(5, 4)
+    model.load_state_dict(torch.load(weights, weights_only=True)["model"])
+    assert torch.equal(loaded(x), model(x))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_the_same_model_twice_is_one_version_of_its_run(registered: tuple[MlflowClient, str]) -> None:
+    client, run_id = registered
+    (logged,) = client.search_logged_models(["1"])
+    assert (logged.name, str(logged.status), logged.source_run_id) == ("best", "READY", run_id)
+    (version,) = client.search_model_versions("name = 'digits'")
+    assert (version.version, version.run_id, version.source) == (1, run_id, f"models:/{logged.model_id}")
+    assert client.get_registered_model("digits").aliases == {"best": version.version}
+    outputs = client.get_run(run_id).outputs.model_outputs
+    assert [output.model_id for output in outputs] == [logged.model_id]
+
+
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [
+        (None, "was not made from a configuration"),
+        ({"_target_": "os.system", "command": "touch hacked"}, "is not trusted"),
+        ({**MLP, "n_in": 5}, "size mismatch"),
+        ({**MLP, "nin": 5}, "unexpected keyword"),
+        ({"_target_": "nntrain.models.gone"}, "gone"),
+    ],
+)
+def test_a_model_that_cannot_be_made_is_refused_with_its_weights_kept(
+    store_uri: str, weights: Path, node: Mapping[str, Any] | None, message: str
+) -> None:
+    tracker, client = started(store_uri, log_model=True)
+    with pytest.raises(Refused, match=message):
+        tracker.model(ModelFile(weights, "model", [], node))
+    assert [file.path for file in client.list_artifacts(tracker.run_id)] == ["model.ckpt"]
+    assert not Path("hacked").exists()

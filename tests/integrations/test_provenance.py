@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from nntrain.config.redact import Redactor
 from nntrain.integrations.provenance import command_tags, git_tags, version_tags
 
 
@@ -24,5 +25,5 @@ def test_versions_are_those_that_run() -> None:
 
 
 def test_the_command_can_be_pasted_and_holds_no_secret() -> None:
-    tags = command_tags(["/x/run.py", "lr=0.1", "model.hidden=[32, 64]", "+api_key=S3CRET"])
+    tags = command_tags(["/x/run.py", "lr=0.1", "model.hidden=[32, 64]", "+api_key=S3CRET"], Redactor())
     assert tags["nntrain.command"] == "python -m nntrain.run lr=0.1 'model.hidden=[32, 64]' '+api_key=***'"

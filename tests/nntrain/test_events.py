@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nntrain import CancelException, CancelFitException, Event, FitResult, Learner, StopReason
-from nntrain.events import BACKWARD, BATCH, EPOCH, FIT, STEP, TRAIN, VALIDATE
+from nntrain.events import BACKWARD, BATCH, EPOCH, FIT, STEP, TRAIN, VALIDATE, exit_code
 from tests.common.reference import reference
 from tests.common.spies import Spy
 from tests.common.toys import regression_lists, toy_learner
@@ -120,3 +120,26 @@ def test_a_cancel_is_early_stopping_unless_it_says_otherwise() -> None:
 def test_a_result_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         FitResult(StopReason.COMPLETED).reason = StopReason.ERROR  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("reason", "signum", "expected"),
+    [
+        (StopReason.COMPLETED, None, 0),
+        (StopReason.EARLY_STOPPED, None, 0),
+        (StopReason.BUDGET, None, 0),
+        (StopReason.PRUNED, None, 0),
+        (StopReason.DIVERGED, None, 1),
+        (StopReason.ERROR, None, 1),
+        (StopReason.OUT_OF_MEMORY, None, 1),
+        (StopReason.INTERRUPTED, signal.SIGTERM, 143),
+        (StopReason.INTERRUPTED, signal.SIGINT, 130),
+        (StopReason.INTERRUPTED, None, 130),
+    ],
+)
+def test_the_exit_code_is_that_of_the_outcome_table(reason: StopReason, signum: signal.Signals | None, expected: int) -> None:
+    assert exit_code(reason, signum) == expected
+
+
+def test_every_reason_has_an_exit_code() -> None:
+    assert {exit_code(reason) for reason in StopReason} == {0, 1, 130}

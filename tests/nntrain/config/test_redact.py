@@ -1,10 +1,15 @@
-"""Secrets are known by their key, or as the login inside a URL."""
+"""Secrets are known by their key, by what texts look like, and by their value, wherever it turns up."""
 
+import json
+import time
 from typing import Any
 
 import pytest
 
-from nntrain.config.redact import is_secret, redact, redact_override
+from nntrain.config.errors import ConfigError
+from nntrain.config.redact import Redactor, is_secret, redact
+
+S = "Zq7-x9_hunter2"
 
 
 @pytest.mark.parametrize(
@@ -12,17 +17,42 @@ from nntrain.config.redact import is_secret, redact, redact_override
     [
         ("api_key", True),
         ("apikey", True),
+        ("apiKey", True),
+        ("X-Api-Key", True),
         ("wandb.api_key", True),
+        ("api_key_prod", True),
+        ("AWS_SECRET_ACCESS_KEY", True),
         ("db_password", True),
+        ("dbPassword", True),
         ("PASSWORD", True),
+        ("PGPASSWORD", True),
+        ("MYSQL_PWD", True),
         ("hf_token", True),
+        ("accessToken", True),
+        ("use_auth_token", True),
+        ("tracker.image.token", True),
+        ("image_pull_token", True),
         ("tokens", True),
         ("client_secret", True),
+        ("credentials", True),
+        ("connectionString", True),
+        ("Authorization", True),
+        ("use_cls_token", False),
         ("use_cls_token_count", False),
+        ("num_memory_tokens", False),
         ("num_memory_tokens_per_head", False),
+        ("n_extra_tokens", False),
+        ("model.max_new_tokens", False),
+        ("model.bos_token", False),
+        ("token_dim", False),
         ("tokenizer", False),
+        ("PWD", False),
+        ("OLDPWD", False),
         ("key", False),
+        ("sort_key", False),
+        ("monkeys", False),
         ("secretary", False),
+        ("lr", False),
     ],
 )
 def test_secret_keys(key: str, expected: bool) -> None:
@@ -34,9 +64,17 @@ def test_secret_keys(key: str, expected: bool) -> None:
     [
         ({"a": {"api_key": "S"}}, {"a": {"api_key": "***"}}),
         ({"tokens": ["S", "S"]}, {"tokens": ["***", "***"]}),
+        ({"api_keys": {"a": "S", "b": [{"c": "S"}]}}, {"api_keys": {"a": "***", "b": [{"c": "***"}]}}),
+        ({"password": 1234}, {"password": "***"}),
         ({"uri": "postgresql://me:S@host/db"}, {"uri": "postgresql://***@host/db"}),
         ({"uri": "https://host/a@b"}, {"uri": "https://host/a@b"}),
+        ({"lines": ["see https://h/?token=S", 3]}, {"lines": ["see https://h/?token=***", 3]}),
         ({"password": None, "lr": 0.1}, {"password": None, "lr": 0.1}),
+        ({"token": True, "secret": "", "api_key": "???"}, {"token": True, "secret": "", "api_key": "???"}),
+        ({"api_key": "${oc.env:KEY}"}, {"api_key": "${oc.env:KEY}"}),
+        ({"api_key": "${oc.env:KEY,S}"}, {"api_key": "***"}),
+        ({"tokens": 4096}, {"tokens": 4096}),
+        ({1: (2, "a")}, {1: [2, "a"]}),
     ],
 )
 def test_secret_values_are_replaced(value: Any, expected: Any) -> None:
@@ -47,11 +85,153 @@ def test_secret_values_are_replaced(value: Any, expected: Any) -> None:
     ("override", "expected"),
     [
         ("+api_key=S", "+api_key=***"),
+        ("++hydra.job.env_set.WANDB_API_KEY=S", "++hydra.job.env_set.WANDB_API_KEY=***"),
         ("tracker.mlflow.tracking_uri=http://u:S@h", "tracker.mlflow.tracking_uri=http://***@h"),
+        ("+db={user:me,password:S}", "+db=***"),
+        ("+db=[{a:{b: 1, 'api_key' : 'S'}}]", "+db=***"),
+        ("+db={user:me,port:1}", "+db={user:me,port:1}"),
+        ("api_key=${oc.env:KEY}", "api_key=${oc.env:KEY}"),
+        ("password=null", "password=null"),
         ("lr=0.1", "lr=0.1"),
         ("-m", "-m"),
         ("~callbacks.progress", "~callbacks.progress"),
     ],
 )
 def test_secret_overrides_are_replaced(override: str, expected: str) -> None:
-    assert redact_override(override) == expected
+    assert Redactor().override(override) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("GET https://h/a?token=S&x=1", "GET https://h/a?token=***&x=1"),
+        ("https://h/a?x=1&api_key=S#top", "https://h/a?x=1&api_key=***#top"),
+        ("see postgresql://me:a/b@h:5432/db.", "see postgresql://***@h:5432/db."),
+        ("see http://me:p@ss@h/db", "see http://***@h/db"),
+        ("see https://ghp_S@github.com/a", "see https://***@github.com/a"),
+        ("smb me:S3@files.example.org", "smb ***@files.example.org"),
+        ("connect(password='a b', port=1)", "connect(password='***', port=1)"),
+        ('{"api_key": "S", "n": 1}', '{"api_key": "***", "n": 1}'),
+        ("{'Authorization': 'Bearer S'}", "{'Authorization': '***'}"),
+        ("Authorization: Bearer abcdef12", "Authorization: Bearer ***"),
+        ("Authorization=Basic abcdef12", "Authorization=*** ***"),
+        ("--wandb-api-key=S now", "--wandb-api-key=*** now"),
+    ],
+)
+def test_what_looks_like_a_secret_in_a_text_is_replaced(text: str, expected: str) -> None:
+    assert redact(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "epoch 3  train/loss 0.25  12:30:01",
+        "http://127.0.0.1:5000/models/a@best",
+        "repo/image:1.2@sha256:0a1b",
+        "mail me@example.org",
+        "num_memory_tokens=4 tokens=4096 use_auth_token=False token=None",
+        "TypeError: unexpected token: }",
+        "a=b: c@d",
+        "",
+    ],
+)
+def test_other_texts_stay_as_they_are(text: str) -> None:
+    assert redact(text) == text
+
+
+HOLDERS = [
+    {"config": {"tracker": {"wandb": {"api_key": S}}}},
+    {"config": {"tokens": ["other-value", S]}},
+    {"config": {"credentials": {"anything": S}}},
+    {"config": {"uri": f"https://me:{S}@host"}},
+    {"environ": {"WANDB_API_KEY": S, "HOME": "/home/me"}},
+    {"environ": {"HTTPS_PROXY": f"http://me:{S}@proxy:3128"}},
+    {"patterns": ["internal"], "config": {"internal_id": S}},
+]
+
+
+@pytest.mark.parametrize("given", HOLDERS, ids=str)
+def test_a_secret_value_is_replaced_wherever_it_turns_up(given: dict[str, Any]) -> None:
+    redactor = Redactor(**given)
+    assert redactor.text(f"no such model: x{S}y in /home/me") == "no such model: x***y in /home/me"
+    assert redactor.value({"note": ["a", {"b": f"<{S}>"}]}) == {"note": ["a", {"b": "<***>"}]}
+    assert redactor.override(f"note={S}") == "note=***"
+
+
+@pytest.mark.parametrize("secret", ["pa ss/wörd%+&", "quo\"te\\d'", "tab\there-and"])
+def test_a_secret_is_known_in_the_forms_in_which_texts_write_it(secret: str) -> None:
+    from urllib.parse import quote
+
+    text = Redactor(config={"password": secret}).text
+    for form in (secret, quote(secret, safe=""), repr(secret)[1:-1], json.dumps(secret)[1:-1]):
+        assert text(f"<{form}>") == "<***>"
+
+
+def test_the_password_of_an_url_is_known_as_it_is_typed_and_as_it_is_meant() -> None:
+    text = Redactor(config={"uri": "http://me:p%40ss-word@h"}).text
+    assert text("p%40ss-word p@ss-word") == "*** ***"
+
+
+def test_each_line_of_a_secret_of_many_is_replaced() -> None:
+    text = Redactor(config={"private_key": "line-one-abc\nline-two-def\n"}).text
+    assert text("1 line-two-def") == "1 ***"
+    assert text("line-one-abc\nline-two-def\n") == "***\n***\n"
+
+
+def test_the_longer_of_two_secrets_leaves_no_rest() -> None:
+    redactor = Redactor(config={"api_key": "abcdefgh", "token": "abcdefgh-ijk"})
+    assert redactor.text("abcdefgh-ijk abcdefgh") == "*** ***"
+
+
+@pytest.mark.parametrize("secret", ["", "abc", "none", "True", "root", "localhost", "12345", "${oc.env:KEY}"])
+def test_what_is_short_or_everyday_is_not_blotted_out_of_texts(secret: str) -> None:
+    text = f"none abc True /root/x localhost 12345 ${{oc.env:KEY}} <{secret}>"
+    assert Redactor(config={"password": secret, "token": True, "api_key": None}).text(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("on xkcd now", "on *** now"), ("'xkcd'", "'***'"), ("xkcds and axkcd", "xkcds and axkcd")],
+)
+def test_a_short_secret_is_replaced_where_it_stands_alone(text: str, expected: str) -> None:
+    assert Redactor(config={"password": "xkcd"}).text(text) == expected
+
+
+def test_a_number_is_a_secret_value_too() -> None:
+    assert Redactor(config={"password": 987654}).text("pin 987654, step 1987654") == "pin ***, step 1987654"
+
+
+def test_patterns_make_keys_secret_and_are_replaced_in_texts() -> None:
+    redactor = Redactor([r"^patient", r"(?i)emp-\d+", r"(a)\1b"])
+    assert redactor.is_secret("patient_id")
+    assert redactor.value({"patient_id": 7, "impatient": 8}) == {"patient_id": "***", "impatient": 8}
+    assert redactor.text("seen EMP-12 and emp-3; aab") == "seen *** and ***; ***"
+
+
+@pytest.mark.parametrize(
+    ("patterns", "message"),
+    [
+        (["ok", "("], r"^redact\[1\]=\( is no regular expression \(missing \), .*: give one of Python's, with .*\.$"),
+        ([".*"], r"^redact\[0\]=\.\* matches the empty text and so would hide everything: give one .*\.$"),
+        ("abc", r"^redact=abc is one text: give a list of regular expressions, redact=\[abc\]\.$"),
+    ],
+)
+def test_a_bad_pattern_is_told_in_one_sentence(patterns: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Redactor(patterns)
+
+
+def test_what_is_redacted_stays_as_it_is() -> None:
+    redactor = Redactor(["emp"], {"api_key": S})
+    once = redactor.text(f"https://a:b@h/?token=x&y={S} emp 'password': 'x' Authorization: Bearer abcdefgh")
+    assert once == "https://***@h/?token=***&y=*** *** 'password': '***' Authorization: Bearer ***"
+    assert redactor.text(once) == once
+
+
+@pytest.mark.parametrize("piece", ["a", "x=", "://a:b", "a:", "'a': ", "bearer ", "token=", "a@", "aA_", "{a"])
+def test_long_texts_take_time_in_proportion(piece: str) -> None:
+    redactor = Redactor(config={"api_key": S, "password": "xkcd"})
+    text = piece * (200_000 // len(piece))
+    start = time.perf_counter()
+    redactor.text(text)
+    assert time.perf_counter() - start < 3.0

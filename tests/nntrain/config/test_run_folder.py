@@ -6,12 +6,13 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from nntrain.config.redact import Redactor
 from nntrain.config.run_folder import remove_if_empty, write_config
 
 
 def test_the_configuration_is_written_with_interpolations_and_without_secrets(tmp_path: Path) -> None:
     cfg = OmegaConf.create({"lr": 0.1, "double": "${lr}", "api_key": "S3CRET"})
-    write_config(tmp_path / "run", cfg, ["+api_key=***"])
+    write_config(tmp_path / "run", cfg, ["+api_key=***"], Redactor())
     text = (tmp_path / "run" / ".hydra" / "config.yaml").read_text()
     assert OmegaConf.create(text) == OmegaConf.create({"lr": 0.1, "double": "${lr}", "api_key": "***"})
     assert (tmp_path / "run" / ".hydra" / "overrides.yaml").read_text() == "- +api_key=***\n"

@@ -55,7 +55,7 @@ def test_a_name_is_refused_where_mlflow_refuses_it(name: str) -> None:
 
 
 def test_a_bad_name_is_refused_at_creation() -> None:
-    with pytest.raises(ValueError, match=r"'F1 \(macro\)' must be of letters, .*: rename it, for example to 'F1_macro'\."):
+    with pytest.raises(ValueError, match=r"'F1 \(macro\)' must be of letters, .*: rename it, for example to 'f1_macro'\."):
         AvgMetric(accuracy, name="F1 (macro)")
 
 

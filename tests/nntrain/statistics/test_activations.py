@@ -179,6 +179,58 @@ def test_an_error_within_a_layer_leaves_no_hook() -> None:
     assert stats.drain() == []
 
 
+class LastHistograms(Spy):
+    """Takes the newest histograms when each training batch is begun and ended."""
+
+    order = 40
+
+    def __init__(self, stats: ActivationStats) -> None:
+        super().__init__()
+        self.stats, self.seen = stats, list[dict[str, list[float]]]()
+
+    def on(self, event: Event, learn: Learner) -> None:
+        if learn.training and event in (Event.BEFORE_BATCH, Event.AFTER_BATCH):
+            self.seen.append(self.stats.last_histograms())
+
+
+@pytest.mark.parametrize("buffer_rows", [1, 2, 256])
+@pytest.mark.parametrize("every", [1, 3])
+def test_the_last_histograms_are_those_of_the_newest_row(every: int, buffer_rows: int) -> None:
+    stats = ActivationStats(every=every, buffer_rows=buffer_rows)
+    assert stats.last_histograms() == {}
+    spy = LastHistograms(stats)
+    digits_learner(stats, spy).fit(1)
+    counts = stats.histograms().tolist()
+    rows: list[dict[str, list[float]]] = [dict(zip(["act/0", "act/1", "act/2"], row, strict=True)) for row in counts]
+    expected: list[dict[str, list[float]]] = [{}, *(rows[step // every] for step in range(10) for _ in range(2))]
+    assert spy.seen == expected[:-1]
+    assert stats.last_histograms() == rows[-1]
+    assert sum(rows[0]["act/0"]) == 64 * 50
+
+
+def test_layers_that_do_not_run_have_no_last_histogram() -> None:
+    stats = ActivationStats()
+    first_row(stats, Parts(), torch.randn(6, 2), torch.randn(6, 2))
+    assert {name: sum(counts) for name, counts in stats.last_histograms().items()} == {"act/twice": 12, "act/pair": 12}
+
+
+def test_the_last_histograms_read_only_one_row_from_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    stats, read, cpu = ActivationStats(), list[tuple[int, ...]](), Tensor.cpu
+
+    def noted(tensor: Tensor) -> Tensor:
+        read.append(tuple(tensor.shape))
+        return cpu(tensor)
+
+    class ReadAtTheEnd(Callback):
+        def after_train(self, learn: Learner) -> None:
+            with monkeypatch.context() as patched:
+                patched.setattr(Tensor, "cpu", noted)
+                stats.last_histograms()
+
+    digits_learner(stats, ReadAtTheEnd()).fit(1)
+    assert read == [(3, 4 + N_BINS)]
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_sampled_batches_do_not_wait_for_the_gpu_and_work_with_deterministic_algorithms() -> None:

@@ -1,0 +1,181 @@
+"""`python -m nntrain.sync`: delivers what trackers have not got of the journals under the given folders."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nntrain.config.errors import ConfigError
+from nntrain.config.redact import REDACTED
+from nntrain.integrations.bar import DeliveryBar
+from nntrain.integrations.base import Tracker
+from nntrain.integrations.delivery import DeliveredByAnotherError, Delivery, backlog, delivery_lock
+from nntrain.integrations.journal import JOURNAL, JournalError, RunRecord, read_journal
+from nntrain.integrations.mlflow import use_client_settings
+from nntrain.integrations.node import Node, tracker_of
+from nntrain.integrations.shipper import close_journal, wait_s
+from nntrain.integrations.writer import is_being_written
+
+TRACKERS: Mapping[str, str] = {
+    "mlflow": "nntrain.integrations.mlflow.MLflowTracker",
+    "wandb": "nntrain.integrations.wandb.WandbTracker",
+}
+"""What `--to` may name."""
+
+
+@dataclass(frozen=True)
+class Destination:
+    """A tracker to deliver to, by the name under which the state of the delivery is kept."""
+
+    name: str
+    node: Node
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns 0 if everything is delivered, else 1."""
+    args = _parser().parse_args(argv)
+    use_client_settings()
+    try:
+        found = [journal for folder in args.folders for journal in journals(Path(folder))]
+        done = [sync(journal, args) for journal in dict.fromkeys(found)]
+    except ConfigError as err:
+        print(f"nntrain.sync: {err}", file=sys.stderr)
+        return 1
+    if not found:
+        print(f"There is no {JOURNAL} under {', '.join(map(str, args.folders))}.")
+    return 0 if all(done) else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m nntrain.sync", description=__doc__)
+    parser.add_argument("folders", nargs="*", default=["."], help="folders to look in, and below; the current one by default")
+    parser.add_argument("--list", action="store_true", help="only say what is undelivered")
+    parser.add_argument("--to", choices=list(TRACKERS), help="deliver to this tracker, whichever the run was recorded with")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings of the tracker of --to")
+    parser.add_argument("--trust", nargs="+", default=[], metavar="PACKAGE", help="packages of your own that trackers are in")
+    parser.add_argument("--timeout-s", type=float, default=30.0, help="seconds to go on with a tracker that takes nothing")
+    return parser
+
+
+def journals(folder: Path) -> Iterator[Path]:
+    """The journals in a folder and below; a journal itself is one.
+
+    Raises:
+        ConfigError: if there is no such folder.
+    """
+    if not folder.exists():
+        raise ConfigError(f"{folder} does not exist: give the folder of a run, or one that holds such folders.")
+    yield from [folder] if folder.is_file() else sorted(folder.rglob(JOURNAL))
+
+
+def sync(journal: Path, args: argparse.Namespace) -> bool:
+    """Delivers one journal, or only says what is undelivered of it; returns whether it is delivered as far as asked for."""
+    try:
+        record = read_journal(journal)
+    except JournalError as err:
+        print(f"{journal}: {err}", file=sys.stderr)
+        return False
+    if record.continued_by is not None:
+        return True
+    destinations = _destinations(record, args)
+    if args.list:
+        return _list(journal, destinations)
+    try:
+        with delivery_lock(journal):
+            results = [_deliver(journal, destination, args) for destination in destinations]
+            return all(results)
+    except DeliveredByAnotherError as err:
+        print(f"{journal}: {err}", file=sys.stderr)
+        return False
+
+
+def _list(journal: Path, destinations: Sequence[Destination]) -> bool:
+    missing = [left for destination in destinations if (left := backlog(journal, destination.name)) is not None]
+    for left in missing:
+        print(f"{left}{', and the run goes on' if is_being_written(journal) else ''}.")
+    return not missing
+
+
+def _destinations(record: RunRecord, args: argparse.Namespace) -> list[Destination]:
+    if args.to is None:
+        return [Destination(name, _usable(node)) for name, node in record.trackers.items()]
+    settings = dict(_setting(text) for text in args.set)
+    target = TRACKERS[args.to]
+    if not settings and record.trackers.get(args.to, {}).get("_target_") == target:
+        return [Destination(args.to, _usable(record.trackers[args.to]))]
+    digest = hashlib.sha256(repr(sorted(settings.items())).encode()).hexdigest()[:8]
+    name = f"{args.to}-{digest}" if settings else args.to
+    return [Destination(name, {"_target_": target, **settings})]
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    key, sign, value = text.partition("=")
+    if not sign:
+        raise ConfigError(f"--set {text} is no setting: give KEY=VALUE, such as tracking_uri=http://127.0.0.1:5000.")
+    return key, {"true": True, "false": False, "null": None}.get(value, value)
+
+
+def _usable(node: Node) -> dict[str, Any]:
+    """The settings with logins that were left out of the journal taken out whole; the environment gives them."""
+    return {
+        key: re.sub(rf"{re.escape(REDACTED)}@", "", value) if isinstance(value, str) else value for key, value in node.items()
+    }
+
+
+def _deliver(journal: Path, destination: Destination, args: argparse.Namespace) -> bool:
+    tracker = _tracker(destination, args.trust)
+    running = is_being_written(journal)
+    if not running:
+        close_journal(journal)
+    delivery = Delivery(journal, destination.name, tracker)
+    if delivery.is_current():
+        return True
+    with DeliveryBar([(journal, destination.name)]) as bar:
+        _advance(delivery, bar, args.timeout_s)
+    return _tell(delivery, running)
+
+
+def _tracker(destination: Destination, trusted: Sequence[str]) -> Tracker:
+    try:
+        return tracker_of(destination.node, trusted).settled()
+    except (TypeError, ValueError, ImportError) as err:
+        raise ConfigError(str(err)) from err
+
+
+def _advance(delivery: Delivery, bar: DeliveryBar, timeout_s: float) -> None:
+    """Delivers until there is nothing left, or nothing was taken for `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            if not delivery.advance():
+                return
+            deadline = time.monotonic() + timeout_s
+        except Exception as err:  # noqa: BLE001 - whatever a tracker's library raises, it is tried again
+            delivery.failed(err)
+            if time.monotonic() > deadline:
+                return
+            time.sleep(wait_s(delivery.state.n_tries))
+        bar.draw()
+
+
+def _tell(delivery: Delivery, running: bool) -> bool:
+    left = backlog(delivery.journal, delivery.name)
+    for note in delivery.state.notes:
+        print(f"{delivery.journal}: {delivery.name} refused {note}", file=sys.stderr)
+    if left is None or (running and left.error is None):
+        print(f"{delivery.journal}: delivered.\n{delivery.state.where}")
+        return True
+    print(f"{left}: start it, or deliver to another with --to and --set.", file=sys.stderr)
+    return False
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,241 @@
+"""Real servers on loopback for tests: MLflow's, also with logins or PostgreSQL behind it, and one that misbehaves."""
+
+import http.client
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from enum import Enum
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+from urllib.parse import urlsplit
+
+TIMEOUT_S = 90
+
+USER, PASSWORD = "admin", "correct horse battery"
+"""The login of a server with logins."""
+
+POSTGRES_BIN = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)), None)
+
+
+def free_port() -> int:
+    """A port on loopback that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_until(is_so: Callable[[], bool], what: str, timeout_s: float = TIMEOUT_S) -> None:
+    """Waits until something is so; fails with `what` was waited for."""
+    deadline = time.monotonic() + timeout_s
+    while not is_so():
+        assert time.monotonic() < deadline, f"{what}: not within {timeout_s} s"
+        time.sleep(0.1)
+
+
+class MlflowServer:
+    """A real `mlflow server`; it can be killed and started again with its store, on the same port.
+
+    Args:
+        folder: where its database, its files and its log lie.
+        store: the database; SQLite in the folder by default.
+        has_logins: whether it asks for `USER` and `PASSWORD`.
+    """
+
+    def __init__(self, folder: Path, store: str | None = None, *, has_logins: bool = False) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.port = folder, free_port()
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self.store = store or f"sqlite:///{folder.absolute() / 'server.db'}"
+        self._has_logins = has_logins
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Starts it and waits until it answers."""
+        with open(self.folder / "server.log", "a") as log:
+            self._process = subprocess.Popen(
+                self._command(), cwd=self.folder, env=self._env(), stdout=log, stderr=log, start_new_session=True
+            )
+        wait_until(self.answers, f"{self.uri}/health")
+
+    def answers(self) -> bool:
+        """Whether it is up."""
+        assert self._process is None or self._process.poll() is None, (self.folder / "server.log").read_text()[-3000:]
+        try:
+            with urllib.request.urlopen(f"{self.uri}/health", timeout=5):
+                return True
+        except OSError:
+            return False
+
+    def kill(self) -> None:
+        """Kills it with all its processes, by SIGKILL."""
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None) -> None:
+        self.kill()
+
+    def _command(self) -> list[str]:
+        options = {
+            "--host": "127.0.0.1",
+            "--port": str(self.port),
+            "--workers": "1",
+            "--backend-store-uri": self.store,
+            "--artifacts-destination": str(self.folder.absolute() / "artifacts"),
+        }
+        if self._has_logins:
+            options["--app-name"] = "basic-auth"
+        return [sys.executable, "-m", "mlflow", "server", *(word for option in options.items() for word in option)]
+
+    def _env(self) -> dict[str, str]:
+        quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+        return {**os.environ, **quiet, **(self._logins() if self._has_logins else {})}
+
+    def _logins(self) -> Mapping[str, str]:
+        settings = self.folder / "logins.ini"
+        lines = [
+            "[mlflow]",
+            "default_permission = NO_PERMISSIONS",
+            f"database_uri = sqlite:///{self.folder.absolute() / 'logins.db'}",
+            f"admin_username = {USER}",
+            f"admin_password = {PASSWORD}",
+            "authorization_function = mlflow.server.auth:authenticate_request_basic_auth",
+        ]
+        settings.write_text("\n".join(lines))
+        return {"MLFLOW_AUTH_CONFIG_PATH": str(settings), "MLFLOW_FLASK_SERVER_SECRET_KEY": "only for tests"}
+
+
+@contextmanager
+def postgresql() -> Iterator[str]:
+    """The URI of an empty PostgreSQL database that lives as long as the context."""
+    assert POSTGRES_BIN is not None
+    owner = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.geteuid() == 0 else {}  # it refuses root
+    folder = Path(tempfile.mkdtemp(prefix="nntrain-postgresql-"))
+    if owner:
+        shutil.chown(folder, "postgres", "postgres")
+    port = free_port()
+    with open(folder / "log", "w") as log:
+        output = {"stdout": log, "stderr": log, "cwd": folder, **owner}
+        initdb = [POSTGRES_BIN / "initdb", "-D", folder / "data", "-A", "trust", "-U", "nntrain", "--no-sync"]
+        subprocess.run(initdb, check=True, **output)
+        settings = [f"-cport={port}", "-clisten_addresses=127.0.0.1", f"-cunix_socket_directories={folder}", "-cfsync=off"]
+        process = subprocess.Popen([POSTGRES_BIN / "postgres", "-D", folder / "data", *settings], **output)
+    try:
+        is_ready = [POSTGRES_BIN / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port)]
+        wait_until(lambda: subprocess.run(is_ready, check=False).returncode == 0, "PostgreSQL")
+        yield f"postgresql+psycopg2://nntrain@127.0.0.1:{port}/postgres"
+    finally:
+        process.send_signal(signal.SIGQUIT)  # its word for: at once, with all its processes
+        process.wait()
+        shutil.rmtree(folder)
+
+
+class Fault(Enum):
+    """What a `FaultyServer` does with a request."""
+
+    NONE = "passes it on"
+    ERROR = "answers 500"
+    TOO_MANY = "answers 429, with Retry-After"
+    HANG = "never answers"
+    LOST_REPLY = "passes it on and closes the connection without an answer"
+
+
+class FaultyServer:
+    """Stands before a real server and misbehaves as `fault` says, in every `every`th request; else it passes all on.
+
+    Args:
+        target: the real server's URI; `None` for none, with any fault that needs none.
+    """
+
+    def __init__(self, target: str | None = None, fault: Fault = Fault.NONE, every: int = 1) -> None:
+        self.target, self.fault, self.every = target, fault, every
+        self.n_requests = 0
+        self.n_faults = 0
+        self.closed = threading.Event()
+        self._lock = threading.Lock()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._server.daemon_threads = True
+        self.uri = f"http://127.0.0.1:{self._server.server_port}"
+
+    def next_fault(self) -> Fault:
+        """What to do with the request that has just come."""
+        with self._lock:
+            self.n_requests += 1
+            fault = self.fault if self.n_requests % self.every == 0 else Fault.NONE
+            self.n_faults += fault is not Fault.NONE
+            return fault
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None) -> None:
+        self.closed.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def _handler(faulty: FaultyServer) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def handle_any(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            match faulty.next_fault():
+                case Fault.NONE:
+                    self._answer(*self._pass_on(body))
+                case Fault.ERROR:
+                    self._answer(500, {}, b"internal error")
+                case Fault.TOO_MANY:
+                    self._answer(429, {"Retry-After": "30"}, b"too many requests")
+                case Fault.HANG:
+                    faulty.closed.wait()
+                    self.close_connection = True
+                case Fault.LOST_REPLY:
+                    self._pass_on(body)
+                    self.close_connection = True
+
+        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = handle_any
+
+        def _pass_on(self, body: bytes) -> tuple[int, Mapping[str, str], bytes]:
+            place = urlsplit(faulty.target or "").netloc
+            connection = http.client.HTTPConnection(place, timeout=30)
+            try:
+                connection.request(self.command, self.path, body, {**dict(self.headers), "Host": place})
+                reply = connection.getresponse()
+                return reply.status, {"Content-Type": reply.headers.get("Content-Type", "")}, reply.read()
+            except OSError:
+                return 502, {}, b"the server behind this one does not answer"
+            finally:
+                connection.close()
+
+        def _answer(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+            with suppress(BrokenPipeError, ConnectionResetError):
+                self.send_response(status)
+                for name, value in {**headers, "Content-Length": str(len(body))}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Says nothing."""
+
+    return Handler

@@ -1,0 +1,272 @@
+"""`python -m nntrain.sync`: what a run could not deliver is delivered later, once, from the journal and its files alone."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
+
+from nntrain import sync
+from nntrain.integrations.delivery import delivery_lock
+from nntrain.integrations.journal import JOURNAL, read_journal
+from nntrain.integrations.mlflow import MLflowTracker
+from nntrain.integrations.writer import JournalWriter
+from tests.common.cli import nntrain_run, tree
+from tests.common.journals import END, START, append, batches, losses, start
+from tests.common.mlflow_store import only_run
+from tests.common.servers import MlflowServer, free_port
+
+pytestmark = pytest.mark.slow
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def tracker(store_uri: str) -> MLflowTracker:
+    return MLflowTracker(store_uri, system_metrics=False).settled()
+
+
+def nntrain_sync(*args: str, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "nntrain.sync", *args]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=120, check=False)
+
+
+def points(client: MlflowClient, run: Run, key: str = "batch/loss") -> list[tuple[int, float]]:
+    return [(point.step, point.value) for point in client.get_metric_history(run.info.run_id, key)]
+
+
+def status(folder: Path) -> str:
+    return str(only_run(folder)[1].info.status)
+
+
+def test_it_lists_delivers_and_then_changes_nothing(tmp_path: Path, tracker: MLflowTracker, capsys: Capture) -> None:
+    journal = append(tmp_path / "outputs/a", [start(tracker), *batches(1, 12), END])
+    assert sync.main(["--list", "outputs"]) == 1
+    assert capsys.readouterr().out == f"mlflow lacks 12 rows of metrics of {journal.relative_to(tmp_path)}.\n"
+    assert MlflowClient(tracker.uri).search_runs(["0"]) == []
+    assert sync.main(["outputs"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == "outputs/a/journal.jsonl: delivered."
+    assert out[1].startswith("mlflow run:      a run")
+    client, run = only_run(tmp_path)
+    assert points(client, run) == losses(1, 12)
+    assert (run.info.status, run.info.end_time) == ("FINISHED", 9_000_000)
+    before = tree(tmp_path)
+    for args in (["outputs"], ["--list", "outputs"], [], [str(journal)], ["outputs", "outputs/a", "."]):
+        assert sync.main(args) == 0
+    assert capsys.readouterr() == ("", "")
+    assert tree(tmp_path) == before
+
+
+def test_a_run_recorded_offline_goes_to_a_server_from_a_copy_of_journal_and_files(tmp_path: Path) -> None:
+    done = nntrain_run("tracker=mlflow", "+tracker.offline=true", "n_epoch=2", "hydra.run.dir=run", cwd=tmp_path)
+    if "is already" in done.stderr or "Could not append" in done.stderr:
+        done = nntrain_run("tracker.offline=true", "n_epoch=2", "hydra.run.dir=run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "mlflow.db").exists()
+    elsewhere = tmp_path / "elsewhere" / "run"
+    elsewhere.mkdir(parents=True)
+    shutil.copy(tmp_path / "run" / JOURNAL, elsewhere)
+    shutil.copytree(tmp_path / "run" / "files", elsewhere / "files")
+    with MlflowServer(tmp_path / "server") as server:
+        command = ["--to", "mlflow", "--set", f"tracking_uri={server.uri}", "experiment_name=synced", "--", "elsewhere"]
+        done = nntrain_sync(*command, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        client = MlflowClient(server.uri)
+        found = read_journal(elsewhere)
+        experiment = client.get_experiment_by_name("synced")
+        assert experiment is not None
+        (run,) = client.search_runs([experiment.experiment_id])
+        for key, series in found.metrics.items():
+            expected = sorted(zip(series.step.tolist(), series.value.tolist(), strict=True))
+            assert sorted(points(client, run, key)) == expected
+        artifacts = {item.path for item in client.list_artifacts(run.info.run_id)}
+        assert {"config.yaml", "best.pt"} <= artifacts
+        assert run.info.status == "FINISHED"
+        n_request = len(points(client, run))
+        assert nntrain_sync(*command, cwd=tmp_path).stdout == ""
+        assert len(points(client, run)) == n_request
+
+
+def test_another_store_is_another_delivery(tmp_path: Path, tracker: MLflowTracker, capsys: Capture) -> None:
+    append(tmp_path / "run", [start(tracker), *batches(1, 4), END])
+    assert sync.main(["run"]) == 0
+    for name in ("b", "c"):
+        (tmp_path / name).mkdir()
+        shutil.copy(tmp_path / "mlflow.db", tmp_path / name)
+        empty(tmp_path / name)
+        to = ["run", "--to", "mlflow", "--set", f"tracking_uri=sqlite:///{name}/mlflow.db"]
+        assert sync.main(["--list", *to]) == 1
+        assert sync.main(to) == 0
+        assert sync.main(["--list", *to]) == 0
+        client, run = only_run(tmp_path / name)
+        assert points(client, run) == losses(1, 4)
+
+
+def empty(folder: Path) -> None:
+    client, run = only_run(folder)
+    client.set_tag(run.info.run_id, "nntrain.run", "another")
+    client.delete_run(run.info.run_id)
+
+
+def test_the_same_setting_in_another_folder_is_another_store(
+    tmp_path: Path, store_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append(tmp_path / "run", [START, *batches(1, 4), END])
+    command = [str(tmp_path / "run"), "--to", "mlflow", "--set", "tracking_uri=sqlite:///mlflow.db"]
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        shutil.copy(tmp_path / "mlflow.db", tmp_path / name)
+        monkeypatch.chdir(tmp_path / name)
+        assert sync.main(command) == 0
+        assert points(*only_run(tmp_path / name)) == losses(1, 4)
+
+
+def test_what_the_environment_says_is_part_of_which_store_it_is(
+    tmp_path: Path, store_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append(tmp_path / "run", [START, *batches(1, 4), END])
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        shutil.copy(tmp_path / "mlflow.db", tmp_path / name)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / name}/mlflow.db")
+        assert sync.main(["run", "--to", "mlflow"]) == 0
+        assert points(*only_run(tmp_path / name)) == losses(1, 4)
+
+
+def test_a_run_whose_process_died_is_closed(tmp_path: Path, tracker: MLflowTracker) -> None:
+    append(tmp_path / "run", [start(tracker), *batches(1, 4)])
+    assert sync.main(["run"]) == 0
+    client, run = only_run(tmp_path)
+    assert run.info.status == "KILLED"
+    assert run.data.tags["nntrain.outcome"] == "interrupted"
+    assert run.data.tags["nntrain.message"].startswith("the process ended without a word after batch 4")
+    assert points(client, run) == losses(1, 4)
+
+
+def test_a_run_that_goes_on_is_delivered_as_far_as_it_is_and_left_open(
+    tmp_path: Path, tracker: MLflowTracker, capsys: Capture
+) -> None:
+    with JournalWriter(tmp_path / "run" / JOURNAL) as writer:
+        writer.write(start(tracker), *batches(1, 4))
+        assert writer.wait()
+        assert sync.main(["--list", "run"]) == 1
+        assert capsys.readouterr().out == "mlflow lacks 4 rows of metrics of run/journal.jsonl, and the run goes on.\n"
+        assert sync.main(["run"]) == 0
+        assert (points(*only_run(tmp_path)), status(tmp_path)) == (losses(1, 4), "RUNNING")
+        assert read_journal("run").end is None
+        writer.write(*batches(5, 8), END)
+    assert sync.main(["run"]) == 0
+    assert (points(*only_run(tmp_path)), status(tmp_path)) == (losses(1, 8), "FINISHED")
+
+
+@pytest.mark.parametrize("number", [2, 3, 4])
+def test_a_damaged_line_is_told_and_the_rest_delivered(
+    tmp_path: Path, tracker: MLflowTracker, capsys: Capture, number: int
+) -> None:
+    journal = append(tmp_path / "run", [start(tracker), *batches(1, 12), END])
+    raw = journal.read_bytes().splitlines(keepends=True)
+    raw[number - 1] = raw[number - 1].replace(b":", b";", 1)
+    journal.write_bytes(b"".join(raw))
+    assert sync.main(["run"]) == 0
+    expected = f"run/journal.jsonl: mlflow: line {number} of the journal cannot be read: its checksum is wrong\n"
+    assert capsys.readouterr().err == expected
+    lost = range(4 * number - 7, 4 * number - 3)
+    assert points(*only_run(tmp_path)) == [point for point in losses(1, 12) if point[0] not in lost]
+    assert status(tmp_path) == "FINISHED"
+
+
+def test_a_torn_line_of_a_killed_process_is_cut_off(tmp_path: Path, tracker: MLflowTracker) -> None:
+    journal = append(tmp_path / "run", [start(tracker), *batches(1, 8)])
+    journal.write_bytes(journal.read_bytes()[:-7])
+    assert sync.main(["run"]) == 0
+    assert (points(*only_run(tmp_path)), status(tmp_path)) == (losses(1, 4), "KILLED")
+    assert read_journal("run").damaged == {}
+
+
+def test_a_journal_that_goes_on_elsewhere_is_passed_over(tmp_path: Path, tracker: MLflowTracker) -> None:
+    append(tmp_path / "run", [start(tracker), *batches(1, 4), {"kind": "continued", "by": "elsewhere"}])
+    for args in (["run"], ["--list", "run"]):
+        assert sync.main(args) == 0
+    assert MlflowClient(tracker.uri).search_runs(["0"]) == []
+
+
+def test_a_dead_server_costs_the_time_that_was_given_and_the_next_journal_is_delivered(
+    tmp_path: Path, tracker: MLflowTracker, capsys: Capture
+) -> None:
+    dead = MLflowTracker(f"http://127.0.0.1:{free_port()}", system_metrics=False)
+    append(tmp_path / "a", [start(dead), *batches(1, 4), END])
+    append(tmp_path / "b", [start(tracker), *batches(1, 4), END])
+    assert sync.main([".", "--timeout-s", "1"]) == 1
+    said = capsys.readouterr()
+    assert "b/journal.jsonl: delivered." in said.out
+    (line,) = said.err.splitlines()
+    assert line.startswith("mlflow lacks 4 rows of metrics of a/journal.jsonl, for it takes nothing (")
+    assert line.endswith("): start it, or deliver to another with --to and --set.")
+
+
+def test_a_journal_that_is_being_delivered_is_left_alone(tmp_path: Path, tracker: MLflowTracker, capsys: Capture) -> None:
+    journal = append(tmp_path / "run", [start(tracker), *batches(1, 4), END])
+    with delivery_lock(journal):
+        assert sync.main(["run"]) == 1
+    expected = "run/journal.jsonl is being delivered by another process: wait until it is done.\n"
+    assert capsys.readouterr().err == expected
+
+
+MISTAKES = {
+    "missing": (["nowhere"], "nowhere does not exist: give the folder of a run, or one that holds such folders."),
+    "no setting": (
+        ["run", "--to", "mlflow", "--set", "tracking_uri"],
+        "--set tracking_uri is no setting: give KEY=VALUE, such as tracking_uri=http://127.0.0.1:5000.",
+    ),
+    "unknown setting": (
+        ["run", "--to", "mlflow", "--set", "uri=x"],
+        "--set uri: mlflow has no such setting; choose from ",
+    ),
+    "set without to": (["run", "--set", "tracking_uri=x"], "--set needs --to: name the tracker that the settings are of."),
+    "newer": (["newer"], "newer/journal.jsonl is of version 2, this nntrain reads up to 1: update nntrain."),
+    "empty": (["empty"], "empty/journal.jsonl does not say which run it is of: expected a journal that nntrain wrote."),
+    "untrusted": (["untrusted"], "tracker._target_=subprocess.Popen is not trusted: "),
+    "function": (["function"], "tracker._target_=nntrain.integrations.resume.link_or_copy is no dataclass, as every tracker "),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_sentence(tmp_path: Path, capsys: Capture, mistake: str) -> None:
+    append(tmp_path / "run", [START, END])
+    append(tmp_path / "newer", [{**START, "version": 2}])
+    append(tmp_path / "empty", [])
+    append(tmp_path / "untrusted", [{**START, "trackers": {"a": {"_target_": "subprocess.Popen", "args": "touch harm"}}}])
+    copy = {"_target_": "nntrain.integrations.resume.link_or_copy", "source": "run/journal.jsonl", "target": "harm"}
+    append(tmp_path / "function", [{**START, "trackers": {"a": copy}}])
+    args, expected = MISTAKES[mistake]
+    assert sync.main(args) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    (line,) = said.err.splitlines()
+    assert line.startswith(f"nntrain.sync: {expected}")
+    assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize("bad", ["newer", "empty", "untrusted"])
+def test_one_bad_journal_holds_up_no_other(tmp_path: Path, tracker: MLflowTracker, capsys: Capture, bad: str) -> None:
+    contents: dict[str, Sequence[dict[str, object]]] = {
+        "newer": [{**START, "version": 2}],
+        "empty": [],
+        "untrusted": [{**START, "trackers": {"a": {"_target_": "os.system", "command": "x"}}}],
+    }
+    append(tmp_path / "a", contents[bad])
+    append(tmp_path / "b", [start(tracker), *batches(1, 4), END])
+    assert sync.main(["."]) == 1
+    assert "b/journal.jsonl: delivered." in capsys.readouterr().out
+
+
+def test_a_folder_without_journals_is_told_of(capsys: Capture) -> None:
+    assert sync.main(["."]) == 0
+    assert capsys.readouterr().out == "There is no journal.jsonl under '.'.\n"

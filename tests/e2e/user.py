@@ -1,0 +1,130 @@
+"""What users bring along in the tests of faults: data, callbacks, and a tracker that fails now and then."""
+
+import os
+import struct
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch.utils.data import TensorDataset
+
+from nntrain import Callback, CancelFitException, Learner, StopReason
+from nntrain.callback import Purpose
+from nntrain.data import DataLoaders
+from nntrain.integrations.base import MetricRow
+from nntrain.integrations.mlflow import MLflowTracker
+
+
+def loaders(n_batch: int, num_workers: int = 0) -> DataLoaders:
+    """So many training batches of 8 items of two classes that a line separates, and one to validate."""
+    x = torch.randn((n_batch + 1) * 8, 8, generator=torch.Generator().manual_seed(0))
+    data = (x, (x.sum(1) > 0).long())
+    train, valid = [part[:-8] for part in data], [part[-8:] for part in data]
+    if num_workers:
+        sets = TensorDataset(*train), TensorDataset(*valid)
+        return DataLoaders.from_datasets(*sets, batch_size=8, num_workers=num_workers, seed=1)
+    return DataLoaders.from_tensors(train, valid, batch_size=8, seed=1)
+
+
+class Witness(Callback):
+    """Notes the time and the loss of each training batch in a file of its own, at once, and takes its time.
+
+    Args:
+        path: the file: for each batch milliseconds since the epoch of the clock and the loss, as two doubles.
+        batch_ms: how long it sleeps after each training batch.
+    """
+
+    purposes: ClassVar[frozenset[Purpose]] = frozenset({Purpose.FIT})
+
+    def __init__(self, path: str, batch_ms: float = 0.0) -> None:
+        self.path, self.batch_ms = Path(path), batch_ms
+
+    def before_fit(self, learn: Learner) -> None:
+        self.fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    def after_loss(self, learn: Learner) -> None:
+        if learn.training:
+            assert learn.loss is not None
+            os.write(self.fd, struct.pack("dd", time.time() * 1000, learn.loss.item()))
+
+    def after_batch(self, learn: Learner) -> None:
+        if learn.training and self.batch_ms:
+            time.sleep(self.batch_ms / 1000)
+
+    def cleanup_fit(self, learn: Learner) -> None:
+        os.close(self.fd)
+
+
+class Raises(Callback):
+    """Fails after 30 batches.
+
+    Args:
+        variable: environment variable of which it tells the value.
+    """
+
+    def __init__(self, variable: str = "") -> None:
+        self.variable = variable
+
+    def after_step(self, learn: Learner) -> None:
+        if learn.train_iter == 30:
+            raise RuntimeError(f"the user's own mistake{os.environ.get(self.variable, '')}")
+
+
+class Prunes(Callback):
+    """Ends the fit after the first epoch."""
+
+    order: ClassVar[int] = 100
+
+    def after_epoch(self, learn: Learner) -> None:
+        raise CancelFitException("not promising", reason=StopReason.PRUNED)
+
+
+class Poisons(Callback):
+    """Makes the loss NaN after 30 batches."""
+
+    def before_batch(self, learn: Learner) -> None:
+        if learn.train_iter == 30:
+            learn.xb = (learn.xb[0] * float("nan"),)
+
+
+class Modules(Callback):
+    """Prints which trackers' libraries the process that trains has imported when the fit is over."""
+
+    order: ClassVar[int] = 100
+
+    def cleanup_fit(self, learn: Learner) -> None:
+        print("imported:", [name for name in ("mlflow", "wandb") if name in sys.modules])
+
+
+class Memory(Callback):
+    """Prints the resident memory of this process in MiB at so many places of the fit."""
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+
+    def after_batch(self, learn: Learner) -> None:
+        if learn.training and learn.train_iter % self.every == 0:
+            pages = int(Path("/proc/self/statm").read_text().split()[1])
+            print(f"memory: {pages * os.sysconf('SC_PAGE_SIZE') / 2**20:.1f}")
+
+
+@dataclass
+class Flaky(MLflowTracker):
+    """Raises in every third call of `metrics`, before or after MLflow has taken the rows."""
+
+    n_call: ClassVar[int] = 0
+
+    def metrics(self, rows: Sequence[MetricRow]) -> None:
+        Flaky.n_call += 1
+        errors = (ValueError("first"), OSError("second"), RuntimeError("third"))
+        if Flaky.n_call % 3:
+            super().metrics(rows)
+        else:
+            nth = Flaky.n_call // 3
+            if nth % 2:
+                super().metrics(rows)
+            raise errors[nth % 3]

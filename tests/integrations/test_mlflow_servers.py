@@ -1,0 +1,239 @@
+"""MLflow on real servers, well and ill: one try each, as in the process that delivers."""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from nntrain.events import StopReason
+from nntrain.integrations.base import MetricRow, ModelFile, RunEnd, RunInfo, Table
+from nntrain.integrations.mlflow import CLIENT_SETTINGS, MLflowTracker
+from nntrain.models import mlp
+from tests.common.servers import PASSWORD, POSTGRES_BIN, USER, Fault, FaultyServer, MlflowServer, postgresql
+
+pytestmark = pytest.mark.slow
+
+UID = "0123456789abcdef"
+LIMIT_S = 15
+"""How long a call may take: MLflow's client gives up after 10 s."""
+
+
+@pytest.fixture(autouse=True)
+def _delivering(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in CLIENT_SETTINGS.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    with MlflowServer(tmp_path_factory.mktemp("server")) as running:
+        yield running
+
+
+def rows_of(n: int) -> list[MetricRow]:
+    return [MetricRow(1_000 + i, i, {"loss": i / 7}) for i in range(n)]
+
+
+def keep_a_run(tracker: MLflowTracker, folder: Path, uid: str) -> str:
+    """One of everything; returns the run's id."""
+    params = {f"key_{i}": "é" * 5_000 for i in range(120)}  # which do not fit into one request
+    params["nul"] = "\0"  # which PostgreSQL does not keep
+    run_id = tracker.start(RunInfo(uid=uid, params=params, texts={"config.yaml": "lr: 1\n"})).run_id
+    tracker.metrics(rows_of(1_200))
+    (folder / "file").write_text("a,b\n")
+    tracker.artifact(folder / "file", "reports/confusion é.csv")
+    tracker.table(Table("pairs", ["n"], [[1], [2]]), 1)
+    tracker.finish(RunEnd(StopReason.PRUNED, time_ms=9_000))
+    return run_id
+
+
+def assert_kept(uri: str, run_id: str, n_row: int = 1_200) -> None:
+    client = MlflowClient(uri)
+    run = client.get_run(run_id)
+    assert (run.info.status, len(run.data.params)) == ("KILLED", 121)
+    assert [(p.step, p.value) for p in client.get_metric_history(run_id, "loss")] == [(i, i / 7) for i in range(n_row)]
+    assert sorted(file.path for file in client.list_artifacts(run_id)) == ["config.yaml", "pairs.json", "reports"]
+    assert Path(client.download_artifacts(run_id, "reports/confusion é.csv")).read_text() == "a,b\n"
+
+
+def n_runs(uri: str, uid: str) -> int:
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("nntrain").experiment_id
+    return len(client.search_runs([experiment], f"tags.`nntrain.run` = '{uid}'"))
+
+
+def test_a_server_keeps_a_run(server: MlflowServer, tmp_path: Path) -> None:
+    tracker = MLflowTracker(server.uri)
+    where = tracker.start(RunInfo(uid=UID)).where
+    assert f"{server.uri}/#/experiments/1/runs/{tracker.run_id}/model-metrics" in where
+    assert_kept(server.uri, keep_a_run(tracker, tmp_path, UID))
+    assert n_runs(server.uri, UID) == 1
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # MLflow's, of its own models
+def test_a_server_registers_a_model_once(server: MlflowServer, tmp_path: Path) -> None:
+    torch.save({"model": mlp(4, 3, 2).state_dict()}, tmp_path / "last.ckpt")
+    node = {"_target_": "nntrain.models.mlp", "n_in": 4, "hidden": 3, "n_out": 2}
+    tracker = MLflowTracker(server.uri, registered_model_name="digits")
+    run_id = tracker.start(RunInfo(uid="9" * 16)).run_id
+    for _ in range(2):
+        tracker.model(ModelFile(tmp_path / "last.ckpt", "model", ["best"], node))
+    client = MlflowClient(server.uri)
+    (version,) = client.search_model_versions("name = 'digits'")
+    assert version.run_id == run_id
+    assert client.get_model_version_by_alias("digits", "best").version == version.version
+    (logged,) = client.search_logged_models(["1"], "name = 'model'")
+    assert (str(logged.status), version.source) == ("READY", f"models:/{logged.model_id}")
+
+
+@pytest.mark.skipif(POSTGRES_BIN is None, reason="needs PostgreSQL: apt install postgresql")
+def test_postgresql_keeps_a_run_behind_a_server_and_without_one(tmp_path: Path) -> None:
+    with postgresql() as store:
+        with MlflowServer(tmp_path / "server", store) as server:
+            assert_kept(server.uri, keep_a_run(MLflowTracker(server.uri), tmp_path, UID))
+        direct = MLflowTracker(store, "direct")
+        assert_kept(store, keep_a_run(direct, tmp_path, "1" * 16))
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    """A server that asks for `USER` and `PASSWORD`."""
+    with MlflowServer(tmp_path_factory.mktemp("guarded"), has_logins=True) as running:
+        yield running
+
+
+def test_a_server_with_logins_keeps_a_run_of_those_who_may(
+    guarded: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", USER)
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "wrong")
+    with pytest.raises(MlflowException, match="401"):  # which may be set right: it is no refusal
+        MLflowTracker(guarded.uri).start(RunInfo(uid=UID))
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
+    assert_kept(guarded.uri, keep_a_run(MLflowTracker(guarded.uri), tmp_path, UID))
+
+
+def test_a_login_in_the_uri_is_not_told(guarded: MlflowServer) -> None:
+    login = f"{USER}:{PASSWORD.replace(' ', '%20')}"
+    started = MLflowTracker(guarded.uri.replace("//", f"//{login}@")).start(RunInfo(uid="1" * 16))
+    assert started.run_id
+    assert PASSWORD.split()[0] not in started.where
+
+
+@pytest.mark.parametrize("fault", [Fault.ERROR, Fault.TOO_MANY, Fault.HANG])
+def test_an_ill_server_is_an_error_within_the_time_and_none_once_it_is_well(server: MlflowServer, fault: Fault) -> None:
+    uid = f"{list(Fault).index(fault):016x}"
+    with FaultyServer(server.uri) as faulty:
+        tracker = MLflowTracker(faulty.uri)
+        run_id = tracker.start(RunInfo(uid=uid)).run_id
+        faulty.fault = fault
+        began = time.monotonic()
+        with pytest.raises(MlflowException):
+            tracker.metrics(rows_of(10))
+        assert time.monotonic() - began < LIMIT_S
+        assert faulty.n_faults == 1
+        faulty.fault = Fault.NONE
+        tracker.metrics(rows_of(10))
+    assert len(MlflowClient(server.uri).get_metric_history(run_id, "loss")) == 10
+
+
+def retried(tracker: MLflowTracker, uid: str, batches: Sequence[Sequence[MetricRow]]) -> int:
+    """Delivers as if by a process that starts the run again after each error; returns the number of errors."""
+    n_error = 0
+    pending = list(batches)
+    is_started = False
+    while pending:
+        try:
+            if not is_started:
+                tracker.start(RunInfo(uid=uid, params={"lr": 0.1}))
+                is_started = True
+            tracker.metrics(pending[0])
+            pending.pop(0)
+        except MlflowException:
+            n_error, is_started = n_error + 1, False
+    return n_error
+
+
+def test_lost_replies_make_no_point_twice_and_no_run_twice(server: MlflowServer) -> None:
+    uid = "7" * 16
+    batches = [[row] for row in rows_of(40)]
+    with FaultyServer(server.uri, Fault.LOST_REPLY, every=7) as faulty:
+        n_error = retried(MLflowTracker(faulty.uri), uid, batches)
+        assert n_error == faulty.n_faults > 5
+    client = MlflowClient(server.uri)
+    assert n_runs(server.uri, uid) == 1
+    run = client.search_runs(["1"], f"tags.`nntrain.run` = '{uid}'")[0]
+    history = client.get_metric_history(run.info.run_id, "loss")
+    assert [(point.step, point.value) for point in history] == [(i, i / 7) for i in range(40)]
+
+
+def test_a_lost_reply_to_the_making_of_a_run_makes_no_second_one(server: MlflowServer) -> None:
+    uid = "8" * 16
+    with FaultyServer(server.uri) as faulty:
+        for every in range(1, 12):  # at each request of the start in turn
+            faulty.fault, faulty.every, faulty.n_requests = Fault.LOST_REPLY, every, 0
+            try:
+                MLflowTracker(faulty.uri).start(RunInfo(uid=uid, params={"lr": 0.1}, texts={"config.yaml": "lr: 0.1"}))
+            except MlflowException:
+                continue
+        assert faulty.n_faults > 3
+    assert n_runs(server.uri, uid) == 1
+
+
+def test_a_server_that_was_killed_goes_on_where_it_was(tmp_path: Path) -> None:
+    server = MlflowServer(tmp_path / "server")
+    with server:
+        tracker = MLflowTracker(server.uri)
+        run_id = tracker.start(RunInfo(uid=UID)).run_id
+        tracker.metrics(rows_of(10))
+        server.kill()
+        began = time.monotonic()
+        with pytest.raises(MlflowException):
+            tracker.metrics(rows_of(20)[10:])
+        assert time.monotonic() - began < LIMIT_S
+        server.start()
+        tracker.metrics(rows_of(20)[10:])
+        history = MlflowClient(server.uri).get_metric_history(run_id, "loss")
+        assert [point.step for point in history] == list(range(20))
+
+
+def test_a_server_that_is_not_there_is_an_error_at_once() -> None:
+    began = time.monotonic()
+    with pytest.raises(MlflowException, match=r"127\.0\.0\.1"):
+        MLflowTracker("http://127.0.0.1:9").start(RunInfo(uid=UID))
+    assert time.monotonic() - began < LIMIT_S
+
+
+def test_a_database_server_that_never_answers_is_an_error_within_the_time() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        began = time.monotonic()
+        with pytest.raises(Exception, match="timeout expired"):
+            MLflowTracker(f"postgresql+psycopg2://ann@127.0.0.1:{silent.getsockname()[1]}/db").start(RunInfo(uid=UID))
+    assert time.monotonic() - began < LIMIT_S
+
+
+def test_runs_at_once_on_one_server_are_kept_apart(server: MlflowServer) -> None:
+    def keep(i: int) -> None:
+        tracker = MLflowTracker(server.uri)
+        tracker.start(RunInfo(uid=f"{i:x}" * 16, tags={"i": str(i)}))
+        for row in rows_of(20):
+            tracker.metrics([MetricRow(row.time_ms, row.step, {"loss": row.values["loss"] + i})])
+        tracker.finish(RunEnd(StopReason.COMPLETED))
+
+    threads = [threading.Thread(target=keep, args=(i,)) for i in range(10, 16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    client = MlflowClient(server.uri)
+    for i in range(10, 16):
+        (run,) = client.search_runs(["1"], f"tags.i = '{i}'")
+        history = client.get_metric_history(run.info.run_id, "loss")
+        assert [point.value for point in history] == [step / 7 + i for step in range(20)]
+        assert run.info.status == "FINISHED"

@@ -1,0 +1,701 @@
+"""The W&B tracker: offline with the real SDK and its file read back; online with the real SDK and a stand-in server."""
+
+import json
+import math
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+from PIL import Image
+
+from nntrain.events import StopReason
+from nntrain.integrations import wandb as module
+from nntrain.integrations.base import MetricRow, ModelFile, ProcessInfo, Refused, RunEnd, RunInfo, Table, Tracker
+from nntrain.integrations.wandb import WandbTracker, artifact_name, nested, summary
+from tests.common.wandb_server import WandbServer, wandb_server
+from tests.common.wandb_store import WandbRun, read_offline
+
+pytestmark = pytest.mark.slow
+
+UID = "0123456789abcdef"
+DONE = RunEnd(StopReason.COMPLETED)
+SETTINGS = (
+    *("API_KEY", "BASE_URL", "DIR", "ENTITY", "JOB_TYPE", "MODE", "NAME", "NOTES", "PROJECT", "RUN_GROUP", "SERVICE"),
+    *("SILENT", "TAGS"),
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_service_left() -> Iterator[None]:
+    yield
+    import wandb
+
+    wandb.teardown()
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in SETTINGS:
+        monkeypatch.delenv(f"WANDB_{name}", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    monkeypatch.setattr(module, "FINISH_TIMEOUT_S", 2.0)
+    monkeypatch.setattr(module, "INIT_TIMEOUT_S", 3.0)
+    with wandb_server() as server:
+        yield server
+
+
+def offline(**settings: object) -> WandbTracker:
+    return WandbTracker(mode="offline", **settings)  # type: ignore[arg-type]
+
+
+def info(uid: str = UID, **values: object) -> RunInfo:
+    return replace(RunInfo(uid=uid, time_ms=1_000), **values)  # type: ignore[arg-type]
+
+
+def loss_rows(start: int, end: int) -> list[MetricRow]:
+    return [MetricRow(1_000 + i, i, {"batch/loss": i / 7}) for i in range(start, end)]
+
+
+def finished(run: RunInfo, *rows: MetricRow, uid: str = UID, **settings: object) -> WandbRun:
+    """The offline run that these rows make, read back."""
+    tracker = offline(**settings)
+    tracker.start(run)
+    tracker.metrics(rows)
+    tracker.finish(DONE)
+    return read_offline(Path(), uid)
+
+
+# --- settings
+
+
+def test_it_is_a_tracker() -> None:
+    assert isinstance(offline(), Tracker)
+
+
+def test_making_one_imports_no_wandb_nor_torch_beside_the_package() -> None:
+    code = (
+        "import sys; import nntrain; from nntrain.integrations.wandb import WandbTracker; WandbTracker().settled();"
+        "print([name for name in sys.modules if name == 'wandb' or name.startswith('wandb.')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_without_wandb_the_command_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"pip install 'nntrain\[wandb\]'"):
+        WandbTracker()
+
+
+def test_an_unknown_mode_is_told_with_those_that_there_are() -> None:
+    with pytest.raises(ValueError, match=r"mode='offlin' .* one of online, offline, disabled\.$"):
+        WandbTracker(mode="offlin")
+
+
+def test_settled_writes_out_defaults_and_folder(tmp_path: Path) -> None:
+    settled = WandbTracker(dir="here").settled()
+    assert (settled.project, settled.mode, settled.dir) == ("nntrain", "online", str(tmp_path / "here"))
+    assert settled.settled() == settled
+
+
+@pytest.mark.parametrize(
+    ("variable", "field", "value"),
+    [
+        ("WANDB_PROJECT", "project", "p"),
+        ("WANDB_ENTITY", "entity", "team"),
+        ("WANDB_RUN_GROUP", "group", "g"),
+        ("WANDB_JOB_TYPE", "job_type", "train"),
+        ("WANDB_NAME", "run_name", "n"),
+        ("WANDB_NOTES", "notes", "text"),
+        ("WANDB_MODE", "mode", "offline"),
+        ("WANDB_DIR", "dir", "/somewhere"),
+        ("WANDB_BASE_URL", "base_url", "http://host"),
+    ],
+)
+def test_settled_takes_the_environment_where_nothing_is_set(
+    monkeypatch: pytest.MonkeyPatch, variable: str, field: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    assert getattr(WandbTracker().settled(), field) == value
+    mine = "disabled" if field == "mode" else "/mine"
+    assert getattr(WandbTracker(**{field: mine}).settled(), field) == mine
+
+
+def test_settled_takes_tags_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_TAGS", "a,b")
+    assert WandbTracker().settled().tags == ["a", "b"]
+    assert WandbTracker(tags=["c"]).settled().tags == ["c"]
+
+
+def test_no_key_reaches_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    assert "a" * 40 not in repr(WandbTracker().settled())
+
+
+def test_the_config_names_every_setting() -> None:
+    node = yaml.safe_load((Path(module.__file__).parents[1] / "conf/tracker/wandb.yaml").read_text())["wandb"]
+    assert node.pop("_target_") == "nntrain.integrations.wandb.WandbTracker"
+    assert list(node) == [setting.name for setting in fields(WandbTracker)]
+    assert WandbTracker(**node) == WandbTracker()
+
+
+@pytest.mark.parametrize("settings", [{"project": "a/b"}, {"tags": ["x" * 65]}, {"tags": [""]}])
+def test_settings_that_wandb_never_takes_are_refused(settings: dict[str, object]) -> None:
+    with pytest.raises(Refused):
+        offline(**settings).start(info())
+
+
+# --- names and values
+
+
+@pytest.mark.parametrize(
+    ("key", "best"),
+    [
+        ("batch/loss", "min"),
+        ("batch/loss_smooth", "min"),
+        ("valid/hamming_loss", "min"),
+        ("valid/error_rate", "min"),
+        ("valid/rmse", "min"),
+        ("valid/accuracy", "max"),
+        ("valid/MulticlassAccuracy", "max"),
+        ("valid/f1_score", "max"),
+        ("valid/BinaryAUROC", "max"),
+        ("valid/r2", "max"),
+        ("lr/0", None),
+        ("act/backbone.conv/mean", None),
+        ("time/epoch_s", None),
+        ("grad/acceleration/norm", None),
+    ],
+)
+def test_the_value_that_stands_for_the_run(key: str, best: str | None) -> None:
+    assert summary(key) == best
+
+
+def test_params_become_a_tree() -> None:
+    params = {"lr": 0.1, "model.hidden": 3, "model.act.name": None, "list": [1, 2]}
+    assert nested(params) == {"lr": 0.1, "model": {"hidden": 3, "act": {"name": None}}, "list": [1, 2]}
+
+
+@pytest.mark.parametrize("params", [{"a": 1, "a.b": 2}, {"a.b": 2, "a": 1}, {"a.b": 1, "a.b.c": 2}])
+def test_params_that_make_no_tree_stay_flat(params: dict[str, int]) -> None:
+    assert nested(params) == params
+
+
+def test_artifact_names_are_what_wandb_takes() -> None:
+    assert artifact_name("1", "reports/é a.csv") == "run-1-reports___a.csv"
+    long = artifact_name("1", "x" * 200)
+    assert len(long) == 128
+    assert long != artifact_name("1", "x" * 201)
+
+
+# --- offline
+
+
+def test_rows_are_kept_in_order_with_their_values_times_and_steps() -> None:
+    values = [0.5, math.nan, math.inf, -math.inf, 2.0**70, 1 / 3]
+    rows = [MetricRow(1_700_000_000_000 + 250 * i, 10 * i, {"act/a.b/mean": v, "lr/0": 1}) for i, v in enumerate(values)]
+    run = finished(info(), *rows)
+    assert [str(row["act/a.b/mean"]) for row in run.history] == [str(float(value)) for value in values]
+    assert [row["train_iter"] for row in run.history] == [0, 10, 20, 30, 40, 50]
+    assert [row["_step"] for row in run.history] == [0, 1, 2, 3, 4, 5]
+    assert [row["_timestamp"] for row in run.history] == [1_700_000_000 + 0.25 * i for i in range(6)]
+
+
+def test_rows_that_go_back_or_repeat_are_all_kept() -> None:
+    run = finished(info(), *(MetricRow(1_000, step, {"x": float(i)}) for i, step in enumerate([5, 5, 3, 0, 9])))
+    assert run.series("x") == [(5, 0.0), (5, 1.0), (3, 2.0), (0, 3.0), (9, 4.0)]
+
+
+def test_every_series_is_against_the_step() -> None:
+    run = finished(info(), MetricRow(1, 1, {"valid/top.5.acc": 0.25, "lr/0": 1.0}), MetricRow(1, 2, {"valid/top.5.acc": 0.125}))
+    assert run.metrics["*"].step_metric == run.metrics[r"valid/top\.5\.acc"].step_metric == "train_iter"
+    assert run.summary["valid/top.5.acc"] == {"max": 0.25}
+    assert run.summary["lr/0"] == 1.0
+
+
+def test_settings_params_tags_and_texts_are_kept() -> None:
+    params = {f"group.key_{i}": i for i in range(250)} | {"long": "x" * 7000, "list": [1, 2], "none": None}
+    run = finished(
+        info(params=params, tags={"team": "é", "nntrain.git.dirty": "true"}, texts={"config.yaml": "lr: 1\n"}),
+        project="p", entity="e", group="g", job_type="train", run_name="n", tags=["a", "b"], notes="text",
+    )  # fmt: skip
+    record = run.run
+    assert (record.project, record.entity, record.run_group, record.job_type) == ("p", "e", "g", "train")
+    assert (record.run_id, record.display_name, record.notes) == (UID, "n", "text")
+    assert run.params == params
+    assert run.tags == {"team": "é", "nntrain.git.dirty": "true", "nntrain.outcome": "completed"}
+    assert set(record.tags) == {"a", "b", "completed"}
+    assert (run.folder / "files/nntrain/config.yaml").read_text() == "lr: 1\n"
+    assert "nntrain/config.yaml" in run.files
+
+
+def test_the_name_of_the_run_itself_is_the_second_choice() -> None:
+    assert finished(info(name="mine")).run.display_name == "mine"
+    assert finished(info(uid="2", name="mine"), uid="2", run_name="set").run.display_name == "set"
+
+
+def test_it_says_how_to_upload_the_folder() -> None:
+    tracker = offline()
+    started = tracker.start(info())
+    folder = started.where.rpartition("wandb sync ")[2]
+    assert started.run_id == UID
+    assert started.rows == 0
+    assert (Path(folder) / f"run-{UID}.wandb").parent.is_dir()
+    tracker.finish(DONE)
+
+
+@pytest.mark.parametrize(
+    ("reason", "signum", "code"),
+    [
+        ("completed", None, 0),
+        ("early_stopped", None, 0),
+        ("budget", None, 0),
+        ("pruned", None, 0),
+        ("diverged", None, 1),
+        ("interrupted", 2, 130),
+        ("interrupted", 15, 143),
+        ("error", None, 1),
+        ("out_of_memory", None, 1),
+    ],
+)
+def test_the_exit_code_and_the_tag_are_those_of_the_outcome_table(reason: str, signum: int | None, code: int) -> None:
+    tracker = offline(tags=["mine"])
+    tracker.start(info(tags={"nntrain.outcome": "interrupted"}))
+    tracker.finish(RunEnd(StopReason(reason), signum=signum))
+    run = read_offline(Path(), UID)
+    assert run.exit_code == code
+    assert run.tags["nntrain.outcome"] == reason
+    assert set(run.run.tags) == {"mine", reason}
+
+
+def test_histograms_are_wandbs() -> None:
+    tracker = offline()
+    tracker.start(info())
+    tracker.histograms(MetricRow(2_000, 7, {}), [0.0, 0.5, 1.0], {"act/a": [3, 4], "act/b": [0, 1]})
+    tracker.finish(DONE)
+    (row,) = read_offline(Path(), UID).history
+    assert (row["act/a._type"], row["act/a.values"], row["act/a.bins"]) == ("histogram", [3, 4], [0, 0.5, 1])
+    assert row["act/b.values"] == [0, 1]
+    assert (row["train_iter"], row["_timestamp"]) == (7, 2)
+
+
+def test_figures_are_images_under_their_name_without_extension() -> None:
+    Image.new("RGB", (4, 2)).save("loss.png")
+    tracker = offline()
+    tracker.start(info())
+    tracker.figure(Path("loss.png"), "plots/loss.png", 9)
+    tracker.finish(DONE)
+    run = read_offline(Path(), UID)
+    assert (run.history[0]["plots/loss._type"], run.history[0]["train_iter"]) == ("image-file", 9)
+    assert (run.folder / "files" / run.history[0]["plots/loss.path"]).read_bytes() == Path("loss.png").read_bytes()
+
+
+def test_tables_keep_their_rows() -> None:
+    tracker = offline()
+    tracker.start(info())
+    tracker.table(Table("confusion", ["name", "n"], [["a", 1], [None, "many"], ["c", 2.5]]), 3)
+    tracker.finish(DONE)
+    run = read_offline(Path(), UID)
+    table = json.loads((run.folder / "files" / run.history[0]["confusion.path"]).read_text())
+    assert table == {"columns": ["name", "n"], "data": [["a", 1], [None, "many"], ["c", 2.5]]}
+
+
+def test_files_and_models_are_artifacts_with_aliases() -> None:
+    Path("a.csv").write_text("1,2\n")
+    Path("best.pt").write_bytes(b"weights")
+    tracker = offline()
+    tracker.start(info())
+    tracker.artifact(Path("a.csv"), "reports/confusion.csv", ["final"])
+    tracker.model(ModelFile(Path("best.pt"), "best.pt", ["best", "latest"], {"_target_": "m", "n": 3}, ["mine"]))
+    tracker.finish(DONE)
+    file, model = read_offline(Path(), UID).artifacts
+    assert (file.type, file.name, set(file.aliases)) == ("file", f"run-{UID}-reports_confusion.csv", {"final", "latest"})
+    assert [(entry.path, Path(entry.local_path).read_text()) for entry in file.manifest.contents] == [
+        ("reports/confusion.csv", "1,2\n")
+    ]
+    assert (model.type, set(model.aliases)) == ("model", {"best", "latest"})
+    assert json.loads(model.metadata) == {"node": {"_target_": "m", "n": 3}, "trusted_targets": ["mine"]}
+
+
+def test_the_console_log_becomes_wandbs_own_and_comes_once() -> None:
+    lines = [f"line {i} é\n" for i in range(2_500)]
+    Path("console.log").write_text("".join(lines[:1_200]), encoding="utf-8")
+    tracker = offline()
+    tracker.start(info())
+    tracker.artifact(Path("console.log"), "console.log")
+    Path("console.log").write_text("".join(lines), encoding="utf-8")
+    tracker.artifact(Path("console.log"), "console.log")
+    tracker.finish(DONE)
+    run = read_offline(Path(), UID)
+    assert run.console == "".join(lines)
+    assert run.artifacts == []
+
+
+def test_what_wandb_never_takes_is_refused_and_has_its_place_in_the_count() -> None:
+    Path("bad.png").write_text("no image")
+    tracker = offline()
+    tracker.start(info())
+    tracker.metrics(loss_rows(0, 2))
+    for name in ("plots/loss.png", "../loss.png"):
+        with pytest.raises(Refused):
+            tracker.figure(Path("bad.png"), name, 1)
+    with pytest.raises(Refused):
+        tracker.table(Table("t", ["a"], [[1, 2]]), 1)
+    with pytest.raises(Refused):
+        tracker.histograms(MetricRow(1, 1, {}), [0.0, 1.0], {"act/a": [1, 2, 3]})
+    with pytest.raises(Refused):
+        tracker.artifact(Path("gone.csv"), "gone.csv")
+    with pytest.raises(Refused):
+        tracker.artifact(Path("bad.png"), "bad.png", ["no/alias"])
+    tracker.metrics(loss_rows(2, 3))
+    assert tracker.start(info()).rows == 7
+    tracker.finish(DONE)
+    assert [row["_step"] for row in read_offline(Path(), UID).history] == [0, 1, 6]
+
+
+def test_a_text_whose_name_leads_out_of_the_run_is_refused() -> None:
+    tracker = offline()
+    with pytest.raises(Refused):
+        tracker.start(info(texts={"../../secret": "x"}))
+    tracker.finish(DONE)
+
+
+def test_a_run_begun_twice_is_one_run_and_says_what_it_holds() -> None:
+    first, second = offline(), offline()
+    assert first.start(info(params={"a": 1})).rows == 0
+    first.metrics(loss_rows(0, 5))
+    started = second.start(info(params={"a": 2}))
+    assert (started.run_id, started.rows) == (UID, 5)
+    second.metrics(loss_rows(5, 8))
+    second.finish(DONE)
+    run = read_offline(Path(), UID)
+    assert run.series("batch/loss") == [(i, i / 7) for i in range(8)]
+    assert run.params == {"a": 2}
+
+
+def test_a_run_begun_after_its_end_is_made_anew_and_no_other_is_touched() -> None:
+    others = [Path(f"wandb/offline-run-20240101_000000-{name}") for name in (f"{UID}0", f"x{UID}", f"{UID}-1")]
+    for other in others:
+        other.mkdir(parents=True)
+    (others[2] / f"run-{UID}-1.wandb").touch()
+    finished(info(), *loss_rows(0, 5))
+    tracker = offline()
+    assert tracker.start(info()).rows == 0
+    tracker.metrics(loss_rows(0, 7))
+    tracker.finish(DONE)
+    (folder,) = Path("wandb").glob(f"offline-run-*[!0]-{UID}*")
+    assert all(other.is_dir() for other in others)
+    for other in others:
+        shutil.rmtree(other)
+    assert read_offline(Path(), UID).series("batch/loss") == [(i, i / 7) for i in range(7)]
+    assert folder.is_dir()
+
+
+def test_runs_at_once_and_one_after_the_other_do_not_mix() -> None:
+    trackers = {str(i) * 16: offline() for i in range(1, 4)}
+
+    def track(uid: str) -> None:
+        trackers[uid].start(info(uid))
+        for i in range(20):
+            trackers[uid].metrics([MetricRow(1_000, i, {f"from_{uid}": float(i)})])
+        trackers[uid].finish(DONE)
+
+    threads = [threading.Thread(target=track, args=(uid,)) for uid in trackers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for uid in trackers:
+        run = read_offline(Path(), uid)
+        assert run.series(f"from_{uid}") == [(i, float(i)) for i in range(20)]
+        assert run.exit_code == 0
+
+
+def test_a_run_goes_on_after_another_one_was_tracked_by_the_same_tracker() -> None:
+    tracker = offline()
+    for uid in ("1" * 16, "2" * 16):
+        tracker.start(info(uid))
+        tracker.metrics(loss_rows(0, 3))
+        tracker.finish(DONE)
+    assert len(read_offline(Path(), "1" * 16).history) == len(read_offline(Path(), "2" * 16).history) == 3
+
+
+def test_disabled_keeps_nothing(tmp_path: Path) -> None:
+    Path("a.png").write_bytes(b"x")
+    tracker = WandbTracker(mode="disabled")
+    tracker.load()
+    assert "kept nowhere" in tracker.start(info(texts={"a.txt": "x"})).where
+    tracker.metrics(loss_rows(0, 3))
+    tracker.histograms(MetricRow(1, 1, {}), [0.0, 1.0], {"a": [1]})
+    tracker.artifact(Path("a.png"), "a.png")
+    tracker.set_tags({"a": "b"})
+    tracker.finish(DONE)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png"]
+
+
+def test_nothing_is_printed_and_nothing_lies_outside_the_folder(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    tracker = offline(dir="here")
+    tracker.load()
+    tracker.start(info(process=ProcessInfo(cwd="/nowhere"), texts={"a.txt": "x"}))
+    tracker.metrics(loss_rows(0, 3))
+    tracker.finish(DONE)
+    assert capfd.readouterr() == ("", "")
+    assert {path.name for path in tmp_path.iterdir()} <= {"here", "home"}
+
+
+# --- the process that trains
+
+
+def test_program_arguments_executable_host_and_git_are_those_of_the_training(tmp_path: Path) -> None:
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(tmp_path)]
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub/train.py").touch()
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "first"]):
+        subprocess.run([*git, *command], check=True)
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    process = ProcessInfo(
+        pid=os.getpid(),
+        host=platform.node(),
+        cwd=str(tmp_path / "sub"),
+        program="train.py",
+        args=("lr=1", "a b"),
+        executable="/py",
+    )
+    argv = list(sys.argv)
+    run = finished(info(process=process))
+    found = run.environment
+    assert (found.program, list(found.args), found.executable) == ("train.py", ["lr=1", "a b"], "/py")
+    assert (found.host, found.code_path, found.git.commit) == (platform.node(), "train.py", commit)
+    assert "requirements.txt" in run.files
+    assert sys.argv == argv
+
+
+def test_another_machines_hardware_and_packages_are_not_recorded() -> None:
+    run = finished(info(process=ProcessInfo(pid=os.getpid(), host="elsewhere")))
+    assert run.run.host == "elsewhere"
+    assert run.environment.cpu_count == 0
+    assert "requirements.txt" not in run.files
+    assert run.stats == []
+
+
+def busy_process() -> subprocess.Popen[bytes]:
+    """A process that holds 200 MiB."""
+    code = "import time; held = bytearray(b'x') * (200 << 20); print(flush=True); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    return process
+
+
+def track_process(pid: int, time_ms: int) -> WandbRun:
+    tracker = offline()
+    tracker.start(info(time_ms=time_ms, process=ProcessInfo(pid=pid, host=platform.node())))
+    time.sleep(0.5)
+    tracker.finish(DONE)
+    return read_offline(Path(), UID)
+
+
+def test_the_memory_is_that_of_the_training_while_it_lives_and_of_nobody_afterwards() -> None:
+    with busy_process() as process:
+        now = time.time_ns() // 1_000_000
+        assert 200 < track_process(process.pid, now).stats[0]["proc.memory.rssMB"] < 300
+        assert track_process(process.pid, now - 60_000).stats == []  # another process had this number a minute ago
+        process.kill()
+    assert track_process(process.pid, now).stats == []
+
+
+# --- faults
+
+
+def shipping(code: str) -> subprocess.Popen[str]:
+    """A process that tracks, and says a line when it is told to wait."""
+    head = (
+        "import os, sys, time, psutil, nntrain\nfrom nntrain.integrations.wandb import WandbTracker\n"
+        "from nntrain.integrations.base import *\nfrom nntrain.events import StopReason\n"
+        f"run, tracker = RunInfo(uid={UID!r}), WandbTracker(mode='offline')\n"
+        "rows = [MetricRow(1000 + i, i, {'batch/loss': i / 7}) for i in range(100)]\n"
+    )
+    return subprocess.Popen([sys.executable, "-c", head + code], stdout=subprocess.PIPE, text=True)
+
+
+def test_a_killed_shipper_leaves_no_process_and_the_next_one_makes_the_run_whole() -> None:
+    code = (
+        "tracker.start(run); tracker.metrics(rows[:50]); print(*[p.pid for p in psutil.Process().children(True)], flush=True)\n"
+    )
+    with shipping(code + "time.sleep(60)") as shipper:
+        assert shipper.stdout is not None
+        children = [psutil.Process(int(pid)) for pid in shipper.stdout.readline().split()]
+        shipper.kill()
+    assert any("wandb-core" in child.name() for child in children if child.is_running())
+    _gone, left = psutil.wait_procs(children, timeout=10)
+    assert not [child for child in left if child.status() != psutil.STATUS_ZOMBIE]
+    run = finished(info(), *loss_rows(0, 100))
+    assert run.series("batch/loss") == [(i, i / 7) for i in range(100)]
+
+
+def test_after_the_death_of_wandbs_side_process_a_new_start_makes_the_run_whole() -> None:
+    code = """
+tracker.start(run); tracker.metrics(rows[:50])
+[core] = [p for p in psutil.Process().children() if "core" in p.name()]
+core.kill(); core.wait(5)
+for _ in range(2):
+    try:
+        tracker.metrics(rows[50:]); print("no error")
+    except ConnectionError:
+        pass
+print(tracker.start(run).rows)
+tracker.metrics(rows); tracker.finish(RunEnd(StopReason.COMPLETED))
+os._exit(0)
+"""
+    with shipping(code) as shipper:
+        assert shipper.stdout is not None
+        assert shipper.stdout.read() == "0\n"
+    run = read_offline(Path(), UID)
+    assert run.series("batch/loss") == [(i, i / 7) for i in range(100)]
+    assert run.exit_code == 0
+
+
+# --- online
+
+
+def online(server: WandbServer) -> WandbTracker:
+    return WandbTracker(mode="online", base_url=server.url, tags=["mine"])
+
+
+def steps(server: WandbServer) -> list[int]:
+    return [server.rows[place]["_step"] for place in sorted(server.rows)]
+
+
+def test_online_all_of_it_reaches_the_server(server: WandbServer, capfd: pytest.CaptureFixture[str]) -> None:
+    Path("console.log").write_text("hello\nworld\n")
+    tracker = online(server)
+    tracker.load()
+    started = tracker.start(info(params={"model.n": 3}, texts={"config.yaml": "x"}))
+    assert started.rows == 0
+    assert f"{server.url}/team/nntrain/runs/{UID}" in started.where
+    tracker.metrics(loss_rows(0, 100))
+    tracker.artifact(Path("console.log"), "console.log")
+    tracker.finish(RunEnd(StopReason.INTERRUPTED, signum=15))
+    assert [row["batch/loss"] for row in server.rows.values()] == [i / 7 for i in range(100)]
+    assert steps(server) == list(range(100))
+    assert (server.exit_code, server.console) == (143, ["hello", "world"])
+    assert server.config["model"]["value"] == {"n": 3}
+    assert set(server.tags) == {"mine", "interrupted"}
+    assert {"nntrain/config.yaml", "requirements.txt", "wandb-metadata.json"} <= server.files
+    assert capfd.readouterr() == ("", "")
+
+
+def test_online_a_resumed_run_says_what_the_server_holds_and_goes_on_there(server: WandbServer) -> None:
+    for rows in (loss_rows(0, 60), loss_rows(60, 100)):
+        tracker = online(server)
+        assert tracker.start(info()).rows == rows[0].step
+        tracker.metrics(rows)
+        tracker.finish(DONE)
+    assert steps(server) == list(range(100))
+    assert [row["train_iter"] for row in server.rows.values()] == list(range(100))
+
+
+@pytest.mark.parametrize("status", [401, 404])
+def test_online_an_upload_that_wandb_gives_up_is_no_end(server: WandbServer, status: int) -> None:
+    tracker = online(server)
+    tracker.start(info())
+    server.status = status
+    tracker.metrics(loss_rows(0, 10))
+    with pytest.raises(ConnectionError, match="may not hold all"):
+        tracker.finish(DONE)
+    server.status = 200
+    rows = tracker.start(info()).rows
+    assert rows == 0
+    tracker.metrics(loss_rows(rows, 10))
+    tracker.finish(DONE)
+    assert steps(server) == list(range(10))
+    assert tracker.start(info()).rows == 10
+    tracker.finish(DONE)
+
+
+def test_online_finish_waits_no_longer_than_its_time_and_can_be_called_again(server: WandbServer) -> None:
+    tracker = online(server)
+    tracker.start(info())
+    server.status = 500
+    tracker.metrics(loss_rows(0, 10))
+    for call in (lambda: tracker.finish(DONE), lambda: tracker.start(info())):
+        began = time.monotonic()
+        with pytest.raises(TimeoutError, match="has not uploaded"):
+            call()
+        assert time.monotonic() - began < 4
+    server.status = 200
+    deadline = time.monotonic() + 60
+    while server.exit_code is None and time.monotonic() < deadline:
+        time.sleep(0.2)
+    tracker.finish(DONE)
+    assert steps(server) == list(range(10))
+
+
+def test_online_an_artifact_that_the_server_refuses_is_no_end(server: WandbServer) -> None:
+    Path("a.csv").write_text("1\n")
+    tracker = online(server)
+    tracker.start(info())
+    tracker.artifact(Path("a.csv"), "a.csv")
+    with pytest.raises(ValueError, match="no such query"):
+        tracker.finish(DONE)
+    assert server.exit_code == 0
+
+
+def test_online_a_server_that_hangs_or_is_gone_is_told_in_time_and_taken_when_it_is_back(server: WandbServer) -> None:
+    import wandb
+
+    server.hangs = True
+    for tracker in (online(server), WandbTracker(mode="online", base_url="http://127.0.0.1:9"), online(server)):
+        began = time.monotonic()
+        with pytest.raises(wandb.errors.CommError):
+            tracker.start(info())
+        assert time.monotonic() - began < module.INIT_TIMEOUT_S + module.CLOSE_TIMEOUT_S + 1
+    server.hangs = False
+    tracker = online(server)
+    tracker.start(info())
+    tracker.metrics(loss_rows(0, 3))
+    tracker.finish(DONE)
+    assert steps(server) == [0, 1, 2]
+
+
+def test_online_without_a_key_nobody_is_asked(server: WandbServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import wandb
+
+    wandb.teardown()  # with what it knows from earlier tests
+    monkeypatch.delenv("WANDB_API_KEY")
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    began = time.monotonic()
+    with pytest.raises(PermissionError, match=r"no API key .* 'wandb login'"):
+        WandbTracker(mode="online", base_url="http://localhost:9").start(info())
+    assert time.monotonic() - began < 2
+
+
+def test_wandb_sync_uploads_the_offline_folder(server: WandbServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("console.log").write_text("hello\n")
+    tracker = offline()
+    tracker.start(info())
+    tracker.metrics(loss_rows(0, 50))
+    tracker.artifact(Path("console.log"), "console.log")
+    tracker.finish(RunEnd(StopReason.PRUNED))
+    folder = read_offline(Path(), UID).folder
+    environ = {**os.environ, "WANDB_BASE_URL": server.url}
+    environ.pop("WANDB_SERVICE", None)
+    subprocess.run([sys.executable, "-m", "wandb", "sync", str(folder)], env=environ, check=True, capture_output=True)
+    assert [row["batch/loss"] for row in server.rows.values()] == [i / 7 for i in range(50)]
+    assert (server.exit_code, server.console) == (0, ["hello"])
+    assert "pruned" in server.tags
