@@ -16,7 +16,7 @@ from torch import Tensor
 
 from nntrain.callback import Callback, Purpose
 from nntrain.config.redact import Redactor
-from nntrain.integrations.base import MetricRow, ModelFile, RunEnd, RunInfo, Tracker
+from nntrain.integrations.base import OUTCOME_TAG, MetricRow, ModelFile, RunEnd, RunInfo, Tracker
 from nntrain.integrations.delivery import whereabouts
 from nntrain.integrations.journal import JOURNAL, Record, end_record, metrics_record, metrics_records, start_record
 from nntrain.integrations.launch import Shipment, Shipper, shared_shipper, tell_backlog
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from nntrain.learner import Learner
 
 _Value = TypeVar("_Value")
-
-OUTCOME_TAG = "nntrain.outcome"
 
 Figures = Mapping[str, Callable[["Learner"], "Figure | None"]]
 """Figures to draw when a fit has ended, by file name; one that has nothing to draw gives `None`."""
@@ -152,8 +150,9 @@ class TrackerCallback(Callback):
         resumed, self._resumed = self._resumed, None
         if self.uid is None and resumed is not None:
             self.uid = resumed["uid"]
-            if Path(resumed["journal"]).is_file():
-                continue_journal(Path(resumed["journal"]), self.journal, learn.train_iter)
+            if (before := Path(resumed["journal"])).is_file():
+                self.shipper.release(before)
+                continue_journal(before, self.journal, learn.train_iter)
         elif self.uid is None and self.journal.exists():
             raise FileExistsError(f"{self.journal} is the journal of another run: name another folder, or resume that run.")
         self.uid = self.uid or secrets.token_hex(8)

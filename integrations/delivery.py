@@ -11,10 +11,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import TypeVar
 
 from nntrain.config.redact import redact
 from nntrain.integrations.base import MetricRow, ModelFile, Refused, RunInfo, Table, Tracker
 from nntrain.integrations.journal import Line, Record, end_of, lines, rows_of, run_of
+
+_Value = TypeVar("_Value")
 
 FOLDER = "delivery"
 """The folder beside the journal that says what was delivered, a file for each tracker."""
@@ -22,8 +25,22 @@ FOLDER = "delivery"
 ROWS_AT_ONCE = 1000
 """Rows that are handed to a tracker at once, if as many are there."""
 
+STUCK_TRIES = 20
+"""Tries after which a file, table or histogram is left out that a tracker fails to take though it takes the others."""
+
 NOTES = 20
 """So many refusals are told in words; all are counted."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a tracker got of batches after the one from which the run was resumed, and cannot be taken back.
+
+    The values after batch `step`, and up to the one that `keys` gives for each key, are not sent.
+    """
+
+    step: int
+    keys: dict[str, int]
 
 
 @dataclass
@@ -46,11 +63,27 @@ class DeliveryState:
     """Tries that failed since the last one that did not."""
     done: bool = False
     """Whether the run has ended and all of it is delivered."""
-    held_from: int = 0
-    held_offset: int = 0
-    held: dict[str, int] = field(default_factory=dict)
-    """After a resume: of what stands in the journal after its first `held_offset` bytes, the steps of a key after `held_from`
-    and up to this one are in the tracker already."""
+    held: list[Held] = field(default_factory=list)
+    """What the tracker has already of what stands in the journal, for each time that the run was resumed."""
+    held_rows: int = 0
+    kept_rows: int = 0
+    """After a resume: rows that the tracker has and the journal no longer, and rows that the journal began with."""
+
+    def is_new(self, step: int, key: str) -> bool:
+        """Whether a value did not reach the tracker before the run was resumed."""
+        return not any(held.step < step <= held.keys.get(key, -1) for held in self.held)
+
+    def n_rows(self, record: Record) -> int:
+        """How many rows a record is for a tracker that counts them: see `Started.rows`."""
+        match record["kind"]:
+            case "metrics":
+                return sum(any(self.is_new(row.step, key) for key in row.values) for row in rows_of(record))
+            case "histograms":
+                return int(any(self.is_new(record["step"], key) for key in record["counts"]))
+            case "figure" | "table":
+                return 1
+            case _:
+                return 0
 
 
 def state_path(journal: Path, name: str) -> Path:
@@ -64,7 +97,8 @@ def read_state(journal: Path, name: str) -> DeliveryState:
     if not path.is_file():
         return DeliveryState()
     known = {item.name for item in fields(DeliveryState)}
-    return DeliveryState(**{key: value for key, value in json.loads(path.read_text()).items() if key in known})
+    values = {key: value for key, value in json.loads(path.read_text()).items() if key in known}
+    return DeliveryState(**{**values, "held": [Held(**held) for held in values.get("held", ())]})
 
 
 def write_state(journal: Path, name: str, state: DeliveryState) -> None:
@@ -127,8 +161,9 @@ class Delivery:
         self.last_step = 0
         """The latest training batch that was delivered."""
         self._started_at = -1
+        self._n_stuck = 0
         self._n_skip = 0
-        self._held: Mapping[str, int] = {}
+        self._is_less_held = True
 
     def advance(self) -> bool:
         """Delivers what the journal holds and the tracker does not; returns whether there was anything.
@@ -152,6 +187,7 @@ class Delivery:
 
     def failed(self, err: Exception) -> None:
         """Notes a try that failed; the tracker is asked anew for its run at the next one."""
+        self._n_stuck += self.run is not None  # it began the run, so it is there, and what it failed at is the record
         self.run = None
         self.state.error = error_text(err)
         self.state.n_tries += 1
@@ -172,12 +208,19 @@ class Delivery:
         run = run_of(start.record, self.journal.parent)
         started = self.tracker.start(run, self.state.run_id)
         self.state.run_id, self.state.where = started.run_id, started.where
-        self._started_at, self._held, self._n_skip = start.end, self.state.held, 0
+        self._started_at, self._is_less_held, self._n_skip = start.end, True, 0
         if started.rows is not None:
-            self.state.offset, self.state.line, self._n_skip, self._held = 0, 0, started.rows, {}
+            self._rewind(started.rows)
         self.run, self.state.done = run, False
         self.save()
         return True
+
+    def _rewind(self, n_row: int) -> None:
+        """Sends the journal from its beginning, less the rows that the tracker has."""
+        self.state.offset, self.state.line = 0, 0
+        n_row_of_this = n_row - self.state.held_rows
+        self._is_less_held = n_row_of_this >= self.state.kept_rows  # else it lost some of what it had: send all that came later
+        self._n_skip = n_row_of_this if self._is_less_held else min(n_row, self.state.kept_rows)
 
     def _last_start(self) -> Line | None:
         found = None
@@ -212,7 +255,7 @@ class Delivery:
         if first.record is None:
             self._note(f"line {first.number} of the journal cannot be read: {first.damage}", 0)
         elif first.record["kind"] == "metrics":
-            self._metrics([row for line in batch for row in self._rows(line)])
+            self._metrics([row for line in batch if line.record for row in self._rows(line.record)])
         else:
             self._record(first, first.record)
         self.state.offset, self.state.line = batch[-1].end, batch[-1].number
@@ -222,29 +265,26 @@ class Delivery:
             self._succeeded()
 
     def _succeeded(self) -> None:
+        self._n_stuck = 0
         self.state.error, self.state.n_tries = None, 0
         self.save()
 
-    def _rows(self, line: Line) -> list[MetricRow]:
-        assert line.record is not None
-        rows = rows_of(line.record)
-        return [self._less_held(line, row) for row in rows] if self._held else rows
+    def _rows(self, record: Record) -> list[MetricRow]:
+        return [MetricRow(row.time_ms, row.step, self._new(row.step, row.values)) for row in rows_of(record)]
 
-    def _less_held(self, line: Line, row: MetricRow) -> MetricRow:
-        values = {key: value for key, value in row.values.items() if self._is_new(line, row.step, key)}
-        return MetricRow(row.time_ms, row.step, values)
-
-    def _is_new(self, line: Line, step: int, key: str) -> bool:
-        """Whether the tracker did not get this before the run was resumed from an earlier step."""
-        state = self.state
-        return line.end <= state.held_offset or step <= state.held_from or step > self._held.get(key, -1)
+    def _new(self, step: int, values: Mapping[str, _Value]) -> Mapping[str, _Value]:
+        """What the tracker did not get before the run was resumed from an earlier step."""
+        if not (self._is_less_held and self.state.held):
+            return values
+        return {key: value for key, value in values.items() if self.state.is_new(step, key)}
 
     def _metrics(self, rows: list[MetricRow]) -> None:
-        n = min(self._n_skip, len(rows))
-        self._n_skip -= n
         self.last_step = max([self.last_step, *(row.step for row in rows)])
-        if left := [row for row in rows[n:] if row.values]:
-            self._send_rows(left)
+        new = [row for row in rows if row.values]
+        n = min(self._n_skip, len(new))
+        self._n_skip -= n
+        if new[n:]:
+            self._send_rows(new[n:])
 
     def _send_rows(self, rows: list[MetricRow]) -> None:
         """Sends rows; where the tracker refuses some, finds out which values they are, and sends the others."""
@@ -266,6 +306,10 @@ class Delivery:
             self._send(line, record)
         except Refused as err:
             self._note(f"{record['kind']} {record.get('name', '')}: {err}", 1)
+        except Exception as err:
+            if self._n_stuck < STUCK_TRIES or record["kind"] in ("tags", "end"):
+                raise
+            self._note(f"{record['kind']} {record.get('name', '')}: left out after {STUCK_TRIES} tries: {error_text(err)}", 1)
 
     def _send(self, line: Line, record: Record) -> None:
         match record["kind"]:
@@ -274,8 +318,10 @@ class Delivery:
                     self.run = None  # it goes on once more: ask the tracker anew
             case "tags":
                 self.tracker.set_tags(record["tags"])
-            case "histograms" | "figure" | "table":
-                self._unless_held(lambda: self._send_row_like(line, record))
+            case "histograms":
+                self._histograms(record)
+            case "figure" | "table":
+                self._unless_held(lambda: self._figure_or_table(record))
             case "artifact":
                 self.tracker.artifact(self._file(record), record["name"], record["aliases"])
             case "model":
@@ -291,19 +337,16 @@ class Delivery:
         else:
             send()
 
-    def _send_row_like(self, line: Line, record: Record) -> None:
-        match record["kind"]:
-            case "histograms":
-                self._histograms(line, record)
-            case "figure":
-                self.tracker.figure(self._file(record), record["name"], record["step"])
-            case "table":
-                self.tracker.table(Table(record["name"], record["columns"], record["rows"]), record["step"])
+    def _figure_or_table(self, record: Record) -> None:
+        if record["kind"] == "figure":
+            self.tracker.figure(self._file(record), record["name"], record["step"])
+        else:
+            self.tracker.table(Table(record["name"], record["columns"], record["rows"]), record["step"])
 
-    def _histograms(self, line: Line, record: Record) -> None:
-        counts = {key: values for key, values in record["counts"].items() if self._is_new(line, record["step"], key)}
-        if counts:
-            self.tracker.histograms(MetricRow(record["time_ms"], record["step"], {}), record["edges"], counts)
+    def _histograms(self, record: Record) -> None:
+        row = MetricRow(record["time_ms"], record["step"], {})
+        if counts := self._new(row.step, record["counts"]):
+            self._unless_held(lambda: self.tracker.histograms(row, record["edges"], counts))
 
     def _model(self, record: Record) -> ModelFile:
         aliases, trusted = tuple(record["aliases"]), tuple(record["trusted_targets"])

@@ -53,6 +53,9 @@ class Shipper(Protocol):
     def ended(self, shipment: Shipment) -> None:
         """Takes note that the run has ended and its journal is whole."""
 
+    def release(self, journal: Path) -> None:
+        """Delivers this journal no longer, for another one goes on with its run."""
+
     def finish(self, timeout_s: float | None = None) -> list[Backlog]:
         """Waits until all is delivered, and returns what is left."""
 
@@ -67,6 +70,9 @@ class Offline:
         """Does nothing."""
 
     def ended(self, shipment: Shipment) -> None:
+        """Does nothing."""
+
+    def release(self, journal: Path) -> None:
         """Does nothing."""
 
     def finish(self, timeout_s: float | None = None) -> list[Backlog]:
@@ -89,6 +95,9 @@ class InProcess:
             delivery = Delivery(shipment.journal, name, tracker)
             while delivery.advance():
                 pass
+
+    def release(self, journal: Path) -> None:
+        """Does nothing."""
 
     def finish(self, timeout_s: float | None = None) -> list[Backlog]:
         """There is nothing left."""
@@ -178,8 +187,20 @@ class ShipperProcess:
         _LOG.warning("the shipper died (exit code %s): another one goes on.", self._process.returncode)
         os.close(self._pipe)
         self._launch()
+        self._say_shipments()
+
+    def _say_shipments(self) -> None:
         for shipment in self._shipments.values():
             self._say_shipment(shipment)
+
+    def release(self, journal: Path) -> None:
+        """Delivers this journal no longer, and at once, whatever its tracker is busy with; the others go on."""
+        if self._process is not None and self._shipments.pop(journal, None) is not None:
+            self._ended.discard(journal)
+            self._stop()
+            self._n_start -= 1  # it did not die
+            self._launch()
+            self._say_shipments()
 
     def _deliveries(self) -> Iterator[tuple[Path, str]]:
         for journal, shipment in self._shipments.items():

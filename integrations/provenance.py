@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import importlib.metadata
 import os
 import platform
@@ -57,8 +58,15 @@ def command_tags(argv: Sequence[str], redactor: Redactor) -> dict[str, str]:
     """The command line with secrets left out, and who ran it."""
     args = [redactor.override(arg) for arg in argv[1:]]
     command = shlex.join(["python", "-m", "nntrain.run", *args])
-    user = os.environ.get("USER") or os.environ.get("USERNAME") or "unknown"
-    return {"nntrain.command": command, "mlflow.source.name": "nntrain.run", "mlflow.source.type": "LOCAL", "mlflow.user": user}
+    source = {"mlflow.source.name": "nntrain.run", "mlflow.source.type": "LOCAL"}
+    return {"nntrain.command": command, **source, "mlflow.user": _user()}
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (ImportError, KeyError, OSError):  # a container may run under a number that has no name
+        return "unknown"
 
 
 def process_info(redactor: Redactor) -> ProcessInfo:

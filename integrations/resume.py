@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from nntrain.integrations.delivery import FOLDER, DeliveryState, delivery_lock, read_state, write_state
+from nntrain.integrations.delivery import FOLDER, DeliveryState, Held, delivery_lock, read_state, write_state
 from nntrain.integrations.journal import Line, Record, encode, lines, metrics_records, read_journal, rows_of
 from nntrain.integrations.writer import append_if_free
 
@@ -83,34 +83,38 @@ def link_or_copy(source: str | Path, target: str | Path) -> None:
 def _state(state: DeliveryState, kept: list[tuple[Line, list[Record]]], train_iter: int) -> DeliveryState:
     """Where the delivery of the new journal stands: what the tracker has got of the old one is a beginning of it."""
     delivered = [(line, records) for line, records in kept if line.end <= state.offset]
-    held = dict(state.held)
-    for step, keys in _later(delivered, train_iter):
-        held |= {key: max(step, held.get(key, 0)) for key in keys}
-    # what an earlier resume noted as held may stand before this one's end, and be undelivered still
-    before = [(line, records) for line, records in kept if not state.held or line.end <= state.held_offset]
+    sent = sum(state.n_rows(line.record) for line, _ in delivered if line.record is not None)
     return DeliveryState(
         run_id=state.run_id,
         where=state.where,
-        offset=_size(delivered),
+        offset=sum(len(encode(record)) for _, records in delivered for record in records),
         line=sum(len(records) for _, records in delivered),
         n_refused=state.n_refused,
         notes=state.notes,
-        held_from=min(train_iter, state.held_from) if state.held else train_iter,
-        held_offset=_size(before),
-        held=held,
+        held=[*state.held, Held(train_iter, _later(delivered, train_iter))],
+        held_rows=state.held_rows + sent - _n_rows(state, delivered),
+        kept_rows=_n_rows(state, kept),
     )
 
 
-def _size(kept: list[tuple[Line, list[Record]]]) -> int:
-    return sum(len(encode(record)) for _, records in kept for record in records)
+def _n_rows(state: DeliveryState, kept: list[tuple[Line, list[Record]]]) -> int:
+    return sum(state.n_rows(record) for _, records in kept for record in records)
 
 
-def _later(delivered: list[tuple[Line, list[Record]]], train_iter: int) -> Iterator[tuple[int, Iterable[str]]]:
-    """The steps after the cut that were delivered, and which keys have a value there."""
+def _later(delivered: list[tuple[Line, list[Record]]], train_iter: int) -> dict[str, int]:
+    """The last step after the cut that was delivered, by key."""
+    last: dict[str, int] = {}
     for line, _ in delivered:
         assert line.record is not None
-        record = line.record
-        if record["kind"] == "metrics":
-            yield from ((row.step, row.values) for row in rows_of(record) if row.step > train_iter)
-        elif record["kind"] == "histograms" and record["step"] > train_iter:
-            yield record["step"], record["counts"]
+        for step, keys in _points(line.record):
+            if step > train_iter:
+                last |= {key: max(step, last.get(key, 0)) for key in keys}
+    return last
+
+
+def _points(record: Record) -> Iterator[tuple[int, Iterable[str]]]:
+    """The steps of a record, and which keys have a value there."""
+    if record["kind"] == "metrics":
+        yield from ((row.step, row.values) for row in rows_of(record))
+    elif record["kind"] == "histograms":
+        yield record["step"], record["counts"]

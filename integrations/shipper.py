@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from nntrain.events import StopReason
-from nntrain.integrations.base import MetricRow, RunEnd, Tracker
+from nntrain.integrations.base import OUTCOME_TAG, MetricRow, RunEnd, Tracker
 from nntrain.integrations.delivery import (
     DeliveredByAnotherError,
     Delivery,
@@ -265,7 +265,7 @@ def close_journal(journal: Path) -> bool:
     last = max((int(series.step[-1]) for series in record.metrics.values()), default=0)
     message = f"the process ended without a word after batch {last}: killed, out of memory, or crashed"
     end = RunEnd(StopReason.INTERRUPTED, message, signal.SIGKILL, time.time_ns() // 1_000_000)
-    tags = {"nntrain.outcome": str(end.reason), "nntrain.message": message}
+    tags = {OUTCOME_TAG: str(end.reason), "nntrain.message": message}
     return append_if_free(journal, [{"kind": "tags", "tags": tags}, end_record(end)])
 
 

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from nntrain.config.redact import redact
 from nntrain.events import StopReason, exit_code
 from nntrain.integrations.base import OUTCOME_TAG, MetricRow, ModelFile, ProcessInfo, Refused, RunEnd, RunInfo, Started, Table
@@ -46,12 +48,18 @@ INIT_TIMEOUT_S = 10.0
 FINISH_TIMEOUT_S = 10.0
 """Seconds that `WandbTracker.finish` waits for the upload; called again, it goes on waiting."""
 
+UPLOAD_TIMEOUT_S = 300.0
+"""Seconds after which W&B gives up what is left of the upload, and the run is begun once more; artifacts have no such limit.
+As long may W&B's side process outlive this one, in the worst case."""
+
 CLOSE_TIMEOUT_S = 5.0
+"""Seconds to wait for W&B to close a run that it failed to begin."""
 
 FLUSH_S = 1.0
 """Seconds after which W&B's own file is flushed; its default is 15."""
 
 MAX_ARTIFACT_NAME = 128
+"""Characters of an artifact's name that W&B takes."""
 
 _FEWER = frozenset({"loss", "error", "mae", "mse", "msle", "rmse", "rmspe", "perplexity"})
 _MORE = frozenset(
@@ -73,7 +81,7 @@ class _Session:
     """W&B's warnings until then."""
     defined: set[str] = field(default_factory=set)
     console: int = 0
-    """Characters of the console's log that were handed over."""
+    """Lines of the console's log that were handed over."""
     artifacts: list[wandb.Artifact] = field(default_factory=list)
     upload: Future[None] | None = None
 
@@ -187,7 +195,8 @@ class WandbTracker:
         settled = self.settled()
         self._uid, self._time_ms = run_id or run.uid, run.time_ms
         session = _SESSIONS[self._uid] = _alive(self._uid) or settled._open(run, self._uid)
-        session.run.config.update(nested(run.params), allow_val_change=True)
+        config: Any = session.run.config
+        config.update(nested(run.params), allow_val_change=True)
         self.set_tags(run.tags)
         for name, text in run.texts.items():
             _keep_text(session.run, name, text)
@@ -222,6 +231,8 @@ class WandbTracker:
                 label_disable=True,
                 reinit="create_new",
                 init_timeout=INIT_TIMEOUT_S,
+                finish_timeout=UPLOAD_TIMEOUT_S,
+                finish_timeout_raises=True,
                 x_transaction_log_flush_interval=FLUSH_S,
                 stop_fn=_ignore_stop,
             )
@@ -280,8 +291,8 @@ class WandbTracker:
 
         self._time_ms = row.time_ms
         with self._one_row():
-            bins = list(edges)
-            self._log(row.step, {name: wandb.Histogram(np_histogram=(list(n), bins)) for name, n in counts.items()})
+            bins = np.asarray(edges)
+            self._log(row.step, {name: wandb.Histogram(np_histogram=(np.asarray(n), bins)) for name, n in counts.items()})
 
     def figure(self, path: Path, name: str, step: int) -> None:
         """Keeps an image in a row of W&B's history, under its name without the extension."""
@@ -328,7 +339,8 @@ class WandbTracker:
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Sets tags: in the config under `nntrain`, as W&B's have no values; the outcome is one of W&B's as well."""
         run = self._session.run
-        run.config.update({TAGS_KEY: {**run.config.get(TAGS_KEY, {}), **tags}}, allow_val_change=True)
+        config: Any = run.config
+        config.update({TAGS_KEY: {**config.get(TAGS_KEY, {}), **tags}}, allow_val_change=True)
         if OUTCOME_TAG in tags:
             others = [tag for tag in run.tags or () if tag not in set(StopReason)]
             run.tags = (*others, tags[OUTCOME_TAG])
@@ -399,9 +411,10 @@ def artifact_name(uid: str, name: str) -> str:
 @contextmanager
 def _refusing(*final: type[Exception]) -> Iterator[None]:
     """Turns what W&B raises for a bad value, which it will never take, into `Refused`."""
+    kinds: tuple[type[Exception], ...] = (ValueError, TypeError, *final)
     try:
         yield
-    except (ValueError, TypeError, *final) as err:
+    except kinds as err:
         raise Refused(" ".join(str(err).split())) from err
 
 
@@ -554,10 +567,23 @@ def _end(session: _Session, code: int) -> None:
                 artifact.wait()
     finally:
         run.finish(exit_code=code)
-    if session.rows > session.n_held and _MESSAGES.n_warning > session.n_warning:
+    if not run.disabled:
+        _wait_until_closed(run)
+    if not run.offline and session.rows > session.n_held and _MESSAGES.n_warning > session.n_warning:
         # after some answers of a server W&B gives the upload up and ends the run as if nothing were: the next start asks how
         # much the server holds
         raise ConnectionError(f"W&B may not hold all of run {run.id}: {_MESSAGES.last_warning}")
+
+
+def _wait_until_closed(run: wandb.Run) -> None:
+    """Waits until W&B has written the last of its file, which it does after it has said that the run is finished."""
+    from wandb.proto.wandb_server_pb2 import ServerRequest  # type: ignore[attr-defined]  # made when it is imported
+
+    service = _library().ensure_service()
+    answer = service.api_init_request(run.settings.to_proto())  # any question would do: they are answered in their order
+    cleanup = ServerRequest()
+    cleanup.api_cleanup_request.api_id = answer.api_id
+    service.finalize(run, cleanup)()
 
 
 def _wait_for_upload(uid: str, upload: Future[None]) -> None:

@@ -19,7 +19,10 @@ from nntrain.integrations.journal import Record, encode
 _LOG = logging.getLogger("nntrain")
 
 EVERY_S = 0.1
-"""Seconds between two looks at what is to be written; a disk that took nothing is asked again as often."""
+"""Seconds between two looks at what is to be written."""
+
+RETRY_S = 1.0
+"""Seconds after which a disk that took nothing is asked again; each time it is offered all that is kept."""
 
 LOCK_WAIT_S = 0.5
 """Seconds to wait for one who only asks whether the journal is being written, which holds it for a moment."""
@@ -145,6 +148,7 @@ class _JournalFile:
         self.waiting: list[bytes] = []
         self._n_waiting = 0
         self._said = False
+        self._due_s = 0.0
 
     def _lock(self) -> None:
         deadline = time.monotonic() + LOCK_WAIT_S
@@ -164,13 +168,14 @@ class _JournalFile:
 
     def write(self) -> None:
         """Writes what is waiting; where the disk is full, takes back the part of a line that found room."""
-        if not self.waiting:
+        if not self.waiting or time.monotonic() < self._due_s:
             return
         data = b"".join(self.waiting)
         try:
             _write_all(self._fd, data, self._end)
         except OSError as err:
             os.ftruncate(self._fd, self._end)
+            self._due_s = time.monotonic() + RETRY_S
             self._say(err)
             return
         self._end += len(data)
@@ -187,6 +192,7 @@ class _JournalFile:
 
     def flush(self) -> None:
         """Writes what is waiting and flushes it to the disk."""
+        self._due_s = 0.0
         self.write()
         try:
             os.fsync(self._fd)

@@ -22,6 +22,7 @@ from nntrain.config.flatten import flatten
 from nntrain.config.redact import Redactor
 from nntrain.config.resume import check_resume
 from nntrain.config.run_folder import remove_if_empty, write_config
+from nntrain.config.signature import nearest
 from nntrain.events import FitResult, StopReason, exit_code
 from nntrain.integrations.adapter import TrackerCallback
 from nntrain.integrations.base import ModelFile, RunInfo, Tracker
@@ -36,6 +37,24 @@ from nntrain.preflight import check_first_batch, check_monitors
 from nntrain.rng import seed_everything
 
 STARTED = time.time()
+
+DELIVERY_KEYS = ("finish_timeout_s", "offline")
+"""The keys of the group `tracker` that are no trackers."""
+
+
+def check_delivery(cfg: Mapping[str, Any]) -> None:
+    """Checks the keys that stand beside the trackers, before anything is trained."""
+    for key in DELIVERY_KEYS:
+        if key not in cfg:
+            raise ConfigError(f"tracker.{key} is gone from the configuration: leave out '~tracker.{key}'.")
+    for key, value in cfg.items():
+        if key not in DELIVERY_KEYS and not (value is None or isinstance(value, Mapping)):
+            raise ConfigError(f"tracker.{key}={value} is no key of the trackers': {nearest(key, DELIVERY_KEYS)}")
+    timeout_s, offline = cfg["finish_timeout_s"], cfg["offline"]
+    if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float) or not timeout_s >= 0:
+        raise ConfigError(f"tracker.finish_timeout_s={timeout_s} is no time to wait: give seconds, 0 or more.")
+    if not isinstance(offline, bool):
+        raise ConfigError(f"tracker.offline={offline} is neither true nor false: give one of them.")
 
 
 def make_trackers(cfg: Mapping[str, Any]) -> dict[str, Tracker]:
@@ -61,6 +80,7 @@ def make_shipper(cfg: Mapping[str, Any], made: Mapping[str, Tracker], trusted: S
 
 def tracking(cfg: Mapping[str, Any], folder: Path, info: RunInfo, redactor: Redactor) -> list[TrackerCallback]:
     """The callback that records the run; none if there is no tracker."""
+    check_delivery(cfg["tracker"])
     trusted = cfg["trusted_targets"]
     made = make_trackers(cfg["tracker"])
     shipper = make_shipper(cfg["tracker"], made, trusted)

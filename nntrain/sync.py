@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import os
+import json
 import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from nntrain.config.errors import ConfigError
 from nntrain.config.redact import REDACTED
+from nntrain.config.targets import in_packages, resolve_target
 from nntrain.integrations.bar import DeliveryBar
 from nntrain.integrations.base import Tracker
-from nntrain.integrations.delivery import DeliveredByAnotherError, Delivery, backlog, delivery_lock
+from nntrain.integrations.delivery import NOTES, DeliveredByAnotherError, Delivery, backlog, delivery_lock
 from nntrain.integrations.journal import JOURNAL, JournalError, RunRecord, read_journal
 from nntrain.integrations.mlflow import use_client_settings
-from nntrain.integrations.node import Node, tracker_of
+from nntrain.integrations.node import OWN, Node, node_of, tracker_of
 from nntrain.integrations.shipper import close_journal, wait_s
 from nntrain.integrations.writer import is_being_written
 
@@ -37,6 +38,8 @@ class Destination:
 
     name: str
     node: Node
+    is_default: bool = False
+    """Whether all its settings are the defaults, so that those with which the run was recorded stand for them."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,14 +47,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     use_client_settings()
     try:
+        asked = _asked(args)
         found = [journal for folder in args.folders for journal in journals(Path(folder))]
-        done = [sync(journal, args) for journal in dict.fromkeys(found)]
     except ConfigError as err:
-        print(f"nntrain.sync: {err}", file=sys.stderr)
-        return 1
+        return _mistake(err)
     if not found:
-        print(f"There is no {JOURNAL} under {', '.join(map(str, args.folders))}.")
-    return 0 if all(done) else 1
+        print(f"There is no {JOURNAL} under {', '.join(map(repr, args.folders))}.")
+    return max((_synced(journal, asked, args) for journal in dict.fromkeys(found)), default=0)
+
+
+def _mistake(err: Exception) -> int:
+    print(f"nntrain.sync: {err}", file=sys.stderr)
+    return 1
+
+
+def _synced(journal: Path, asked: Destination | None, args: argparse.Namespace) -> int:
+    try:
+        return 0 if sync(journal, asked, args) else 1
+    except (ConfigError, JournalError, DeliveredByAnotherError, OSError) as err:
+        return _mistake(err)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -76,25 +90,17 @@ def journals(folder: Path) -> Iterator[Path]:
     yield from [folder] if folder.is_file() else sorted(folder.rglob(JOURNAL))
 
 
-def sync(journal: Path, args: argparse.Namespace) -> bool:
+def sync(journal: Path, asked: Destination | None, args: argparse.Namespace) -> bool:
     """Delivers one journal, or only says what is undelivered of it; returns whether it is delivered as far as asked for."""
-    try:
-        record = read_journal(journal)
-    except JournalError as err:
-        print(f"{journal}: {err}", file=sys.stderr)
-        return False
+    record = read_journal(journal)
     if record.continued_by is not None:
         return True
-    destinations = _destinations(record, args)
+    destinations = _destinations(record, asked)
     if args.list:
         return _list(journal, destinations)
-    try:
-        with delivery_lock(journal):
-            results = [_deliver(journal, destination, args) for destination in destinations]
-            return all(results)
-    except DeliveredByAnotherError as err:
-        print(f"{journal}: {err}", file=sys.stderr)
-        return False
+    with delivery_lock(journal):
+        results = [_deliver(journal, destination, args) for destination in destinations]
+    return all(results)
 
 
 def _list(journal: Path, destinations: Sequence[Destination]) -> bool:
@@ -104,16 +110,37 @@ def _list(journal: Path, destinations: Sequence[Destination]) -> bool:
     return not missing
 
 
-def _destinations(record: RunRecord, args: argparse.Namespace) -> list[Destination]:
+def _asked(args: argparse.Namespace) -> Destination | None:
+    """The tracker of `--to`, the state of whose delivery has a name of its own for each store."""
     if args.to is None:
-        return [Destination(name, _usable(node)) for name, node in record.trackers.items()]
+        if args.set:
+            raise ConfigError("--set needs --to: name the tracker that the settings are of.")
+        return None
     settings = dict(_setting(text) for text in args.set)
-    target = TRACKERS[args.to]
-    if not settings and record.trackers.get(args.to, {}).get("_target_") == target:
-        return [Destination(args.to, _usable(record.trackers[args.to]))]
-    digest = hashlib.sha256(repr(sorted(settings.items())).encode()).hexdigest()[:8]
-    name = f"{args.to}-{digest}" if settings else args.to
-    return [Destination(name, {"_target_": target, **settings})]
+    _check_settings(args.to, settings)
+    node = node_of(_tracker({"_target_": TRACKERS[args.to], **settings}, ()))
+    digest = hashlib.sha256(json.dumps(node, sort_keys=True, default=str).encode()).hexdigest()[:8]
+    return Destination(f"{args.to}-{digest}", node, is_default=not settings)
+
+
+def _check_settings(name: str, settings: Mapping[str, Any]) -> None:
+    tracker = resolve_target(TRACKERS[name], (OWN,), "tracker")
+    known = [setting.name for setting in fields(tracker)]
+    for key in settings:
+        if key not in known:
+            raise ConfigError(f"--set {key}: {name} has no such setting; choose from {', '.join(known)}.")
+
+
+def _destinations(record: RunRecord, asked: Destination | None) -> list[Destination]:
+    recorded = [Destination(name, _usable(node)) for name, node in record.trackers.items()]
+    if asked is None:
+        return recorded
+    return [one for one in recorded if _is_meant(one.node, asked)] or [asked]
+
+
+def _is_meant(node: Node, asked: Destination) -> bool:
+    """Whether the tracker that a run was recorded with is the one of `--to`."""
+    return node == asked.node or (asked.is_default and node.get("_target_") == asked.node["_target_"])
 
 
 def _setting(text: str) -> tuple[str, Any]:
@@ -131,7 +158,7 @@ def _usable(node: Node) -> dict[str, Any]:
 
 
 def _deliver(journal: Path, destination: Destination, args: argparse.Namespace) -> bool:
-    tracker = _tracker(destination, args.trust)
+    tracker = _tracker(destination.node, args.trust)
     running = is_being_written(journal)
     if not running:
         close_journal(journal)
@@ -143,9 +170,12 @@ def _deliver(journal: Path, destination: Destination, args: argparse.Namespace) 
     return _tell(delivery, running)
 
 
-def _tracker(destination: Destination, trusted: Sequence[str]) -> Tracker:
+def _tracker(node: Node, trusted: Sequence[str]) -> Tracker:
+    target = str(node.get("_target_"))
+    if not in_packages(target, (OWN, *trusted)):
+        raise ConfigError(f"{target} is not trusted: if it is a tracker of yours, add --trust {target.split('.')[0]}.")
     try:
-        return tracker_of(destination.node, trusted).settled()
+        return tracker_of(node, trusted).settled()
     except (TypeError, ValueError, ImportError) as err:
         raise ConfigError(str(err)) from err
 
@@ -169,7 +199,9 @@ def _advance(delivery: Delivery, bar: DeliveryBar, timeout_s: float) -> None:
 def _tell(delivery: Delivery, running: bool) -> bool:
     left = backlog(delivery.journal, delivery.name)
     for note in delivery.state.notes:
-        print(f"{delivery.journal}: {delivery.name} refused {note}", file=sys.stderr)
+        print(f"{delivery.journal}: {delivery.name}: {note}", file=sys.stderr)
+    if delivery.state.n_refused > NOTES:
+        print(f"{delivery.journal}: {delivery.name}: {delivery.state.n_refused} refused in all", file=sys.stderr)
     if left is None or (running and left.error is None):
         print(f"{delivery.journal}: delivered.\n{delivery.state.where}")
         return True

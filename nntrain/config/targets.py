@@ -164,7 +164,7 @@ def _import(module: str, target: str, key: str) -> ModuleType:
 def _attribute(owner: Any, name: str, path: str, key: str) -> Any:
     if hasattr(owner, name):
         return getattr(owner, name)
-    if isinstance(owner, ModuleType) and importlib.util.find_spec(path) is not None:
+    if hasattr(owner, "__path__") and importlib.util.find_spec(path) is not None:
         return _import(path, path, key)
     public = [known for known in dir(owner) if not known.startswith("_")]
     near = difflib.get_close_matches(name, public, n=1)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nntrain.events import StopReason
-from nntrain.integrations.base import MetricRow, ProcessInfo, RunEnd, RunInfo, Started
+from nntrain.integrations.base import MetricRow, ModelFile, ProcessInfo, RunEnd, RunInfo, Started, Table
 from nntrain.integrations.delivery import Delivery
 from nntrain.integrations.journal import JOURNAL, Record, encode, end_record, metrics_record, start_record
 from nntrain.integrations.memory import MemoryTracker
@@ -100,8 +100,23 @@ class FailingTracker(MemoryTracker):
     def set_tags(self, tags: Mapping[str, str]) -> None:
         self._call("set_tags", lambda: MemoryTracker.set_tags(self, tags))
 
+    def figure(self, path: Path, name: str, step: int) -> None:
+        self.before("figure")
+        self.taken.append((step, {}))
+        super().figure(path, name, step)
+        self.after("figure")
+
+    def table(self, table: Table, step: int) -> None:
+        self.before("table")
+        self.taken.append((step, {}))
+        super().table(table, step)
+        self.after("table")
+
     def artifact(self, path: Path, name: str, aliases: Sequence[str] = ()) -> None:
         self._call("artifact", lambda: MemoryTracker.artifact(self, path, name, aliases))
+
+    def model(self, model: ModelFile) -> None:
+        self._call("model", lambda: MemoryTracker.model(self, model))
 
     def finish(self, end: RunEnd) -> None:
         self._call("finish", lambda: MemoryTracker.finish(self, end))

@@ -202,11 +202,11 @@ def without_time(points: Points) -> dict[str, list[tuple[int, str]]]:
 
 
 def wandb_points(run: WandbRun) -> dict[str, list[tuple[int, str]]]:
-    """The points of an offline run of W&B's, by step and value; W&B's own and what is no number left out."""
+    """The points of an offline run of W&B's, by step and value; W&B's own and the figures left out."""
     points = defaultdict(list)
     for row in run.history:
         for key, value in row.items():
-            if key != "train_iter" and not key.startswith("_") and isinstance(value, int | float):
+            if key != "train_iter" and not key.startswith(("_", "plots/")):
                 points[key].append((row["train_iter"], exact(value)))
     return dict(points)
 

@@ -1,5 +1,6 @@
-"""The MLflow UI, in headless Chromium, lists the run and draws its curves."""
+"""The MLflow UI, in headless Chromium, lists the runs, compares them, and draws what their journals hold."""
 
+import json
 import os
 import shutil
 import signal
@@ -8,16 +9,26 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeAlias
+from urllib.parse import quote
 
+import matplotlib.image
 import pytest
+from mlflow.entities import Run
+from mlflow.tracking import MlflowClient
 from selenium import webdriver
+from selenium.common.exceptions import TimeoutException
 from selenium.webdriver.chrome.service import Service
-from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
-from tests.common.mlflow_store import only_run
+from nntrain.integrations.journal import RunRecord, read_journal
+from tests.common.cli import nntrain_run
+from tests.common.training import REPOSITORY
 
 CHROMEDRIVER = shutil.which("chromedriver")
 
@@ -30,7 +41,69 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # the driver's sockets are closed by its process
 ]
 
-TIMEOUT_S = 90
+TIMEOUT_S = 60
+
+LR = {"high": "0.01", "low": "0.001"}
+"""The runs that are compared: their learning rates by name."""
+
+LONG = "low"
+"""The run that takes so long that the use of the machine is measured while it goes on."""
+
+Curve: TypeAlias = tuple[list[float], list[float]]
+"""Where the points of a curve lie: steps and values."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """Runs of one MLflow store: the folder of `mlflow.db`, and by name the runs and their journals."""
+
+    folder: Path
+    runs: dict[str, Run]
+    journals: dict[str, RunRecord]
+
+    def curve(self, name: str, metric: str) -> Curve:
+        """What a run's journal has of a metric."""
+        series = self.journals[name].metrics[metric]
+        return series.step.tolist(), series.value.tolist()
+
+    def curves(self, metric: str) -> dict[str, Curve]:
+        """The same of all runs."""
+        return {name: self.curve(name, metric) for name in self.runs}
+
+    def page(self, name: str, tab: str = "") -> str:
+        """Where the UI shows a run."""
+        info = self.runs[name].info
+        return f"#/experiments/{info.experiment_id}/runs/{info.run_id}{tab}"
+
+    @property
+    def experiment(self) -> str:
+        """The experiment of all runs."""
+        (found,) = {run.info.experiment_id for run in self.runs.values()}
+        return str(found)
+
+
+WITH_PAUSES = [
+    "trusted_targets=[tests]",
+    "+callbacks.witness={_target_: tests.e2e.user.Witness, path: long.seen, batch_ms: 150}",
+]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Two runs that differ in their learning rates."""
+    folder = tmp_path_factory.mktemp("compared")
+    for name, lr in LR.items():
+        args = ["n_epoch=3", f"lr={lr}", f"tracker.mlflow.run_name={name}", *(WITH_PAUSES if name == LONG else [])]
+        done = nntrain_run(*args, cwd=folder, PYTHONPATH=str(REPOSITORY))
+        assert done.returncode == 0, done.stderr
+    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    found = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+    journals = [read_journal(path) for path in folder.glob("outputs/*/*/journal.jsonl")]
+    return Trained(
+        folder,
+        {run.info.run_name: run for run in found},
+        {journal.trackers["mlflow"]["run_name"]: journal for journal in journals},
+    )
 
 
 def free_port() -> int:
@@ -41,12 +114,12 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def server(default_run: tuple[Path, str]) -> Iterator[str]:
-    """`mlflow ui` beside the default run's store, as the run's last line says."""
+def server(trained: Trained) -> Iterator[str]:
+    """`mlflow ui` beside the store, as the runs' last lines say."""
     port = free_port()
     command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    with open(default_run[0] / "ui.log", "w") as log:
-        process = subprocess.Popen(command, cwd=default_run[0], stdout=log, stderr=log, start_new_session=True)
+    with open(trained.folder / "ui.log", "w") as log:
+        process = subprocess.Popen(command, cwd=trained.folder, stdout=log, stderr=log, start_new_session=True)
     url = f"http://127.0.0.1:{port}"
     try:
         wait_until_it_answers(url)
@@ -68,7 +141,7 @@ def wait_until_it_answers(url: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[webdriver.Chrome]:
+def driver() -> Iterator[webdriver.Chrome]:
     options = webdriver.ChromeOptions()
     for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1600,1200"):
         options.add_argument(argument)
@@ -77,38 +150,180 @@ def browser() -> Iterator[webdriver.Chrome]:
     driver.quit()
 
 
-def text_of(browser: webdriver.Chrome) -> str:
-    return browser.find_element(By.TAG_NAME, "body").text
+class Browser:
+    """The UI as a user sees it; every look waits until there is what is looked for."""
+
+    def __init__(self, driver: webdriver.Chrome, url: str) -> None:
+        self.driver = driver
+        self.url = url
+
+    def open(self, page: str) -> None:
+        """Opens a page anew: nothing of the last one is taken for it, and what was searched for there is forgotten."""
+        self.driver.get("about:blank")
+        self.driver.execute_cdp_cmd("Storage.clearDataForOrigin", {"origin": self.url, "storageTypes": "all"})
+        self.driver.get(f"{self.url}/{page}")
+
+    def wait_for(self, script: str, *args: str) -> Any:
+        """What a script returns, as soon as that is something."""
+        wait = WebDriverWait(self.driver, TIMEOUT_S)
+        return wait.until(
+            lambda driver: driver.execute_script(script, *args), f"in vain for {args} on {self.driver.current_url}"
+        )
+
+    def find(self, selector: str) -> WebElement:
+        """An element by its CSS selector, wherever in a long list it stands."""
+        found: WebElement = self.wait_for(FIND, selector)
+        return found
+
+    def click(self, selector: str) -> None:
+        """Clicks on an element, even one that stands behind what is drawn in its place."""
+        self.driver.execute_script("arguments[0].click()", self.find(selector))
+
+    def wait_for_text(self, text: str) -> None:
+        """Waits until a text can be read, however it is laid out."""
+        self.wait_for("return document.body.innerText.replace(/\\s+/g, ' ').includes(arguments[0])", text)
+
+    def row(self, head: str) -> list[str]:
+        """The cells of the table row with that head."""
+        cells: list[str] = self.wait_for(ROW, head)
+        return cells
+
+    def search_charts(self, metric: str) -> None:
+        """Leaves only the chart of that metric."""
+        self.find("input[placeholder='Search metric charts']").send_keys(f"^{metric}$")
+
+    def curves(self, metric: str) -> dict[str, Curve]:
+        """What is drawn of a metric, by the name of the run in the legend."""
+        return {trace["name"]: (trace["x"], trace["y"]) for trace in self.driver.execute_script(TRACES, metric)}
+
+    def n_colour(self) -> int:
+        """How many colours the lines have that can be seen."""
+        return len(set(self.driver.execute_script(COLOURS)))
+
+    def assert_drawn(self, metric: str, expected: Mapping[str, Curve]) -> None:
+        """These curves of a metric are drawn, each in a colour of its own, and no others."""
+        with suppress(TimeoutException):
+            WebDriverWait(self.driver, TIMEOUT_S).until(lambda _: self.n_colour() == len(expected) == len(self.curves(metric)))
+        assert self.curves(metric) == expected
+        assert self.n_colour() == len(expected)
 
 
-def wait_for_text(browser: webdriver.Chrome, text: str) -> None:
-    WebDriverWait(browser, TIMEOUT_S).until(lambda driver: text in text_of(driver), f"{text!r} never appeared")
+FIND = """
+const found = document.querySelector(arguments[0]);
+if (!found) for (const list of document.querySelectorAll('.ReactVirtualized__Grid')) list.scrollTop += list.clientHeight;
+return found;
+"""
+
+ROW = """
+const row = [...document.querySelectorAll('tr')].find(row => row.querySelector('th')?.textContent === arguments[0]);
+return row && [...row.querySelectorAll('td')].map(cell => cell.textContent);
+"""
+
+TRACES = """
+return [...document.querySelectorAll('.js-plotly-plot')].flatMap(plot => plot.data)
+  .filter(trace => trace.metricKey === arguments[0])
+  .map(({name, x, y}) => ({name, x: [...x], y: [...y]}));
+"""
+
+IMAGE_SIZE = """
+const image = document.querySelector(arguments[0]);
+return image?.naturalWidth && [image.naturalWidth, image.naturalHeight];
+"""
+
+COLOURS = """
+return [...document.querySelectorAll('.js-plotly-plot .scatterlayer .trace path.js-line')]
+  .filter(path => path.getTotalLength() > 0).map(path => getComputedStyle(path).stroke);
+"""
 
 
-def test_the_run_is_listed(browser: webdriver.Chrome, server: str, default_run: tuple[Path, str]) -> None:
-    _, run = only_run(default_run[0])
-    browser.get(f"{server}/#/experiments/{run.info.experiment_id}/runs")
-    wait_for_text(browser, run.info.run_name)
-    wait_for_text(browser, "1 matching run")
+@pytest.fixture
+def browser(driver: webdriver.Chrome, server: str) -> Browser:
+    return Browser(driver, server)
+
+
+# --- one run
+
+
+def test_the_runs_are_listed(browser: Browser, trained: Trained) -> None:
+    browser.open(f"#/experiments/{trained.experiment}/runs")
+    for name in LR:
+        browser.wait_for_text(name)
+    browser.wait_for_text("2 matching runs")
 
 
 @pytest.mark.parametrize("metric", ["batch/loss", "lr/0", "valid/accuracy", "act/linear0/mean"])
-def test_a_curve_is_drawn(browser: webdriver.Chrome, server: str, default_run: tuple[Path, str], metric: str) -> None:
-    client, run = only_run(default_run[0])
-    n_point = len(client.get_metric_history(run.info.run_id, metric))
-    assert n_point > 1
-    browser.get(f"{server}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}/model-metrics")
-    search = WebDriverWait(browser, TIMEOUT_S).until(
-        lambda driver: driver.find_element(By.CSS_SELECTOR, "input[placeholder='Search metric charts']")
-    )
-    browser.execute_script("arguments[0].value = ''", search)
-    search.send_keys(f"^{metric}$")
-    wait_for_text(browser, f"({metric})")
-    path = WebDriverWait(browser, TIMEOUT_S).until(lambda driver: line_of(driver))
-    assert path.count("L") >= min(n_point, 10) - 1
+def test_a_curve_is_drawn(browser: Browser, trained: Trained, metric: str) -> None:
+    browser.open(trained.page("high", "/model-metrics"))
+    browser.search_charts(metric)
+    browser.wait_for_text(f"({metric})")
+    browser.assert_drawn(metric, {"high": trained.curve("high", metric)})
 
 
-def line_of(browser: webdriver.Chrome) -> str:
-    """The path of the first curve that plotly drew; empty before it is drawn."""
-    lines = browser.find_elements(By.CSS_SELECTOR, ".scatterlayer .trace path.js-line")
-    return max((line.get_attribute("d") or "" for line in lines), key=len, default="")
+def test_the_status_and_the_outcome_are_shown(browser: Browser, trained: Trained) -> None:
+    browser.open(trained.page("high"))
+    browser.wait_for_text("Status Finished")
+    browser.wait_for_text("nntrain.outcome : completed")
+
+
+def test_the_use_of_the_machine_is_drawn(browser: Browser, trained: Trained) -> None:
+    latest = {key: value for key, value in trained.runs[LONG].data.metrics.items() if key.startswith("system/")}
+    assert latest.keys() >= {"system/cpu_percent", "system/memory_rss_mib"}
+    browser.open(trained.page(LONG, "/system-metrics"))
+    for key, value in latest.items():
+        browser.wait_for_text(f"{LONG} ({key})")
+        _, drawn = browser.curves(key)[LONG]
+        assert drawn[-1] == value
+
+
+def test_a_figure_is_shown(browser: Browser, trained: Trained) -> None:
+    (figure,) = [file.path for file in trained.journals["high"].files if file.name == "plots/loss.png"]
+    height, width, _ = matplotlib.image.imread(figure).shape
+    browser.open(trained.page("high", "/artifacts/plots/loss.png"))
+    assert browser.wait_for(IMAGE_SIZE, "img[alt='plots/loss.png']") == [width, height]
+
+
+def test_the_console_log_is_shown(browser: Browser, trained: Trained) -> None:
+    printed = (trained.journals["high"].run.folder / "console.log").read_text()
+    assert "valid/accuracy" in printed
+    browser.open(trained.page("high", "/artifacts/console.log"))
+    browser.wait_for("return document.body.textContent.includes(arguments[0])", printed)
+
+
+# --- two runs compared
+
+
+def compare_page(trained: Trained) -> str:
+    ids = [trained.runs[name].info.run_id for name in LR]
+    return f"#/compare-runs?runs={quote(json.dumps(ids))}&experiments={quote(json.dumps([trained.experiment]))}"
+
+
+def test_runs_chosen_in_the_list_are_compared(browser: Browser, trained: Trained) -> None:
+    browser.open(f"#/experiments/{trained.experiment}/runs")
+    browser.wait_for_text("2 matching runs")
+    browser.click("input[aria-label='Select all runs']")
+    browser.click("[data-testid='runs-compare-button']")
+    browser.wait_for_text("Comparing 2 Runs from 1 Experiment")
+    shown = dict(zip(browser.row("Run Name:"), browser.row("lr"), strict=True))
+    assert shown == LR
+
+
+def test_the_compare_page_tells_how_the_runs_ended(browser: Browser, trained: Trained) -> None:
+    browser.open(compare_page(trained))
+    assert browser.row("Run Name:") == list(LR)
+    assert browser.row("nntrain.outcome") == ["completed", "completed"]
+
+
+@pytest.mark.parametrize("metric", ["batch/loss", "valid/loss"])
+def test_the_compare_page_leads_to_the_curves_of_both_runs(browser: Browser, trained: Trained, metric: str) -> None:
+    browser.open(compare_page(trained))
+    browser.click(f"a[title='Plot chart'][href*='metric=%22{quote(metric, safe='')}%22']")
+    browser.assert_drawn(metric, trained.curves(metric))
+    for name in LR:
+        browser.wait_for_text(f"{name} ({metric})")
+
+
+@pytest.mark.parametrize("metric", ["batch/loss", "valid/loss"])
+def test_the_chart_view_draws_the_curves_of_both_runs(browser: Browser, trained: Trained, metric: str) -> None:
+    browser.open(f"#/experiments/{trained.experiment}/runs?compareRunsMode=CHART")
+    browser.search_charts(metric)
+    browser.assert_drawn(metric, trained.curves(metric))

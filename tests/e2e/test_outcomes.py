@@ -1,145 +1,137 @@
-"""However a run ends, the exit code, MLflow's status and the outcome tag agree."""
+"""However a run ends, the exit code, both trackers' status and the outcome tag agree."""
 
-import os
+import math
+import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-from mlflow.tracking import MlflowClient
+import torch
 
-from tests.common.cli import nntrain_run
-from tests.common.mlflow_store import only_run
+from tests.common.servers import wait_until
+from tests.common.training import (
+    StoredRun,
+    TrainingRun,
+    assert_delivered,
+    assert_journal_is_whole,
+    n_runs,
+    processes_in,
+    small,
+    stored_run,
+    wandb_points,
+)
+from tests.common.wandb_store import read_offline
 
 pytestmark = pytest.mark.slow
 
-LONG = ["n_epoch=5000", "callbacks=[signals,checkpoint]", "data.batch_size=64", "lr=3e-3"]
-USER_CALLBACKS = """
-from nntrain import Callback, CancelFitException, StopReason
-
-class Raises(Callback):
-    def after_step(self, learn):
-        if learn.train_iter == 30:
-            raise RuntimeError("the user's own mistake")
-
-class Prunes(Callback):
-    order = 100
-    def after_epoch(self, learn):
-        raise CancelFitException("not promising", reason=StopReason.PRUNED)
-
-class Poisons(Callback):
-    def before_batch(self, learn):
-        if learn.train_iter == 30:
-            learn.xb = (learn.xb[0] * float("nan"),)
-"""
+BOTH = ("tracker=[mlflow,wandb]", "tracker.wandb.mode=offline")
 
 
-def with_callback(name: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    (folder / "mine.py").write_text(USER_CALLBACKS)
-    return nntrain_run("trusted_targets=[mine]", f"+callbacks.mine._target_=mine.{name}", "n_epoch=3", cwd=folder)
+@pytest.fixture
+def database(empty_store: Path, tmp_path: Path) -> Path:
+    """MLflow's database in the folder in which the test trains."""
+    return Path(shutil.copy(empty_store, tmp_path / "mlflow.db"))
 
 
-def test_a_pruned_run_is_killed_and_exits_with_0(tmp_path: Path) -> None:
-    done = with_callback("Prunes", tmp_path)
-    _, run = only_run(tmp_path)
-    assert (done.returncode, run.info.status, run.data.tags["nntrain.outcome"]) == (0, "KILLED", "pruned"), done.stderr
-    assert "not promising" in done.stdout
-    assert run.data.metrics["epoch"] == 0
+def assert_outcome(run: TrainingRun, database: Path, status: str, outcome: str, code: int) -> StoredRun:
+    """Both trackers have all of the run, and say how it ended."""
+    stored = assert_delivered(run.record, database)
+    assert (stored.status, stored.tags["nntrain.outcome"]) == (status, outcome)
+    assert stored.end_time is not None
+    kept = read_offline(run.cwd, run.record.run.uid)
+    assert (kept.exit_code, kept.tags["nntrain.outcome"], outcome in kept.run.tags) == (code, outcome, True)
+    assert {key: len(series) for key, series in wandb_points(kept).items()} == {
+        key: len(series) for key, series in stored.points.items()
+    }
+    assert processes_in(run.cwd) == []
+    return stored
 
 
-def test_a_diverged_run_failed_and_keeps_finite_weights(tmp_path: Path) -> None:
-    import torch
-
-    done = with_callback("Poisons", tmp_path)
-    client, run = only_run(tmp_path)
-    assert (done.returncode, run.info.status, run.data.tags["nntrain.outcome"]) == (1, "FAILED", "diverged"), done.stderr
-    losses = [point.value for point in client.get_metric_history(run.info.run_id, "batch/loss")]
-    assert len(losses) == 31
-    assert [loss != loss for loss in losses] == [False] * 30 + [True]
-    (best,) = tmp_path.glob("outputs/*/*/best.pt")
-    assert all(torch.isfinite(value).all() for value in torch.load(best, weights_only=True)["model"].values())
+def own(name: str) -> str:
+    return f"+callbacks.own._target_=tests.e2e.user.{name}"
 
 
-def test_a_run_whose_callback_raises_failed_and_shows_where(tmp_path: Path) -> None:
-    done = with_callback("Raises", tmp_path)
-    client, run = only_run(tmp_path)
-    assert (done.returncode, run.info.status, run.data.tags["nntrain.outcome"]) == (1, "FAILED", "error")
-    assert run.data.tags["nntrain.message"] == "RuntimeError: the user's own mistake"
-    assert "Raises.after_step (order=0), epoch 1" in done.stderr
-    assert len(client.get_metric_history(run.info.run_id, "batch/loss")) == 31
+def test_a_completed_run_is_finished_and_exits_with_0(tmp_path: Path, database: Path) -> None:
+    with TrainingRun(tmp_path, small(40, *BOTH, n_epoch=2)) as run:
+        assert run.wait() == 0, run.output
+    stored = assert_outcome(run, database, "FINISHED", "completed", 0)
+    assert len(stored.points["batch/loss"]) == 80
 
 
-def started(folder: Path, *args: str, pattern: str = "outputs/*/*/last.ckpt") -> subprocess.Popen[str]:
-    """A run in progress: its first checkpoint is written, so it is between epochs or in one."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "nntrain.run", *args],
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 90
-    while not list(folder.glob(pattern)):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    return process
+def test_a_pruned_run_is_killed_and_exits_with_0(tmp_path: Path, database: Path) -> None:
+    with TrainingRun(tmp_path, small(40, *BOTH, own("Prunes"), n_epoch=3)) as run:
+        assert run.wait() == 0, run.output
+    assert "not promising" in run.output
+    stored = assert_outcome(run, database, "KILLED", "pruned", 0)
+    assert [(step, value) for step, _, value in stored.points["epoch"]] == [(40, "0.0")]
+
+
+def test_a_diverged_run_failed_and_keeps_finite_weights(tmp_path: Path, database: Path) -> None:
+    callbacks = ["callbacks=[signals,stop_on_nan,save_model]", "~callbacks.witness", own("Poisons")]
+    with TrainingRun(tmp_path, small(20, *BOTH, *callbacks, n_epoch=3)) as run:
+        assert run.wait() == 1, run.output
+    stored = assert_outcome(run, database, "FAILED", "diverged", 1)
+    losses = [float(value) for _, _, value in stored.points["batch/loss"]]
+    assert [math.isnan(loss) for loss in losses] == [False] * 30 + [True]
+    weights = torch.load(run.folder / "best.pt", weights_only=True)["model"]
+    assert all(torch.isfinite(value).all() for value in weights.values())
+
+
+def test_a_run_whose_callback_raises_failed_and_shows_where(tmp_path: Path, database: Path) -> None:
+    with TrainingRun(tmp_path, small(20, *BOTH, own("Raises"), n_epoch=3)) as run:
+        assert run.wait() == 1, run.output
+    stored = assert_outcome(run, database, "FAILED", "error", 1)
+    assert stored.tags["nntrain.message"] == "RuntimeError: the user's own mistake"
+    assert "Raises.after_step (order=0), epoch 1" in run.output
+    assert run.output.count("Traceback") == 1
+    assert_journal_is_whole(run)
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_an_interrupted_run_is_killed_and_goes_on_where_it_stopped(tmp_path: Path, signum: signal.Signals, code: int) -> None:
-    process = started(tmp_path, *LONG)
-    process.send_signal(signum)
-    output, errors = process.communicate(timeout=60)
-    client, run = only_run(tmp_path)
-    assert (process.returncode, run.info.status, run.data.tags["nntrain.outcome"]) == (code, "KILLED", "interrupted"), errors
-    n_batch = len(client.get_metric_history(run.info.run_id, "batch/loss"))
-    (folder,) = tmp_path.glob("outputs/*/*")
+def test_an_interrupted_run_is_killed_and_goes_on_where_it_stopped(
+    tmp_path: Path, database: Path, signum: signal.Signals, code: int
+) -> None:
+    both = [*BOTH, "callbacks=[signals,checkpoint]"]
+    with TrainingRun(tmp_path, small(100, *both, n_epoch=5000, batch_ms=5)) as first:
+        first.wait_for_batches(130)
+        first.process.send_signal(signum)
+        sent_s = time.monotonic()
+        assert first.wait() == code, first.output
+        assert time.monotonic() - sent_s < 10
+    assert "resume=" in first.output
+    assert_journal_is_whole(first)
+    assert_outcome(first, database, "KILLED", "interrupted", code)
 
-    n_epoch = n_batch // 23 + 2
-    done = nntrain_run(f"n_epoch={n_epoch}", f"resume={folder}", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "another setting" not in done.stderr
-    assert f"resume={folder}" in output
-    client, run = only_run(tmp_path)
-    assert (run.info.status, run.data.tags["nntrain.outcome"]) == ("FINISHED", "completed")
-    steps = [point.step for point in client.get_metric_history(run.info.run_id, "batch/loss")]
-    assert steps == list(range(1, n_epoch * 23 + 1))
-
-
-def test_a_killed_process_leaves_a_store_that_can_be_read(tmp_path: Path) -> None:
-    process = started(tmp_path, *LONG)
-    process.kill()
-    process.communicate()
-    with sqlite3.connect(tmp_path / "mlflow.db") as connection:
-        assert connection.execute("pragma integrity_check").fetchone() == ("ok",)
-    assert nntrain_run("n_epoch=1", cwd=tmp_path).returncode == 0
+    with TrainingRun(tmp_path, small(100, *both, "resume=run", n_epoch=3, folder="run2"), "run2") as second:
+        assert second.wait() == 0, second.output
+    assert [line for line in second.output.splitlines() if "another setting" in line and "witness" not in line] == []
+    assert n_runs(database) == 1
+    stored = stored_run(database, second.record.run.uid)
+    assert stored is not None
+    assert (stored.status, stored.tags["nntrain.outcome"]) == ("FINISHED", "completed")
+    assert [step for step, _, _ in stored.points["batch/loss"]] == list(range(1, 301))
+    kept = read_offline(tmp_path, second.record.run.uid)
+    assert (kept.exit_code, [step for step, _ in kept.series("batch/loss")]) == (0, list(range(1, 301)))
 
 
 def test_two_runs_that_start_together_in_a_new_folder_are_both_recorded(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "nntrain.run", "n_epoch=1", "callbacks=none"]
-    both = [
-        subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)
-    ]
-    for process in both:
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors
-    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    assert [run.info.status for run in client.search_runs(experiments)] == ["FINISHED", "FINISHED"]
+    both = [TrainingRun(tmp_path, small(20, folder=name), name) for name in ("run", "other")]
+    for run in both:
+        with run:
+            assert run.wait() == 0, run.output
+    assert [assert_delivered(run.record, tmp_path / "mlflow.db").status for run in both] == ["FINISHED", "FINISHED"]
 
 
 def test_an_interrupted_sweep_stops(tmp_path: Path) -> None:
-    overrides = ["-m", "lr=0.1,0.01", "n_epoch=5000", "tracker=none", "callbacks=[signals,checkpoint]"]
-    process = started(tmp_path, *overrides, pattern="multirun/*/*/0/last.ckpt")
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert list(tmp_path.glob("multirun/*/*/1")) == []
+    sweep = ["lr=0.1,0.01", "tracker=none", "callbacks=[signals,checkpoint]", "hydra.sweep.dir=sweep"]
+    with TrainingRun(tmp_path, ["-m", *small(100, *sweep, n_epoch=5000)]) as run:
+        wait_until(lambda: run.lives() and (tmp_path / "sweep/0/last.ckpt").exists(), "the first checkpoint")
+        run.process.send_signal(signal.SIGINT)
+        assert run.wait() == 130, run.output
+    assert not (tmp_path / "sweep/1").exists()
 
 
 def test_an_interrupt_before_the_fit_is_one_word(tmp_path: Path) -> None:
@@ -152,3 +144,4 @@ def test_an_interrupt_before_the_fit_is_one_word(tmp_path: Path) -> None:
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert errors == "nntrain: interrupted\n"
+    wait_until(lambda: processes_in(tmp_path) == [], "the end of the shipper", 15)

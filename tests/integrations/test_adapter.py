@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ import torch
 from nntrain import Callback, CancelFitException, Event, Learner, StopReason
 from nntrain.callbacks import Checkpoint, StopOnNaN
 from nntrain.config.redact import Redactor
-from nntrain.integrations.adapter import OUTCOME_TAG, TrackerCallback
-from nntrain.integrations.base import ModelFile, RunInfo
+from nntrain.integrations.adapter import TrackerCallback
+from nntrain.integrations.base import OUTCOME_TAG, ModelFile, RunInfo
 from nntrain.integrations.journal import read_journal
 from nntrain.integrations.launch import InProcess
 from nntrain.integrations.memory import MemoryTracker
@@ -67,7 +68,7 @@ class SlowStep(Callback):
 
     def after_batch(self, learn: Learner) -> None:
         if learn.training:
-            __import__("time").sleep(self.seconds)
+            time.sleep(self.seconds)
             written = read_journal("run").metrics.get("batch/loss")
             self.seen.append(0 if written is None else len(written.step))
 
@@ -102,7 +103,8 @@ def test_statistics_are_recorded_at_the_batches_that_were_sampled() -> None:
     assert steps[0] == 1
     assert all(b - a == 4 for a, b in itertools.pairwise(steps))
     assert n_batch - steps[-1] < 4
-    assert {key.rsplit("/", 1)[1] for key in memory.run.keys if key.startswith("act/0/")} == {"mean", "std", "dead_frac", "max_abs"}
+    recorded = {key.rsplit("/", 1)[1] for key in memory.run.keys if key.startswith("act/0/")}
+    assert recorded == {"mean", "std", "dead_frac", "max_abs"}
 
 
 def test_the_last_histogram_of_each_layer_is_recorded_once_an_epoch() -> None:
@@ -302,7 +304,8 @@ def test_points_after_the_checkpoint_of_a_killed_run_are_not_doubled() -> None:
 
     tracking, memory = callback("run")
     # the process dies in epoch 1: what it had recorded was delivered, and its last checkpoint is that of epoch 0
-    first = toy_learner(cbs=[tracking, Checkpoint("checkpoints"), RaiseAt(Event.AFTER_BATCH, OSError("killed"), epoch=1, iteration=3)])
+    killed = RaiseAt(Event.AFTER_BATCH, OSError("killed"), epoch=1, iteration=3)
+    first = toy_learner(cbs=[tracking, Checkpoint("checkpoints"), killed])
     with pytest.raises(OSError, match="killed"):
         first.fit(3)
     assert len(memory.series("batch/loss")) == 9

@@ -15,6 +15,7 @@ from nntrain.integrations.base import MetricRow, Refused
 from nntrain.integrations.delivery import (
     FOLDER,
     NOTES,
+    STUCK_TRIES,
     DeliveredByAnotherError,
     Delivery,
     backlog,
@@ -57,7 +58,7 @@ def test_everything_is_handed_over_in_order(tmp_path: Path) -> None:
     journal = append(tmp_path, [START, *batches(1, 6), HISTOGRAMS, TABLE, *batches(7, 9), *files, TAGS, END])
     tracker = FailingTracker()
     deliver(journal, tracker)
-    assert [step for step, _ in tracker.taken] == [1, 2, 3, 4, 5, 6, 4, 7, 8, 9]
+    assert [step for step, _ in tracker.taken] == [1, 2, 3, 4, 5, 6, 4, 4, 7, 8, 9, 4]
     assert tracker.series("batch/loss") == losses(1, 9)
     assert tracker.run.tables["t"].rows == [[1]]
     assert (tracker.run.artifacts, tracker.run.figures) == ({"a.txt": b"content"}, {"a.txt": b"content"})
@@ -274,6 +275,17 @@ def test_several_fits_delivered_at_once_are_one_run_that_ends_once(tmp_path: Pat
     assert tracker.run.n_starts == 1
 
 
+def test_a_run_that_is_begun_again_without_an_end_is_begun_again_in_the_tracker(tmp_path: Path) -> None:
+    tracker = MemoryTracker()
+    journal = append(tmp_path, [START, *batches(1, 4)])
+    delivery = deliver(journal, tracker)
+    append(tmp_path, [{**START, "run": {**START["run"], "params": {"lr": 0.2}}}, *batches(5, 8), END])
+    while delivery.advance():
+        pass
+    assert (tracker.run.n_starts, tracker.run.params) == (2, {"lr": 0.2})
+    assert tracker.series("batch/loss") == losses(1, 8)
+
+
 def test_a_journal_that_goes_on_elsewhere_ends_here_without_ending_the_run(tmp_path: Path) -> None:
     journal = append(tmp_path, [START, *batches(1, 4), {"kind": "continued", "by": "elsewhere"}])
     tracker = MemoryTracker()
@@ -414,3 +426,37 @@ def test_whereabouts_are_those_of_all_trackers_by_name(tmp_path: Path) -> None:
         deliver(journal, MemoryTracker(), name)
     assert whereabouts(journal) == ["memory run:      a run"] * 2
     assert whereabouts(append(tmp_path / "new", [START])) == []
+
+
+@pytest.mark.parametrize("kind", ["artifact", "figure", "table", "model", "histograms"])
+def test_what_a_tracker_never_manages_to_take_is_left_out_at_last_and_the_run_ends(tmp_path: Path, kind: str) -> None:
+    def fail(name: str) -> None:
+        if name == kind:
+            raise RuntimeError("507 Insufficient Storage")
+
+    (tmp_path / "a.txt").write_bytes(b"a")
+    record = {"table": TABLE, "histograms": HISTOGRAMS}.get(kind, file_record("a.txt", kind))
+    tracker = FailingTracker(before=fail)
+    delivery = Delivery(append(tmp_path, [START, *batches(1, 8), record, END]), "memory", tracker)
+    assert until_delivered(delivery) == STUCK_TRIES
+    assert tracker.run.end is not None
+    assert tracker.series("batch/loss") == losses(1, 8)
+    assert delivery.state.n_refused == 1
+    assert f"left out after {STUCK_TRIES} tries: RuntimeError: 507 Insufficient Storage" in delivery.state.notes[0]
+
+
+def test_nothing_is_left_out_while_the_tracker_is_away(tmp_path: Path) -> None:
+    n_away = 3 * STUCK_TRIES
+
+    def fail(name: str) -> None:
+        nonlocal n_away
+        if n_away:
+            n_away -= 1
+            raise RuntimeError("refused")
+
+    (tmp_path / "a.txt").write_bytes(b"a")
+    tracker = FailingTracker(before=fail)
+    delivery = Delivery(append(tmp_path, [START, file_record("a.txt"), END]), "memory", tracker)
+    assert until_delivered(delivery) == 3 * STUCK_TRIES
+    assert tracker.run.artifacts == {"a.txt": b"a"}
+    assert delivery.state.n_refused == 0

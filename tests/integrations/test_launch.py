@@ -17,16 +17,20 @@ import pytest
 from mlflow.entities import Run
 
 from nntrain import sync
+from nntrain.callbacks import Checkpoint
+from nntrain.integrations.adapter import TrackerCallback
 from nntrain.integrations.delivery import delivery_lock, read_state
 from nntrain.integrations.journal import JOURNAL, Record, read_journal
 from nntrain.integrations.launch import InProcess, Shipment, ShipperProcess, tell_backlog
 from nntrain.integrations.memory import MemoryTracker
-from nntrain.integrations.mlflow import MLflowTracker
+from nntrain.integrations.mlflow import CLIENT_SETTINGS, MLflowTracker
 from nntrain.integrations.shipper import LOG
 from nntrain.integrations.writer import JournalWriter
 from tests.common.journals import END, START, append, batches, losses, start
 from tests.common.mlflow_store import only_run
+from tests.common.runs import InterruptAt
 from tests.common.servers import Fault, FaultyServer, free_port, wait_until
+from tests.common.toys import toy_learner
 
 pytestmark = pytest.mark.slow
 
@@ -45,7 +49,9 @@ def shippers(pid: int) -> list[psutil.Process]:
 
 
 @pytest.fixture(autouse=True)
-def _no_orphans() -> Iterator[None]:
+def _no_orphans(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name, value in CLIENT_SETTINGS.items():  # `sync.main` puts them into the environment
+        monkeypatch.setenv(name, value)
     yield
     assert shippers(os.getpid()) == []
     assert [child for child in psutil.Process().children() if "shipper_main" in " ".join(child.cmdline())] == []
@@ -140,6 +146,21 @@ def test_a_second_fit_goes_on_in_the_same_run(
     assert series(tmp_path) == losses(1, 12)
     assert the_run(tmp_path).info.status == "FINISHED"
     assert warnings(caplog) == []
+
+
+def test_a_second_fit_reaches_a_tracker_that_was_done_while_another_is_not(
+    tmp_path: Path, tracker: MLflowTracker, shipper: ShipperProcess, writer: JournalWriter
+) -> None:
+    dead = MLflowTracker(f"http://127.0.0.1:{free_port()}", system_metrics=False)
+    shipment = Shipment(writer.path, {"dead": dead, "mlflow": tracker})
+    write(writer, START, *batches(1, 4), END)
+    shipper.add(shipment)
+    wait_until(lambda: read_state(writer.path, "mlflow").done, "the end of the first fit", 30)
+    time.sleep(0.5)
+    write(writer, START, *batches(5, 8), END)
+    shipper.add(shipment)
+    wait_until(lambda: n_delivered(writer.path) == 6, "the end of the second fit", 30)
+    assert series(tmp_path) == losses(1, 8)
 
 
 def test_when_all_is_delivered_other_processes_may_deliver_the_journal(
@@ -410,3 +431,20 @@ def test_in_process_all_trackers_get_the_run_when_it_has_ended(tmp_path: Path) -
     deliver_in_process(append(tmp_path, [START, *batches(1, 4), END]), trackers)
     assert [tracker.series("batch/loss") for tracker in trackers] == [losses(1, 4)] * 2
     assert all(tracker.run.end is not None for tracker in trackers)
+
+
+def test_a_fit_is_resumed_in_the_same_process_while_its_tracker_is_dead(shipper: ShipperProcess, store_uri: str) -> None:
+    dead = {"mlflow": MLflowTracker(f"http://127.0.0.1:{free_port()}", system_metrics=False)}
+    first = TrackerCallback(dead, "first", shipper=shipper)
+    toy_learner(cbs=[first, Checkpoint("checkpoints"), InterruptAt(1, 2)]).fit(3)
+    began = time.monotonic()
+    second = TrackerCallback(dead, "second", shipper=shipper)
+    learn = toy_learner(cbs=[second, Checkpoint("checkpoints", resume="checkpoints")])
+    learn.fit(3)
+    assert time.monotonic() - began < 15
+    (missing,) = shipper.finish(0)
+    assert missing.journal == second.journal
+    assert sync.main(["first", "second", "--to", "mlflow", "--set", f"tracking_uri={store_uri}"]) == 0
+    client, run = only_run(Path.cwd())
+    steps = [point.step for point in client.get_metric_history(run.info.run_id, "batch/loss")]
+    assert steps == list(range(1, learn.train_iter + 1))

@@ -94,17 +94,39 @@ def test_a_run_that_is_resumed_twice_is_as_if_uninterrupted(
     assert_as_if_uninterrupted(tracker)
 
 
-@pytest.mark.parametrize("cut", [4, 10, 17])
-@pytest.mark.parametrize("n_delivered", [0, 5, N_LINE])
-def test_a_tracker_that_counts_rows_gets_each_once_when_the_cut_is_the_end(tmp_path: Path, cut: int, n_delivered: int) -> None:
+@pytest.mark.parametrize("cut", [0, 4, 10, 17])
+@pytest.mark.parametrize("n_delivered", [0, 5, 9, N_LINE])
+def test_a_tracker_that_counts_rows_gets_each_once(tmp_path: Path, cut: int, n_delivered: int) -> None:
     tracker = FailingTracker(counts_rows=True)
     old, new = append(tmp_path / "old", training(1, 17)), tmp_path / "new" / JOURNAL
     deliver_lines(old, tracker, n_delivered)
     continue_journal(old, new, cut)
-    append(new.parent, [*training(cut + 1, LAST, time_ms=5_000), END])
+    append(new.parent, training(cut + 1, 20, time_ms=5_000))
     deliver(new, tracker)
-    points = Counter((row.step, key) for row in tracker.run.rows for key in row.values)
-    assert points == {(step, key): 1 for step in range(1, LAST + 1) for key in ("batch/loss", "lr")}
+    last = tmp_path / "last" / JOURNAL
+    continue_journal(new, last, max(cut, 14))
+    append(last.parent, training(max(cut, 14) + 1, LAST, time_ms=9_000))
+    deliver(last, tracker)
+    append(last.parent, [END])
+    deliver(last, tracker)
+    points = Counter((step, key) for step, values in tracker.taken for key in values)
+    scalars = {(step, key): 1 for step in range(1, LAST + 1) for key in ("batch/loss", "lr")}
+    assert points == scalars | {(step, "act/0"): 1 for step in range(4, LAST + 1, 4)}
+
+
+@pytest.mark.parametrize("n_row", [0, 7, 12, 16])
+def test_a_tracker_that_lost_rows_is_sent_all_that_it_lacks(tmp_path: Path, n_row: int) -> None:
+    """An online tracker whose process died before it had sent on what it was handed."""
+    tracker = FailingTracker(counts_rows=True)
+    old, new = append(tmp_path / "old", [START, *batches(1, 17)]), tmp_path / "new" / JOURNAL
+    deliver(old, tracker)
+    del tracker.taken[n_row:]
+    continue_journal(old, new, 10)
+    append(new.parent, [START, *batches(11, LAST, time_ms=5_000), END])
+    deliver(new, tracker)
+    steps = Counter(step for step, _ in tracker.taken)
+    assert set(steps) == set(range(1, LAST + 1))
+    assert all(n == 1 for step, n in steps.items() if not 10 < step <= n_row)
 
 
 def test_what_has_no_step_is_kept_and_the_end_is_not(tmp_path: Path) -> None:
