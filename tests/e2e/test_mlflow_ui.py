@@ -41,7 +41,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # the driver's sockets are closed by its process
 ]
 
-TIMEOUT_S = 60
+TIMEOUT_S = 90
 
 LR = {"high": "0.01", "low": "0.001"}
 """The runs that are compared: their learning rates by name."""
