@@ -43,10 +43,11 @@ FITTED_AT = re.compile(r"fitted at ([\d.]+)")
 
 TIMES_ITS_END = """
 import time
-from nntrain import Callback
+from nntrain import Callback, Purpose
 
 class TimesItsEnd(Callback):
     order = 1000
+    purposes = frozenset({Purpose.FIT})
     def after_fit(self, learn):
         print("fitted at", time.time(), flush=True)
 """
@@ -99,9 +100,7 @@ def seconds_to_leave(tracker: str) -> float:
     left = time.time()
     if "lacks" in done.stderr:
         raise SystemExit(f"Not everything was delivered: {done.stderr}")
-    found = FITTED_AT.search(done.stdout)
-    assert found is not None
-    return left - float(found[1])
+    return left - float(FITTED_AT.findall(done.stdout)[-1])
 
 
 def main() -> None:

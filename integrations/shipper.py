@@ -46,8 +46,11 @@ POLL_S = 0.2
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 5.0
 """Seconds before the second try of what failed, and the most between two tries."""
 
-SYSTEM_EVERY_S = 10.0
-"""Seconds between two samples of the system's metrics."""
+SYSTEM_FIRST_S, SYSTEM_EVERY_S = 1.0, 10.0
+"""Seconds before the first sample of the system's metrics, and between two of them."""
+
+KEPT_SAMPLES = 1000
+"""So many samples wait for a tracker that takes nothing; older ones are dropped."""
 
 LOG = "shipper.log"
 """The name of the shipper's log, in the folder of the run that it ships."""
@@ -66,7 +69,8 @@ class DeliveryThread(threading.Thread):
         super().__init__(name=f"{delivery.name} {delivery.journal}", daemon=True)
         self.delivery = delivery
         self._system = SystemMetrics(pid) if delivery.tracker.system_metrics else None
-        self._next_sample = 0.0
+        self._samples: list[MetricRow] = []
+        self._next_sample = time.monotonic() + SYSTEM_FIRST_S
 
     def run(self) -> None:
         """Delivers."""
@@ -75,9 +79,10 @@ class DeliveryThread(threading.Thread):
 
     def _try(self) -> float:
         """Delivers what is there; returns how long to wait before the next try."""
+        self._sample()
         try:
             moved = self.delivery.advance()
-            self._sample()
+            self._send_samples()
         except Exception as err:  # noqa: BLE001 - whatever a tracker's library raises, it is tried again
             self.delivery.failed(err)
             _LOG.warning("%s: try %d failed: %s", self.name, self.delivery.state.n_tries, self.delivery.state.error)
@@ -85,12 +90,19 @@ class DeliveryThread(threading.Thread):
         return 0.0 if moved else POLL_S
 
     def _sample(self) -> None:
+        """Takes a sample if it is time to, whether the tracker takes anything now or not."""
         now = time.monotonic()
-        if self._system is None or self.delivery.run is None or now < self._next_sample:
+        if self._system is None or now < self._next_sample:
             return
         self._next_sample = now + SYSTEM_EVERY_S
         if values := self._system.sample():
-            self.delivery.tracker.metrics([MetricRow(time.time_ns() // 1_000_000, self.delivery.last_step, values)])
+            row = MetricRow(time.time_ns() // 1_000_000, self.delivery.last_step, values)
+            self._samples = [*self._samples[-KEPT_SAMPLES:], row]
+
+    def _send_samples(self) -> None:
+        if self._samples and self.delivery.state.run_id is not None:
+            samples, self._samples = self._samples, []
+            self.delivery.tracker.metrics(samples)
 
 
 class JournalDeliveries:

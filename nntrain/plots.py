@@ -139,7 +139,7 @@ def plot_layer_stats(stats: ActivationStats) -> Figure:
     figure = _layer_figure(9, history)
     for axes, (name, title) in zip(figure.subplots(1, 2), {"mean": "Mean", "std": "Standard deviation"}.items(), strict=True):
         _plot_by_layer(axes, history, history.values[name])
-        axes.set(title=f"{title} of activations", xlabel="train_iter (batches)", ylabel=title.lower())
+        axes.set(title=f"{title} of activations", xlabel="training batch", ylabel=title.lower())
     _layer_legend(figure, axes)
     return figure
 
@@ -154,7 +154,7 @@ def plot_dead(stats: ActivationStats) -> Figure:
     figure = _layer_figure(6, history)
     axes = figure.subplots()
     _plot_by_layer(axes, history, 100 * history.values["dead_frac"])
-    axes.set(title="Dead units (0 for a whole batch)", xlabel="train_iter (batches)", ylabel="units (%)", ylim=(-3, 103))
+    axes.set(title="Dead units (0 for a whole batch)", xlabel="training batch", ylabel="units (%)", ylim=(-3, 103))
     _layer_legend(figure, axes)
     return figure
 
@@ -199,5 +199,5 @@ def _label_histograms(panels: Any, n_layer: int, n_col: int, counts: Tensor) -> 
         if i % n_col == 0:
             axes.set_ylabel("activation")
         if i + n_col >= n_layer:
-            axes.set_xlabel("train_iter (batches)")
+            axes.set_xlabel("training batch")
             axes.tick_params(labelbottom=True)

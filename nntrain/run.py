@@ -89,6 +89,11 @@ def tracking(cfg: Mapping[str, Any], folder: Path, info: RunInfo, redactor: Reda
     return [TrackerCallback(made, folder, info, logs=[folder / CONSOLE_LOG], **options)] if made else []
 
 
+def in_folder(params: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The params with the run's own folder as `.`: its name differs in every run, and tells nothing when runs are compared."""
+    return {key: value.replace(str(folder), ".") if isinstance(value, str) else value for key, value in params.items()}
+
+
 def check_objective(name: str | None, recorded: list[str]) -> None:
     """Checks that the objective is going to be recorded, before anything is trained for it."""
     if name is not None and name not in recorded:
@@ -110,7 +115,7 @@ def train(cfg: DictConfig, folder: Path, typed: Sequence[str]) -> tuple[FitResul
     overrides = [redactor.override(override) for override in typed]
     seed_everything(plain["seed"])
     texts = {"config.yaml": OmegaConf.to_yaml(redactor.value(plain)), "overrides.yaml": OmegaConf.to_yaml(overrides)}
-    info = RunInfo(params=flatten(redactor.value(plain)), tags=provenance_tags(redactor), texts=texts)
+    info = RunInfo(params=in_folder(flatten(redactor.value(plain)), folder), tags=provenance_tags(redactor), texts=texts)
     callbacks = tracking(plain, folder, info, redactor)
     learn = make_learner(plain, callbacks)
     recorded = check_first_batch(learn)

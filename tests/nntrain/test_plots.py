@@ -112,7 +112,7 @@ def test_plot_layer_stats_shows_mean_and_std_of_each_layer(stats: ActivationStat
     figure = drawn(plots.plot_layer_stats(stats))
     history = stats.history()
     for axes, name, title in zip(figure.axes, ("mean", "std"), ("Mean", "Standard deviation"), strict=True):
-        assert labels(axes) == (f"{title} of activations", "train_iter (batches)", title.lower())
+        assert labels(axes) == (f"{title} of activations", "training batch", title.lower())
         values = history.values[name]
         assert lines(axes) == {layer: (history.steps, values[:, i].tolist()) for i, layer in enumerate(history.layers)}
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["0", "1", "2"]
@@ -135,7 +135,7 @@ def test_plot_histograms_has_a_panel_a_layer_with_the_log_of_the_counts(stats: A
         [image] = axes.images
         assert torch.equal(torch.as_tensor(image.get_array()), (counts[:, i] / counts[:, i].max()).T)
         assert list(image.get_extent()) == [0, 12, 0, 81]
-    assert (panels[0].get_ylabel(), panels[0].get_xlabel()) == ("activation", "train_iter (batches)")
+    assert (panels[0].get_ylabel(), panels[0].get_xlabel()) == ("activation", "training batch")
     assert colourbar.get_ylabel() == "log(1 + count), most = 1"
 
 
