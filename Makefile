@@ -37,8 +37,9 @@ run: $(VENV)/.installed ## train the default, tracked in MLflow; ARGS='model=cnn
 ui: $(VENV)/.installed ## look at the runs in the MLflow UI
 	$(BIN)/mlflow ui --host 127.0.0.1 --port 5000
 
+# three at once on two cores, since the slow ones wait for servers and processes most of the time
 test: $(VENV)/.installed-dev ## run the tests; ARGS='-m "not slow"' for the fast ones
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
 
 lint: $(VENV)/.installed-dev ## ruff check and format
 	$(BIN)/ruff check .

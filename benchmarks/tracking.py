@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import re
+import socket
 import statistics
 import subprocess
 import sys
@@ -33,13 +34,19 @@ import nntrain
 from nntrain import Callback, Learner, accuracy
 from nntrain.integrations.adapter import TrackerCallback
 from nntrain.integrations.base import Tracker
-from nntrain.integrations.launch import shared_shipper
+from nntrain.integrations.launch import ShipperProcess
 from nntrain.integrations.mlflow import MLflowTracker
 from nntrain.integrations.wandb import WandbTracker
 from nntrain.statistics import ActivationStats
 
 N_BATCH = 10_000
 FITTED_AT = re.compile(r"fitted at ([\d.]+)")
+
+SHARES: Mapping[str, Callable[[list[float]], float]] = {
+    "median": lambda seconds: 1e6 * statistics.median(seconds),
+    "p99": lambda seconds: 1e6 * statistics.quantiles(seconds, n=100)[-1],
+}
+"""Microseconds of a batch: the median, and what one in a hundred exceeds."""
 
 TIMES_ITS_END = """
 import time
@@ -55,27 +62,58 @@ class TimesItsEnd(Callback):
 Fit = Callable[[int], nn.Module]
 
 
-def fits(dls: Any, trackers: Mapping[str, Tracker]) -> dict[str, tuple[Fit, Fit]]:
-    """For each line of the table: the untracked fit and the tracked one."""
-    folders = (f"runs/{i}" for i in itertools.count())
+class LogsMuch(Callback):
+    """Logs twenty numbers each batch, as a user's own callback would, and notes how long each batch took."""
 
-    def fit(n_epoch: int, *cbs: Callback) -> nn.Module:
-        learn = Learner(mlp(), dls, cross_entropy, lr=LR, metrics=[accuracy], device="cpu", cbs=cbs)
+    order = 1000
+
+    def __init__(self, n_value: int = 20) -> None:
+        self.names = [f"mine/value_{i}" for i in range(n_value)]
+        self.seconds: list[float] = []
+
+    def before_batch(self, learn: Learner) -> None:
+        self.start = time.perf_counter()
+
+    def after_batch(self, learn: Learner) -> None:
+        if learn.training:
+            learn.tracker.log_metrics(dict.fromkeys(self.names, float(learn.iter)))
+            self.seconds.append(time.perf_counter() - self.start)
+
+
+class Work:
+    """The fits to compare: the digits MLP, tracked in a folder of its own each time."""
+
+    def __init__(self, dls: Any, shipper: ShipperProcess) -> None:
+        self.dls, self.shipper = dls, shipper
+        self._folders = (f"runs/{i}" for i in itertools.count())
+
+    def fit(self, n_epoch: int, *cbs: Callback, model: nn.Module | None = None) -> nn.Module:
+        learn = Learner(model or mlp(), self.dls, cross_entropy, lr=LR, metrics=[accuracy], device="cpu", cbs=cbs)
         learn.fit(n_epoch)
         return learn.model
 
-    def tracked(name: str) -> TrackerCallback:
-        return TrackerCallback({name: trackers[name]}, next(folders))
+    def tracked(self, tracker: Tracker) -> TrackerCallback:
+        return TrackerCallback({"tracker": tracker}, next(self._folders), shipper=self.shipper)
 
-    plain: Fit = lambda n: fit(n)  # noqa: E731
-    watched: Fit = lambda n: fit(n, ActivationStats(every=10))  # noqa: E731
-    lines: dict[str, tuple[Fit, Fit]] = {}
-    for name in trackers:
-        lines[name] = plain, lambda n, name=name: fit(n, tracked(name))
-        both: Fit = lambda n, name=name: fit(n, tracked(name), ActivationStats(every=10))  # noqa: E731
-        lines[f"{name}, ActivationStats in both"] = watched, both
-        lines[f"{name}, ActivationStats in the tracked one only"] = plain, both
-    return lines
+    def lines(self, name: str, tracker: Tracker) -> dict[str, tuple[Fit, Fit]]:
+        """For each line of the table: the untracked fit and the tracked one."""
+        plain: Fit = lambda n: self.fit(n)  # noqa: E731
+        watched: Fit = lambda n: self.fit(n, ActivationStats(every=10))  # noqa: E731
+        both: Fit = lambda n: self.fit(n, self.tracked(tracker), ActivationStats(every=10))  # noqa: E731
+        return {
+            name: (plain, lambda n: self.fit(n, self.tracked(tracker))),
+            f"{name}, ActivationStats in both": (watched, both),
+            f"{name}, ActivationStats in the tracked one only": (plain, both),
+        }
+
+    def much(self, *cbs: Callback) -> list[float]:
+        """Seconds of each of 2,000 batches with 20 numbers a batch and ActivationStats on 8 layers."""
+        widths = [64, *[32] * 7, 10]
+        torch.manual_seed(0)
+        layers = [nn.Linear(n, m) for n, m in itertools.pairwise(widths)]
+        logs, stats = LogsMuch(), ActivationStats(modules=nn.Linear, every=10)
+        self.fit(2_000 // len(self.dls.train), *cbs, stats, logs, model=nn.Sequential(*layers))
+        return logs.seconds
 
 
 def compare(untracked: Fit, tracked: Fit, steps: int, rounds: int) -> dict[str, float]:
@@ -103,6 +141,39 @@ def seconds_to_leave(tracker: str) -> float:
     return left - float(FITTED_AT.findall(done.stdout)[-1])
 
 
+def print_line(name: str, row: Mapping[str, float]) -> None:
+    print(f"{name:46} {row['us']:8.0f} {row['untracked_us']:8.0f}", end="")
+    print(f" {row['ratio']:7.2f} {row['ratio_min']:6.2f} {row['ratio_max']:6.2f}", flush=True)
+
+
+def steps(dls: Any, rounds: int) -> dict[str, Any]:
+    """The ratios, with trackers that work and with servers that do not."""
+    figures: dict[str, Any] = {}
+    with socket.create_server(("127.0.0.1", 0)) as hanging:
+        dead, silent = "http://127.0.0.1:9", f"http://127.0.0.1:{hanging.getsockname()[1]}"
+        trackers = {"mlflow": MLflowTracker(), "wandb": WandbTracker()}
+        broken = {"mlflow, server dead": MLflowTracker(dead), "mlflow, server hangs": MLflowTracker(silent)}
+        for name, tracker in (trackers | broken).items():
+            shipper = ShipperProcess()
+            lines = Work(dls, shipper).lines(name, tracker)
+            for line, (untracked, tracked) in list(lines.items())[: 3 if name in trackers else 1]:
+                figures[line] = compare(untracked, tracked, len(dls.train), rounds)
+                print_line(line, figures[line])
+            left = shipper.finish(600 if name in trackers else 0)
+            if bool(left) == (name in trackers):
+                raise SystemExit(f"{name}: undelivered is {left}")
+    return figures
+
+
+def much(dls: Any) -> dict[str, float]:
+    """What 20 numbers a batch cost: the median batch and the slowest hundredth, tracked less untracked, in microseconds."""
+    shipper = ShipperProcess()
+    work = Work(dls, shipper)
+    runs = [(work.much(), work.much(work.tracked(MLflowTracker()))) for _ in range(5)]
+    shipper.finish(600)
+    return {name: statistics.median(at(tracked) - at(plain) for plain, tracked in runs) for name, at in SHARES.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9, help="pairs of measurements for each variant")
@@ -110,21 +181,16 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     os.environ["WANDB_MODE"] = "offline"
-    figures: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         print(f"nntrain {nntrain.__version__}, torch {torch.__version__}, Python {platform.python_version()}, one thread")
         print(f"{'tracked':46} {'us/step':>8} {'plain':>8} {'ratio':>7} {'min':>6} {'max':>6}")
-        dls = digits()
-        for name, (untracked, tracked) in fits(dls, {"mlflow": MLflowTracker(), "wandb": WandbTracker()}).items():
-            row = figures[name] = compare(untracked, tracked, len(dls.train), args.rounds)
-            print(f"{name:46} {row['us']:8.0f} {row['untracked_us']:8.0f}", end="")
-            print(f" {row['ratio']:7.2f} {row['ratio_min']:6.2f} {row['ratio_max']:6.2f}", flush=True)
-        shared_shipper().finish(600)
+        figures = steps(digits(), args.rounds)
+        figures["20 numbers a batch, added us"] = added = much(digits())
+        print(f"20 numbers a batch: {added['median']:.0f} us more in the median, {added['p99']:.0f} us at the 99th percentile")
         for name in ("mlflow", "wandb"):
-            times = [seconds_to_leave(name) for _ in range(3)]
-            figures[f"{name}, seconds to leave"] = statistics.median(times)
-            print(f"{name}: {statistics.median(times):.2f} s from the end of {N_BATCH} batches to the end of the process")
+            figures[f"{name}, seconds to leave"] = left = statistics.median(seconds_to_leave(name) for _ in range(3))
+            print(f"{name}: {left:.2f} s from the end of {N_BATCH} batches to the end of the process", flush=True)
         os.chdir("/")
     if args.json:
         Path(args.json).write_text(json.dumps(figures, indent=1))

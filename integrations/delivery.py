@@ -25,7 +25,7 @@ FOLDER = "delivery"
 ROWS_AT_ONCE = 1000
 """Rows that are handed to a tracker at once, if as many are there."""
 
-STUCK_TRIES = 20
+STUCK_TRIES = 8
 """Tries after which a file, table or histogram is left out that a tracker fails to take though it takes the others."""
 
 NOTES = 20

@@ -181,13 +181,20 @@ class ShipperProcess:
         return [missing for name in names if (missing := backlog(journal, name)) is not None]
 
     def _start_again(self) -> None:
-        if self._n_start > 1:
-            return
         assert self._process is not None
+        if self._n_start > 1:
+            self._tell_dead()
+            return
         _LOG.warning("the shipper died (exit code %s): another one goes on.", self._process.returncode)
         os.close(self._pipe)
         self._launch()
         self._say_shipments()
+
+    def _tell_dead(self) -> None:
+        for journal, name in self._deliveries():
+            if (journal, name) not in self._told:
+                self._told.add((journal, name))
+                _LOG.warning("the shipper died again: %s is kept in %s for python -m nntrain.sync.", name, journal)
 
     def _say_shipments(self) -> None:
         for shipment in self._shipments.values():

@@ -14,6 +14,7 @@ import re
 import shutil
 import sys
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -378,9 +379,27 @@ class MLflowTracker:
         except MlflowException as err:
             if err.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        return self._client.create_model_version(
-            name, f"models:/{model_id}", self.run_id, model_id=model_id, await_creation_for=0
-        )
+        with _for_the_process(self.uri):
+            return self._client.create_model_version(
+                name, f"models:/{model_id}", self.run_id, model_id=model_id, await_creation_for=0
+            )
+
+
+_URI_OF_THE_PROCESS = threading.Lock()
+
+
+@contextmanager
+def _for_the_process(uri: str) -> Iterator[None]:
+    """Sets the store for the whole process: there, not in the client's own, MLflow's registry looks for a logged model."""
+    import mlflow
+
+    with _URI_OF_THE_PROCESS:
+        before = mlflow.get_tracking_uri()
+        mlflow.set_tracking_uri(uri)
+        try:
+            yield
+        finally:
+            mlflow.set_tracking_uri(before)
 
 
 def _check_uri(uri: str, key: str) -> None:

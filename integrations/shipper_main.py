@@ -3,11 +3,17 @@
 import importlib.util
 import sys
 
-spec = importlib.util.find_spec("nntrain")
-assert spec is not None
-sys.modules["nntrain"] = importlib.util.module_from_spec(spec)  # see nntrain.integrations.standin
 
-from nntrain.integrations.shipper import main  # noqa: E402
+def stand_in() -> None:
+    """Puts an unexecuted module in the place of the package; see `nntrain.integrations.standin`."""
+    spec = importlib.util.find_spec("nntrain")
+    assert spec is not None
+    sys.modules["nntrain"] = importlib.util.module_from_spec(spec)
+
 
 if __name__ == "__main__":
+    stand_in()
+
+    from nntrain.integrations.shipper import main
+
     main(fd=int(sys.argv[1]), pid=int(sys.argv[2]))

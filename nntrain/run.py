@@ -27,6 +27,7 @@ from nntrain.events import FitResult, StopReason, exit_code
 from nntrain.integrations.adapter import TrackerCallback
 from nntrain.integrations.base import ModelFile, RunInfo, Tracker
 from nntrain.integrations.console import CONSOLE_LOG, ConsoleLog
+from nntrain.integrations.delivery import FOLDER as DELIVERY
 from nntrain.integrations.delivery import whereabouts
 from nntrain.integrations.figures import FIGURES
 from nntrain.integrations.journal import JOURNAL
@@ -148,6 +149,8 @@ def farewell(folder: Path, result: FitResult) -> None:
     for where in whereabouts(folder / JOURNAL):
         print(where)
     print(f"files:           {folder}")
+    if (folder / JOURNAL).is_file() and not (folder / DELIVERY).is_dir():
+        print(f"deliver it:      python -m nntrain.sync {folder}")
     if interrupted and (folder / "last.ckpt").is_file():
         print(f"go on:           python -m nntrain.run resume={folder}")
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from nntrain.config.errors import ConfigError
 from nntrain.config.redact import REDACTED
+from nntrain.config.signature import check_call
 from nntrain.config.targets import in_packages, resolve_target
 from nntrain.integrations.bar import DeliveryBar
 from nntrain.integrations.base import Tracker
@@ -53,7 +54,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _mistake(err)
     if not found:
         print(f"There is no {JOURNAL} under {', '.join(map(repr, args.folders))}.")
-    return max((_synced(journal, asked, args) for journal in dict.fromkeys(found)), default=0)
+        return 0
+    code = max(_synced(journal, asked, args) for journal in dict.fromkeys(found))
+    if code == 0:
+        print(f"Nothing is undelivered under {', '.join(map(repr, args.folders))}.")
+    return code
 
 
 def _mistake(err: Exception) -> int:
@@ -71,7 +76,7 @@ def _synced(journal: Path, asked: Destination | None, args: argparse.Namespace) 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m nntrain.sync", description=__doc__)
     parser.add_argument("folders", nargs="*", default=["."], help="folders to look in, and below; the current one by default")
-    parser.add_argument("--list", action="store_true", help="only say what is undelivered")
+    parser.add_argument("--list", action="store_true", help="only say what is undelivered; exits with 1 if anything is")
     parser.add_argument("--to", choices=list(TRACKERS), help="deliver to this tracker, whichever the run was recorded with")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings of the tracker of --to")
     parser.add_argument("--trust", nargs="+", default=[], metavar="PACKAGE", help="packages of your own that trackers are in")
@@ -129,6 +134,7 @@ def _check_settings(name: str, settings: Mapping[str, Any]) -> None:
     for key in settings:
         if key not in known:
             raise ConfigError(f"--set {key}: {name} has no such setting; choose from {', '.join(known)}.")
+    check_call(tracker, {"_target_": TRACKERS[name], **settings}, "--set")
 
 
 def _destinations(record: RunRecord, asked: Destination | None) -> list[Destination]:
@@ -205,7 +211,7 @@ def _tell(delivery: Delivery, running: bool) -> bool:
     if left is None or (running and left.error is None):
         print(f"{delivery.journal}: delivered.\n{delivery.state.where}")
         return True
-    print(f"{left}: start it, or deliver to another with --to and --set.", file=sys.stderr)
+    print(f"{left}: mend that, or deliver to another with --to and --set.", file=sys.stderr)
     return False
 
 

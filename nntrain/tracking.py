@@ -86,8 +86,11 @@ class RunLog:
         """Keeps a matplotlib figure as an image of that name, such as `plots/loss.png`.
 
         Raises:
+            TypeError: if the name comes before the figure.
             ValueError: if the name ends in none of `.png`, `.jpg` and `.jpeg`, or is one that a tracker would refuse.
         """
+        if isinstance(figure, str):
+            raise TypeError("log_figure takes the figure before its name: log_figure(figure, 'plots/mine.png').")
         check_file_name(name, "Figure")
         if not name.lower().endswith(IMAGE_SUFFIXES):
             raise ValueError(f"Figure name {name!r} must end in .png, .jpg or .jpeg: name it, for example, {name + '.png'!r}.")
@@ -112,7 +115,7 @@ class RunLog:
             self._table(name, list(columns), cells, self._learn().train_iter)
 
     def log_artifact(self, path: str | Path, name: str | None = None, aliases: Sequence[str] = ()) -> None:
-        """Keeps a file, as it is now.
+        """Keeps a file, as it is now; one that is not there, and a folder, are warned of and counted as a bad value is.
 
         Args:
             path: where it is.
@@ -120,15 +123,16 @@ class RunLog:
             aliases: names by which this version is found, such as `["best"]`.
 
         Raises:
-            FileNotFoundError: if there is no such file.
-            ValueError: if it is a folder, or the name or an alias is one that a tracker would refuse.
+            ValueError: if the name or an alias is one that a tracker would refuse.
         """
         file = Path(path)
         check_file_name(file.name if name is None else name, "Artifact")
         _check_aliases(aliases)
-        _check_is_file(file)
-        if self._records():
-            self._artifact(file, file.name if name is None else name, tuple(aliases))
+        name = file.name if name is None else name
+        if (fault := _file_fault(file)) is not None:
+            self._refuse([name], fault)
+        elif self._records():
+            self._artifact(file, name, tuple(aliases))
 
     # --- what a tracked run overrides
 
@@ -240,8 +244,7 @@ def _check_aliases(aliases: Sequence[str]) -> None:
         )
 
 
-def _check_is_file(file: Path) -> None:
+def _file_fault(file: Path) -> str | None:
     if file.is_dir():
-        raise ValueError(f"{file} is a folder and an artifact is a file: log its files one by one, or pack them into one.")
-    if not file.is_file():
-        raise FileNotFoundError(f"There is no file {file} to log: write it before it is logged.")
+        return f"{file} is a folder and an artifact is a file: log its files one by one, or pack them into one"
+    return None if file.is_file() else f"there is no file {file}: write it before it is logged"

@@ -15,6 +15,7 @@ from omegaconf.errors import (
     ValidationError,
 )
 
+from nntrain.config.redact import redact
 from nntrain.config.signature import nearest
 
 
@@ -24,7 +25,8 @@ def sentence(err: Exception) -> str:
         if isinstance(one, MissingConfigException):
             return _missing_config(one)
         if isinstance(one, OverrideParseException):
-            return f"{one.override!r} is no override: write key=value, +key=value or ~key, special characters in quotes."
+            override = redact(one.override)
+            return f"{override!r} is no override: write key=value, +key=value or ~key, special characters in quotes."
         if isinstance(one, OmegaConfBaseException):
             return _omegaconf(one)
     text = " ".join(str(err).split())

@@ -213,7 +213,7 @@ def test_a_dead_server_costs_the_time_that_was_given_and_the_next_journal_is_del
     assert "b/journal.jsonl: delivered." in said.out
     (line,) = said.err.splitlines()
     assert line.startswith("mlflow lacks 4 rows of metrics of a/journal.jsonl, for it takes nothing (")
-    assert line.endswith("): start it, or deliver to another with --to and --set.")
+    assert line.endswith("): mend that, or deliver to another with --to and --set.")
 
 
 def test_a_journal_that_is_being_delivered_is_left_alone(tmp_path: Path, tracker: MLflowTracker, capsys: Capture) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -380,6 +381,19 @@ def registered(store_uri: str, weights: Path, monkeypatch: pytest.MonkeyPatch) -
     for _ in range(2):
         tracker.model(ModelFile(weights, "checkpoints/best.ckpt", ["best", "latest"], MLP))
     return client, tracker.run_id
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # MLflow's, of its own models
+def test_a_model_is_registered_in_a_store_that_is_not_the_one_of_this_folder(
+    empty_store: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copy(empty_store, tmp_path / "elsewhere" / "mlflow.db")
+    tracker, client = started(f"sqlite:///{tmp_path}/elsewhere/mlflow.db", registered_model_name="digits")
+    tracker.model(ModelFile(weights, "best.pt", ["best"], MLP))
+    assert client.get_model_version_by_alias("digits", "best").run_id == tracker.run_id
+    assert not (tmp_path / "mlflow.db").exists()
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # MLflow's, of its own models
