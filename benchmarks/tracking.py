@@ -2,9 +2,9 @@
 
 The work is that of `loop.py`: the digits MLP 64-50-10, batch 64, one CPU thread. Loss, learning rate and momentum of every
 batch and the row of every epoch are written to the journal and delivered by a real shipper, to MLflow on SQLite or to W&B
-offline, while the fit goes on. A figure is the slope between a short and a long fit, so that what a run costs once is left
-out; the ratio is the median over neighbouring measurements. Run it with `make bench-tracking`, or
-`python benchmarks/tracking.py --rounds 9 --json out.json`.
+offline, while the fit goes on. A figure is the mean step of the second half of 500 epochs, by when the tracker has begun the
+run; fits are measured in turn, and the ratio is the median over the rounds. Run it with `make bench-tracking`, or
+`python benchmarks/tracking.py --rounds 5 --json out.json`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from loop import BATCH, LR, digits, mlp, us_per_step
+from loop import BATCH, LR, digits, mlp
 from torch import nn
 from torch.nn.functional import cross_entropy
 
@@ -34,12 +34,15 @@ import nntrain
 from nntrain import Callback, Learner, accuracy
 from nntrain.integrations.adapter import TrackerCallback
 from nntrain.integrations.base import Tracker
+from nntrain.integrations.delivery import backlog
 from nntrain.integrations.launch import ShipperProcess
 from nntrain.integrations.mlflow import MLflowTracker
 from nntrain.integrations.wandb import WandbTracker
 from nntrain.statistics import ActivationStats
 
 N_BATCH = 10_000
+N_EPOCH = 500
+FOLDERS = (f"runs/{i}" for i in itertools.count())
 FITTED_AT = re.compile(r"fitted at ([\d.]+)")
 
 SHARES: Mapping[str, Callable[[list[float]], float]] = {
@@ -58,8 +61,6 @@ class TimesItsEnd(Callback):
     def after_fit(self, learn):
         print("fitted at", time.time(), flush=True)
 """
-
-Fit = Callable[[int], nn.Module]
 
 
 class LogsMuch(Callback):
@@ -80,52 +81,79 @@ class LogsMuch(Callback):
             self.seconds.append(time.perf_counter() - self.start)
 
 
+class Clock(Callback):
+    """Notes when each epoch ended."""
+
+    order = 1000
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def after_epoch(self, learn: Learner) -> None:
+        self.ends.append(time.perf_counter())
+
+    def us_per_step(self, n_step: int) -> float:
+        """Of the second half of the fit, by when every tracker has begun its run."""
+        ends = self.ends[len(self.ends) // 2 :]
+        return 1e6 * (ends[-1] - ends[0]) / ((len(ends) - 1) * n_step)
+
+
 class Work:
     """The fits to compare: the digits MLP, tracked in a folder of its own each time."""
 
-    def __init__(self, dls: Any, shipper: ShipperProcess) -> None:
-        self.dls, self.shipper = dls, shipper
-        self._folders = (f"runs/{i}" for i in itertools.count())
+    def __init__(self, tracker: Tracker) -> None:
+        self.dls, self.tracker, self.shipper = digits(), tracker, ShipperProcess()
 
-    def fit(self, n_epoch: int, *cbs: Callback, model: nn.Module | None = None) -> nn.Module:
-        learn = Learner(model or mlp(), self.dls, cross_entropy, lr=LR, metrics=[accuracy], device="cpu", cbs=cbs)
+    def us_per_step(self, *cbs: Callback) -> float:
+        clock = Clock()
+        self.fit(N_EPOCH, mlp(), *cbs, clock)
+        return clock.us_per_step(len(self.dls.train))
+
+    def fit(self, n_epoch: int, model: nn.Module, *cbs: Callback) -> None:
+        learn = Learner(model, self.dls, cross_entropy, lr=LR, metrics=[accuracy], device="cpu", cbs=cbs)
         learn.fit(n_epoch)
-        return learn.model
 
-    def tracked(self, tracker: Tracker) -> TrackerCallback:
-        return TrackerCallback({"tracker": tracker}, next(self._folders), shipper=self.shipper)
-
-    def lines(self, name: str, tracker: Tracker) -> dict[str, tuple[Fit, Fit]]:
-        """For each line of the table: the untracked fit and the tracked one."""
-        plain: Fit = lambda n: self.fit(n)  # noqa: E731
-        watched: Fit = lambda n: self.fit(n, ActivationStats(every=10))  # noqa: E731
-        both: Fit = lambda n: self.fit(n, self.tracked(tracker), ActivationStats(every=10))  # noqa: E731
-        return {
-            name: (plain, lambda n: self.fit(n, self.tracked(tracker))),
-            f"{name}, ActivationStats in both": (watched, both),
-            f"{name}, ActivationStats in the tracked one only": (plain, both),
-        }
+    def tracked(self) -> TrackerCallback:
+        return TrackerCallback({"tracker": self.tracker}, next(FOLDERS), shipper=self.shipper)
 
     def much(self, *cbs: Callback) -> list[float]:
         """Seconds of each of 2,000 batches with 20 numbers a batch and ActivationStats on 8 layers."""
-        widths = [64, *[32] * 7, 10]
         torch.manual_seed(0)
-        layers = [nn.Linear(n, m) for n, m in itertools.pairwise(widths)]
-        logs, stats = LogsMuch(), ActivationStats(modules=nn.Linear, every=10)
-        self.fit(2_000 // len(self.dls.train), *cbs, stats, logs, model=nn.Sequential(*layers))
+        layers = [nn.Linear(n, m) for n, m in itertools.pairwise([64, *[32] * 7, 10])]
+        logs = LogsMuch()
+        self.fit(2_000 // len(self.dls.train), nn.Sequential(*layers), *cbs, ActivationStats(every=10), logs)
         return logs.seconds
 
 
-def compare(untracked: Fit, tracked: Fit, steps: int, rounds: int) -> dict[str, float]:
-    """Medians of the step in microseconds, and of the ratio to the untracked fits before and after it."""
-    tracked(2)
-    floors, times, ratios = [us_per_step(untracked, steps)], [], []
+def wait_for_delivery() -> None:
+    """Waits until the shipper has nothing to do, so that no untracked fit is measured beside it."""
+    while any(backlog(journal, "tracker") for journal in Path("runs").glob("*/journal.jsonl")):
+        time.sleep(0.05)
+
+
+def compare(work: Work, rounds: int) -> dict[str, float]:
+    """Medians of microseconds a step: untracked and tracked, without and with ActivationStats, and of their ratios."""
+    rows: list[dict[str, float]] = []
     for _ in range(rounds):
-        times.append(us_per_step(tracked, steps))
-        floors.append(us_per_step(untracked, steps))
-        ratios.append(times[-1] / statistics.mean(floors[-2:]))
-    ratio = {"ratio": statistics.median(ratios), "ratio_min": min(ratios), "ratio_max": max(ratios)}
-    return {"us": statistics.median(times), "untracked_us": statistics.median(floors), **ratio}
+        row = {"plain": work.us_per_step(), "stats": work.us_per_step(ActivationStats(every=10))}
+        row["tracked"] = work.us_per_step(work.tracked())
+        wait_for_delivery()
+        row["both"] = work.us_per_step(work.tracked(), ActivationStats(every=10))
+        wait_for_delivery()
+        rows.append(row | {"ratio": row["tracked"] / row["plain"], "stats_ratio": row["both"] / row["stats"]})
+        rows[-1]["both_ratio"] = row["both"] / row["plain"]
+    return {name: statistics.median(row[name] for row in rows) for name in rows[0]}
+
+
+def compare_broken(work: Work, rounds: int) -> dict[str, float]:
+    """The same for a server that takes nothing, without statistics."""
+    rows = [(work.us_per_step(), work.us_per_step(work.tracked())) for _ in range(rounds)]
+    ratio = statistics.median(tracked / plain for plain, tracked in rows)
+    return {
+        "plain": statistics.median(row[0] for row in rows),
+        "tracked": statistics.median(row[1] for row in rows),
+        "ratio": ratio,
+    }
 
 
 def seconds_to_leave(tracker: str) -> float:
@@ -141,42 +169,38 @@ def seconds_to_leave(tracker: str) -> float:
     return left - float(FITTED_AT.findall(done.stdout)[-1])
 
 
-def print_line(name: str, row: Mapping[str, float]) -> None:
-    print(f"{name:46} {row['us']:8.0f} {row['untracked_us']:8.0f}", end="")
-    print(f" {row['ratio']:7.2f} {row['ratio_min']:6.2f} {row['ratio_max']:6.2f}", flush=True)
-
-
-def steps(dls: Any, rounds: int) -> dict[str, Any]:
+def steps(rounds: int) -> dict[str, Any]:
     """The ratios, with trackers that work and with servers that do not."""
     figures: dict[str, Any] = {}
+    for name, tracker in {"mlflow": MLflowTracker(), "wandb": WandbTracker()}.items():
+        work = Work(tracker)
+        row = figures[name] = compare(work, rounds)
+        print(f"{name:24} {row['tracked']:8.0f} {row['plain']:10.0f} {row['ratio']:7.2f}")
+        print(f"{name + ', statistics':24} {row['both']:8.0f} {row['stats']:10.0f} {row['stats_ratio']:7.2f}", end="")
+        print(f"   {row['both_ratio']:.2f} times the fit without both", flush=True)
+        if left := work.shipper.finish(600):
+            raise SystemExit(f"{name}: undelivered is {left}")
     with socket.create_server(("127.0.0.1", 0)) as hanging:
-        dead, silent = "http://127.0.0.1:9", f"http://127.0.0.1:{hanging.getsockname()[1]}"
-        trackers = {"mlflow": MLflowTracker(), "wandb": WandbTracker()}
-        broken = {"mlflow, server dead": MLflowTracker(dead), "mlflow, server hangs": MLflowTracker(silent)}
-        for name, tracker in (trackers | broken).items():
-            shipper = ShipperProcess()
-            lines = Work(dls, shipper).lines(name, tracker)
-            for line, (untracked, tracked) in list(lines.items())[: 3 if name in trackers else 1]:
-                figures[line] = compare(untracked, tracked, len(dls.train), rounds)
-                print_line(line, figures[line])
-            left = shipper.finish(600 if name in trackers else 0)
-            if bool(left) == (name in trackers):
-                raise SystemExit(f"{name}: undelivered is {left}")
+        for name, port in {"mlflow, server dead": 9, "mlflow, server hangs": hanging.getsockname()[1]}.items():
+            work = Work(MLflowTracker(f"http://127.0.0.1:{port}"))
+            row = figures[name] = compare_broken(work, rounds)
+            print(f"{name:24} {row['tracked']:8.0f} {row['plain']:10.0f} {row['ratio']:7.2f}", flush=True)
+            if not work.shipper.finish(0):
+                raise SystemExit(f"{name}: all was delivered to a server that takes nothing.")
     return figures
 
 
-def much(dls: Any) -> dict[str, float]:
+def much() -> dict[str, float]:
     """What 20 numbers a batch cost: the median batch and the slowest hundredth, tracked less untracked, in microseconds."""
-    shipper = ShipperProcess()
-    work = Work(dls, shipper)
-    runs = [(work.much(), work.much(work.tracked(MLflowTracker()))) for _ in range(5)]
-    shipper.finish(600)
+    work = Work(MLflowTracker())
+    runs = [(work.much(), work.much(work.tracked())) for _ in range(5)]
+    work.shipper.finish(600)
     return {name: statistics.median(at(tracked) - at(plain) for plain, tracked in runs) for name, at in SHARES.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=9, help="pairs of measurements for each variant")
+    parser.add_argument("--rounds", type=int, default=5, help="measurements of each fit")
     parser.add_argument("--json", type=os.path.abspath, help="where to write the figures")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -184,9 +208,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         print(f"nntrain {nntrain.__version__}, torch {torch.__version__}, Python {platform.python_version()}, one thread")
-        print(f"{'tracked':46} {'us/step':>8} {'plain':>8} {'ratio':>7} {'min':>6} {'max':>6}")
-        figures = steps(digits(), args.rounds)
-        figures["20 numbers a batch, added us"] = added = much(digits())
+        print(f"{'tracked in':24} {'us/step':>8} {'untracked':>10} {'ratio':>7}")
+        figures = steps(args.rounds)
+        figures["20 numbers a batch, added us"] = added = much()
         print(f"20 numbers a batch: {added['median']:.0f} us more in the median, {added['p99']:.0f} us at the 99th percentile")
         for name in ("mlflow", "wandb"):
             figures[f"{name}, seconds to leave"] = left = statistics.median(seconds_to_leave(name) for _ in range(3))

@@ -35,7 +35,7 @@ from nntrain.integrations.delivery import (
 from nntrain.integrations.journal import JournalError, end_record, read_journal
 from nntrain.integrations.mlflow import use_client_settings
 from nntrain.integrations.node import Node, tracker_of
-from nntrain.integrations.system import SystemMetrics
+from nntrain.integrations.system import SystemMetrics, children_give_way, give_way
 from nntrain.integrations.writer import append_if_free, is_being_written
 
 _LOG = logging.getLogger("nntrain.shipper")
@@ -251,6 +251,7 @@ class Shipper:
 def _load(node: Node, trusted: Sequence[str]) -> None:
     try:
         tracker_of(node, trusted).load()
+        children_give_way()
     except Exception:  # noqa: BLE001 - it is told where a journal is to be delivered to this tracker, and must not stop others
         _LOG.exception("%s cannot be loaded", node["_target_"])
 
@@ -292,7 +293,7 @@ def main(fd: int, pid: int) -> None:
     """Ships what the process `pid`, its parent, says through the pipe `fd`."""
     logging.basicConfig(level=logging.INFO, format="[%(asctime)s][%(name)s][%(levelname)s] %(message)s")
     use_client_settings()
-    os.nice(5)  # training comes first where both want the same core
+    give_way()
     _LOG.info("process %d ships for process %d", os.getpid(), pid)
     Shipper(Parent(fd, pid)).run()
     _LOG.info("ends")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol, cast
 
 try:
@@ -219,3 +221,28 @@ def _pynvml() -> Nvml | None:
     with suppress(ImportError):
         return cast(Nvml, importlib.import_module("pynvml"))
     return None
+
+
+# --- whose turn it is
+
+
+def give_way() -> None:
+    """Lets training come first where both want the same core.
+
+    Where Linux groups processes by session, as it does by default on desktops, `nice` counts within the group only, and the
+    group has a niceness of its own.
+    """
+    os.nice(19)
+    _give_way(os.getpid())
+
+
+def _give_way(pid: int) -> None:
+    with suppress(OSError):  # no such grouping here, or the process has gone
+        Path(f"/proc/{pid}/autogroup").write_text("19")
+
+
+def children_give_way() -> None:
+    """Does the same for what a tracker's library has started, which may be a session of its own."""
+    if psutil is not None:
+        for child in psutil.Process().children(recursive=True):
+            _give_way(child.pid)
