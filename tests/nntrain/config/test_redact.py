@@ -185,7 +185,7 @@ def test_the_longer_of_two_secrets_leaves_no_rest() -> None:
 
 @pytest.mark.parametrize("secret", ["", "abc", "none", "True", "root", "localhost", "12345", "${oc.env:KEY}"])
 def test_what_is_short_or_everyday_is_not_blotted_out_of_texts(secret: str) -> None:
-    text = f"none abc True /root/x localhost 12345 ${{oc.env:KEY}} <{secret}>"
+    text = f"none abc True ~root/x localhost 12345 ${{oc.env:KEY}} <{secret}>"
     assert Redactor(config={"password": secret, "token": True, "api_key": None}).text(text) == text
 
 
