@@ -225,6 +225,9 @@ def _pynvml() -> Nvml | None:
 
 # --- whose turn it is
 
+NICENESS = 10
+"""Enough for training to have nine tenths of a core that the shipper wants too, and little enough for it to get on."""
+
 
 def give_way() -> None:
     """Lets training come first where both want the same core.
@@ -232,13 +235,13 @@ def give_way() -> None:
     Where Linux groups processes by session, as it does by default on desktops, `nice` counts within the group only, and the
     group has a niceness of its own.
     """
-    os.nice(19)
+    os.nice(NICENESS)
     _give_way(os.getpid())
 
 
 def _give_way(pid: int) -> None:
     with suppress(OSError):  # no such grouping here, or the process has gone
-        Path(f"/proc/{pid}/autogroup").write_text("19")
+        Path(f"/proc/{pid}/autogroup").write_text(str(NICENESS))
 
 
 def children_give_way() -> None:

@@ -67,7 +67,8 @@ def test_it_lists_delivers_and_then_changes_nothing(tmp_path: Path, tracker: MLf
     before = tree(tmp_path)
     for args in (["outputs"], ["--list", "outputs"], [], [str(journal)], ["outputs", "outputs/a", "."]):
         assert sync.main(args) == 0
-    assert capsys.readouterr() == ("", "")
+        folders = ", ".join(repr(name) for name in args if name != "--list") or "'.'"
+        assert capsys.readouterr() == (f"Nothing is undelivered under {folders}.\n", "")
     assert tree(tmp_path) == before
 
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from nntrain.integrations import system
-from nntrain.integrations.system import SystemMetrics
+from nntrain.integrations.system import NICENESS, SystemMetrics
 
 psutil = pytest.importorskip("psutil")
 
@@ -292,8 +292,8 @@ def test_who_gives_way_is_nice_within_and_as_a_group() -> None:
     ) as process:
         assert process.stdout is not None
         child = int(process.stdout.readline())
-        assert psutil.Process(process.pid).nice() == 19
+        assert psutil.Process(process.pid).nice() == NICENESS
         for pid in (process.pid, child):
             group = Path(f"/proc/{pid}/autogroup")
-            assert not group.exists() or group.read_text().endswith("nice 19\n")
+            assert not group.exists() or group.read_text().endswith(f"nice {NICENESS}\n")
         process.communicate("\n")
