@@ -91,9 +91,7 @@ def test_a_second_ctrl_c_leaves_at_once_and_keeps_the_journal(tmp_path: Path, da
         run.process.send_signal(signal.SIGINT)
         second_s = time.monotonic()
         assert run.wait() == 130, run.output
-        assert (
-            time.monotonic() - second_s < 10
-        )  # and not the 30 s that a dead server is waited for; on an idle machine under 1 s
+        assert time.monotonic() - second_s < 2
     assert_journal_is_whole(run)
     assert run.output.endswith("nntrain: interrupted\n")
     wait_until(lambda: processes_in(tmp_path) == [], "no process is left", 60)
