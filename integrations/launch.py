@@ -107,13 +107,16 @@ class InProcess:
 class ShipperProcess:
     """The shipper of this process.
 
-    It is a session of its own, so that a Ctrl-C in the terminal does not reach it. If it dies another one is started, once.
+    It is a process group of its own, so that a Ctrl-C in the terminal does not reach it, in the session of this process, within
+    which it gives way to it. If it dies another one is started, once.
     """
 
     def __init__(self, finish_timeout_s: float = FINISH_TIMEOUT_S) -> None:
         self.finish_timeout_s = finish_timeout_s
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe = -1
+        self._load: list[Node] = []
+        self._trusted: Sequence[str] = ()
         self._shipments: dict[Path, Shipment] = {}
         self._ended: set[Path] = set()
         self._n_start = 0
@@ -123,8 +126,8 @@ class ShipperProcess:
     def start(self, trackers: Mapping[str, Tracker], trusted: Sequence[str] = ()) -> None:
         """Starts the process if there is none, and has it import what the trackers need."""
         if self._process is None:
+            self._load, self._trusted = [node_of(tracker) for tracker in trackers.values()], list(trusted)
             self._launch()
-            self._say({"load": [node_of(tracker) for tracker in trackers.values()], "trusted": list(trusted)})
 
     def _launch(self) -> None:
         theirs, self._pipe = os.pipe()
@@ -135,11 +138,12 @@ class ShipperProcess:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             pass_fds=[theirs],
-            start_new_session=True,
+            process_group=0,
         )
         os.close(theirs)
         self._n_start += 1
-        self._say({"sys_path": sys.path, "finish_timeout_s": self.finish_timeout_s})
+        self._say({"sys_path": sys.path, "load": self._load, "trusted": self._trusted})
+        self._say({"finish_timeout_s": self.finish_timeout_s})
 
     def _say(self, message: Mapping[str, Any]) -> None:
         data = json.dumps(message).encode() + b"\n"

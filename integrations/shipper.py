@@ -35,7 +35,7 @@ from nntrain.integrations.delivery import (
 from nntrain.integrations.journal import JournalError, end_record, read_journal
 from nntrain.integrations.mlflow import use_client_settings
 from nntrain.integrations.node import Node, tracker_of
-from nntrain.integrations.system import SystemMetrics, children_give_way, give_way
+from nntrain.integrations.system import SystemMetrics, give_way
 from nntrain.integrations.writer import append_if_free, is_being_written
 
 _LOG = logging.getLogger("nntrain.shipper")
@@ -217,13 +217,16 @@ class Shipper:
 
     def _take(self, message: Mapping[str, Any]) -> None:
         self._finish_timeout_s = message.get("finish_timeout_s", self._finish_timeout_s)
-        for path in message.get("sys_path", ()):
-            if path not in sys.path:
-                sys.path.append(path)
-        for node in message.get("load", ()):
-            _load(node, message["trusted"])
+        if "load" in message:
+            self._set_up(message["sys_path"], message["load"], message["trusted"])
         if "journal" in message:
             self._add(Path(message["journal"]), message["trackers"], message["trusted"])
+
+    def _set_up(self, sys_path: Sequence[str], nodes: Sequence[Node], trusted: Sequence[str]) -> None:
+        sys.path.extend(path for path in sys_path if path not in sys.path)
+        for node in nodes:
+            _load(node, trusted)
+        give_way()  # not before: training imports and loads its data now as well, and neither waits for the other
 
     def _add(self, journal: Path, nodes: Mapping[str, Node], trusted: Sequence[str]) -> None:
         log_to(journal.parent / LOG)
@@ -251,7 +254,6 @@ class Shipper:
 def _load(node: Node, trusted: Sequence[str]) -> None:
     try:
         tracker_of(node, trusted).load()
-        children_give_way()
     except Exception:  # noqa: BLE001 - it is told where a journal is to be delivered to this tracker, and must not stop others
         _LOG.exception("%s cannot be loaded", node["_target_"])
 
@@ -293,7 +295,6 @@ def main(fd: int, pid: int) -> None:
     """Ships what the process `pid`, its parent, says through the pipe `fd`."""
     logging.basicConfig(level=logging.INFO, format="[%(asctime)s][%(name)s][%(levelname)s] %(message)s")
     use_client_settings()
-    give_way()
     _LOG.info("process %d ships for process %d", os.getpid(), pid)
     Shipper(Parent(fd, pid)).run()
     _LOG.info("ends")

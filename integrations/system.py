@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol, cast
 
 try:
@@ -232,20 +231,6 @@ NICENESS = 10
 def give_way() -> None:
     """Lets training come first where both want the same core.
 
-    Where Linux groups processes by session, as it does by default on desktops, `nice` counts within the group only, and the
-    group has a niceness of its own.
+    Where Linux groups processes by session, as it does by default on desktops, this counts within the session only.
     """
     os.nice(NICENESS)
-    _give_way(os.getpid())
-
-
-def _give_way(pid: int) -> None:
-    with suppress(OSError):  # no such grouping here, or the process has gone
-        Path(f"/proc/{pid}/autogroup").write_text(str(NICENESS))
-
-
-def children_give_way() -> None:
-    """Does the same for what a tracker's library has started, which may be a session of its own."""
-    if psutil is not None:
-        for child in psutil.Process().children(recursive=True):
-            _give_way(child.pid)

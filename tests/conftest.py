@@ -17,6 +17,11 @@ os.environ.setdefault("MPLBACKEND", "agg")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Linux shares its cores out by session first: as a user's training is, each worker is a session of its own, for a shipper gives
+# way to all that its session does.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.setsid()
+
 
 @pytest.fixture(autouse=True)
 def _isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:

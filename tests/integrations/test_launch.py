@@ -25,6 +25,7 @@ from nntrain.integrations.launch import InProcess, Shipment, ShipperProcess, tel
 from nntrain.integrations.memory import MemoryTracker
 from nntrain.integrations.mlflow import CLIENT_SETTINGS, MLflowTracker
 from nntrain.integrations.shipper import LOG
+from nntrain.integrations.system import NICENESS
 from nntrain.integrations.writer import JournalWriter
 from tests.common.journals import END, START, append, batches, losses, start
 from tests.common.mlflow_store import only_run
@@ -120,7 +121,9 @@ def test_a_journal_is_delivered_as_it_grows_without_torch_or_a_word(
     maps = Path(f"/proc/{process.pid}/maps").read_text()
     assert "libtorch" not in maps
     assert "sqlite" in maps
-    assert os.getsid(process.pid) == process.pid
+    assert os.getpgid(process.pid) == process.pid
+    assert os.getsid(process.pid) == os.getsid(0)
+    assert process.nice() == os.nice(0) + NICENESS
     assert os.readlink(f"/proc/{process.pid}/fd/0") == os.devnull
     write(writer, *batches(9, 400), END)
     assert shipper.finish() == []

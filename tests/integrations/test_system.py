@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +14,7 @@ import pytest
 import torch
 
 from nntrain.integrations import system
-from nntrain.integrations.system import NICENESS, SystemMetrics
+from nntrain.integrations.system import SystemMetrics
 
 psutil = pytest.importorskip("psutil")
 
@@ -277,23 +276,3 @@ def test_the_real_library_without_a_driver_is_no_error(monkeypatch: pytest.Monke
             assert not any("gpu" in key for key in SystemMetrics(child.pid).sample())
     else:
         pytest.skip("there is a driver")
-
-
-def test_who_gives_way_is_nice_within_and_as_a_group() -> None:
-    code = (
-        "import subprocess, sys\n"
-        "from nntrain.integrations.system import children_give_way, give_way\n"
-        "child = subprocess.Popen([sys.executable, '-c', 'input()'], stdin=subprocess.PIPE, start_new_session=True)\n"
-        "give_way(); children_give_way()\n"
-        "print(child.pid, flush=True); input(); child.kill()\n"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
-    ) as process:
-        assert process.stdout is not None
-        child = int(process.stdout.readline())
-        assert psutil.Process(process.pid).nice() == NICENESS
-        for pid in (process.pid, child):
-            group = Path(f"/proc/{pid}/autogroup")
-            assert not group.exists() or group.read_text().endswith(f"nice {NICENESS}\n")
-        process.communicate("\n")
