@@ -67,6 +67,9 @@ def use_client_settings() -> None:
         os.environ.setdefault(name, value)
 
 
+URI_VARIABLE = "MLFLOW_TRACKING_URI"
+"""The environment variable that names the store."""
+
 RUN_TAG = "nntrain.run"
 """The tag by which a run is found again that a shipper made and did not live to note."""
 
@@ -114,8 +117,8 @@ class MLflowTracker:
     def __post_init__(self) -> None:
         if importlib.util.find_spec("mlflow") is None:
             raise ImportError("The MLflow tracker needs mlflow: pip install 'nntrain[mlflow]'.")
-        given = self.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
-        _check_uri(given, "tracker.mlflow.tracking_uri" if self.tracking_uri else "MLFLOW_TRACKING_URI")
+        given = self.tracking_uri or os.environ.get(URI_VARIABLE) or DEFAULT_URI
+        _check_uri(given, "tracker.mlflow.tracking_uri" if self.tracking_uri else URI_VARIABLE)
         self.uri = _absolute(given)
         """The store, with the environment and the default looked up and the path of an SQLite database made absolute."""
         self.experiment = self.experiment_name or os.environ.get("MLFLOW_EXPERIMENT_NAME") or DEFAULT_EXPERIMENT
@@ -394,12 +397,15 @@ def _for_the_process(uri: str) -> Iterator[None]:
     import mlflow
 
     with _URI_OF_THE_PROCESS:
-        before = mlflow.get_tracking_uri()
+        before, in_environment = mlflow.get_tracking_uri(), os.environ.get(URI_VARIABLE)
         mlflow.set_tracking_uri(uri)
         try:
             yield
         finally:
-            mlflow.set_tracking_uri(before)
+            mlflow.set_tracking_uri(before)  # which leaves it in the environment, for all that come after
+            os.environ.pop(URI_VARIABLE, None)
+            if in_environment is not None:
+                os.environ[URI_VARIABLE] = in_environment
 
 
 def _check_uri(uri: str, key: str) -> None:

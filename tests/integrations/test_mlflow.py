@@ -394,6 +394,7 @@ def test_a_model_is_registered_in_a_store_that_is_not_the_one_of_this_folder(
     tracker.model(ModelFile(weights, "best.pt", ["best"], MLP))
     assert client.get_model_version_by_alias("digits", "best").run_id == tracker.run_id
     assert not (tmp_path / "mlflow.db").exists()
+    assert "MLFLOW_TRACKING_URI" not in os.environ
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # MLflow's, of its own models

@@ -166,7 +166,7 @@ _KILLS = """
             write_for_ever(first, writer)
         os.close(writer)
         begun = b""
-        while begun.count(b" ") < 2:
+        while begun.count(b" ") < 3:  # then two are written, and there is a previous one
             begun += os.read(reader, 100)
         time.sleep(rng.uniform(0, 0.2))
         os.kill(child, signal.SIGKILL)
