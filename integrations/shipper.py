@@ -35,7 +35,7 @@ from nntrain.integrations.delivery import (
 from nntrain.integrations.journal import JournalError, end_record, read_journal
 from nntrain.integrations.mlflow import use_client_settings
 from nntrain.integrations.node import Node, tracker_of
-from nntrain.integrations.system import SystemMetrics, give_way
+from nntrain.integrations.system import SystemMetrics, children_give_way, give_way
 from nntrain.integrations.writer import append_if_free, is_being_written
 
 _LOG = logging.getLogger("nntrain.shipper")
@@ -226,6 +226,7 @@ class Shipper:
         sys.path.extend(path for path in sys_path if path not in sys.path)
         for node in nodes:
             _load(node, trusted)
+        children_give_way()
         give_way()  # not before: training imports and loads its data now as well, and neither waits for the other
 
     def _add(self, journal: Path, nodes: Mapping[str, Node], trusted: Sequence[str]) -> None:

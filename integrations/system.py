@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol, cast
 
 try:
@@ -234,3 +235,11 @@ def give_way() -> None:
     Where Linux groups processes by session, as it does by default on desktops, this counts within the session only.
     """
     os.nice(NICENESS)
+
+
+def children_give_way() -> None:
+    """Does the same for what a tracker's library has started as a session of its own, by the niceness of that."""
+    for child in () if psutil is None else psutil.Process().children(recursive=True):
+        with suppress(OSError):  # no such grouping here, or the process has gone
+            if os.getsid(child.pid) != os.getsid(0):
+                Path(f"/proc/{child.pid}/autogroup").write_text(str(NICENESS))

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 import torch
 
 from nntrain.integrations import system
-from nntrain.integrations.system import SystemMetrics
+from nntrain.integrations.system import NICENESS, SystemMetrics
 
 psutil = pytest.importorskip("psutil")
 
@@ -276,3 +277,24 @@ def test_the_real_library_without_a_driver_is_no_error(monkeypatch: pytest.Monke
             assert not any("gpu" in key for key in SystemMetrics(child.pid).sample())
     else:
         pytest.skip("there is a driver")
+
+
+def test_children_that_are_sessions_of_their_own_give_way() -> None:
+    code = (
+        "import subprocess, sys\n"
+        "from nntrain.integrations.system import children_give_way\n"
+        "waits = [sys.executable, '-c', 'input()']\n"
+        "own = subprocess.Popen(waits, stdin=subprocess.PIPE, start_new_session=True)\n"
+        "ours = subprocess.Popen(waits, stdin=subprocess.PIPE)\n"
+        "children_give_way()\n"
+        "print(own.pid, ours.pid, flush=True); input(); own.kill(); ours.kill()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        own, ours = process.stdout.readline().split()
+        for pid, nice in ((own, NICENESS), (ours, 0)):
+            group = Path(f"/proc/{pid}/autogroup")
+            assert not group.exists() or group.read_text().endswith(f"nice {nice}\n")
+        process.communicate("\n")
