@@ -15,7 +15,7 @@ class Config:
     n_epoch: int = MISSING
     lr: float = MISSING
     device: str = MISSING
-    objective: str | None = None
+    objective: Any = None
     trusted_targets: list[str] = field(default_factory=list)
     resume: str | None = None
     data: Any = MISSING

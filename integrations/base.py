@@ -44,7 +44,8 @@ class RunInfo:
 
     `uid` is the run's own name for machines, 16 hexadecimal digits that stay the same after a resume; `name` the one for
     people, or `None` to let the tracker find one. `params` are the flattened configuration, `texts` files to keep with the
-    run, by name. `folder` is where the journal lies.
+    run, by name. `folder` is where the journal lies. `parent` is the `uid` of the run below which this one is shown, `group`
+    the name of what both belong to: a study's, for its trials.
     """
 
     uid: str = ""
@@ -55,6 +56,8 @@ class RunInfo:
     process: ProcessInfo = field(default_factory=ProcessInfo)
     time_ms: int = 0
     folder: Path = Path()
+    parent: str = ""
+    group: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,6 +73,15 @@ URI_VARIABLE = "MLFLOW_TRACKING_URI"
 RUN_TAG = "nntrain.run"
 """The tag by which a run is found again that a shipper made and did not live to note."""
 
+PARENT_TAG = "nntrain.parent"
+"""The tag that names, by its `RUN_TAG`, the run below which this one is to be shown."""
+
+PARENT_RUN_TAG = "mlflow.parentRunId"
+"""The tag by which MLflow's UI shows a run below another."""
+
+MAX_CHILDREN = 10_000
+"""Trials of one study that are looked through for those that began before the study's own run."""
+
 DRIFT_TAG = "nntrain.param_drift"
 """The tag that names the params which a resumed run no longer has as it began; MLflow keeps the first value."""
 
@@ -127,6 +136,7 @@ class MLflowTracker:
         """The id of the run, once it is begun."""
         self._client: Any = None
         self._experiment_id = ""
+        self._uid, self._is_study = "", False
 
     def settled(self) -> MLflowTracker:
         """The same settings with the store and the experiment as they are found here and now."""
@@ -148,6 +158,7 @@ class MLflowTracker:
             LookupError: if the experiment or the run was deleted; the message says how to get it back.
         """
         self._connect()
+        self._uid, self._is_study = run.uid, bool(run.group) and not run.parent
         with _refusals():
             found = self._client.get_run(run_id) if run_id else self._find(run)
             entity = found or self._create(run)
@@ -161,19 +172,13 @@ class MLflowTracker:
 
     def _find(self, run: RunInfo) -> Any:
         """The run of that `uid`, deleted or not; `None` if there is none yet."""
-        from mlflow.entities import ViewType
-
         self._experiment_id = self._find_experiment()
-        if not run.uid:
-            return None
-        tagged = f"tags.`{RUN_TAG}` = '{run.uid}'"
-        found = self._client.search_runs([self._experiment_id], tagged, run_view_type=ViewType.ALL, max_results=1)
+        found = self._tagged(RUN_TAG, run.uid, 1) if run.uid else []
         return found[0] if found else None
 
     def _create(self, run: RunInfo) -> Any:
         tags = {**run.tags, **self.tags} | ({RUN_TAG: run.uid} if run.uid else {})
-        if self.parent_run_id:
-            tags["mlflow.parentRunId"] = self.parent_run_id
+        tags |= self._parent_tags(run)
         with _unseeded():  # MLflow draws the name of a run from a generator that the user may have seeded
             return self._client.create_run(
                 self._experiment_id,
@@ -181,6 +186,27 @@ class MLflowTracker:
                 tags=_fitting_tags(tags),
                 run_name=self.run_name or run.name,
             )
+
+    def _parent_tags(self, run: RunInfo) -> dict[str, str]:
+        """What shows a run below another: that of the settings, or that of the study, if it has begun already."""
+        if self.parent_run_id:
+            return {PARENT_RUN_TAG: self.parent_run_id}
+        if not run.parent:
+            return {}
+        found = self._tagged(RUN_TAG, run.parent, 1)
+        return {PARENT_TAG: run.parent} | ({PARENT_RUN_TAG: found[0].info.run_id} if found else {})
+
+    def _adopt(self, uid: str) -> None:
+        """Shows those runs below this one that say so, and began when this one was not there yet."""
+        for child in self._tagged(PARENT_TAG, uid, MAX_CHILDREN):
+            if PARENT_RUN_TAG not in child.data.tags:
+                self._client.set_tag(child.info.run_id, PARENT_RUN_TAG, self.run_id)
+
+    def _tagged(self, tag: str, value: str, n: int) -> Any:
+        from mlflow.entities import ViewType
+
+        where = f"tags.`{tag}` = '{value}'"
+        return self._client.search_runs([self._experiment_id], where, run_view_type=ViewType.ALL, max_results=n)
 
     def _take(self, entity: Any) -> None:
         """Makes a run the one that all else goes to, and opens it if it has ended."""
@@ -314,6 +340,8 @@ class MLflowTracker:
     def finish(self, end: RunEnd) -> None:
         """Ends the run with the status that stands for the reason."""
         with _refusals():
+            if self._is_study:
+                self._adopt(self._uid)
             self._client.set_terminated(self.run_id, STATUS[end.reason], end.time_ms or None)
 
     # --- models

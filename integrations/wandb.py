@@ -118,7 +118,7 @@ class WandbTracker:
     Args:
         project: `None` takes `WANDB_PROJECT`, else `nntrain`.
         entity: user or team; `None` takes `WANDB_ENTITY`, else W&B's default for the account.
-        group: runs of one group are shown together, such as the trials of a sweep.
+        group: runs of one group are shown together; `None` takes the study of a sweep's trial.
         job_type: what kind of work it is, such as `train`.
         run_name: `None` takes the name of the run itself, else lets W&B find one.
         tags: tags of your own, each of 1 to 64 characters.
@@ -241,7 +241,7 @@ class WandbTracker:
         return {
             "project": self.project,
             "entity": self.entity,
-            "run_group": self.group,
+            "run_group": self.group or run.group or None,
             "run_job_type": self.job_type,
             "run_name": self.run_name or run.name,
             "run_tags": tuple(self.tags),

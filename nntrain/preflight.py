@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _MISFITS = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, UserWarning)
 """What torch and NumPy raise for shapes and types that do not fit."""
 
-_TIMES = ("time/epoch_s", "time/batch_ms", "time/data_wait_ms")
+TIMES = ("time/epoch_s", "time/batch_ms", "time/data_wait_ms")
 """What the recorder adds to losses and metrics."""
 
 
@@ -137,7 +137,7 @@ def check_monitors(learn: Learner, recorded: list[str]) -> None:
     Raises:
         ConfigError: for the first callback whose metric is not among them.
     """
-    names = [*recorded, *_TIMES]
+    names = [*recorded, *TIMES]
     for cb in learn.cbs:
         if isinstance(cb, MonitorCallback) and cb.monitor not in names:
             raise ConfigError(

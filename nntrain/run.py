@@ -8,11 +8,13 @@ import time
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
 from hydra.types import RunMode
+from hydra_plugins.nntrain_sweeper import NntrainSweeper
 from omegaconf import DictConfig, OmegaConf
 
 from nntrain.config.build import make_all, make_learner, resolve
@@ -34,8 +36,10 @@ from nntrain.integrations.journal import JOURNAL
 from nntrain.integrations.launch import INTERRUPTED_TIMEOUT_S, Offline, Shipper, shared_shipper, tell_backlog
 from nntrain.integrations.provenance import provenance_tags
 from nntrain.learner import Learner
-from nntrain.preflight import check_first_batch, check_monitors
+from nntrain.preflight import TIMES, check_first_batch, check_monitors
 from nntrain.rng import seed_everything
+from nntrain.sweeps import PruningCallback
+from nntrain.sweeps.current import Running, running
 
 STARTED = time.time()
 
@@ -95,10 +99,26 @@ def in_folder(params: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     return {key: value.replace(str(folder), ".") if isinstance(value, str) else value for key, value in params.items()}
 
 
-def check_objective(name: str | None, recorded: list[str]) -> None:
-    """Checks that the objective is going to be recorded, before anything is trained for it."""
-    if name is not None and name not in recorded:
-        raise ConfigError(f"objective={name} is not going to be recorded: set it to one of {', '.join(recorded)}, or to null.")
+def objectives(objective: str | Sequence[str] | None) -> list[str]:
+    """The names of the metrics to optimise: one, several, or none."""
+    return [] if objective is None else [objective] if isinstance(objective, str) else list(objective)
+
+
+def check_objective(objective: str | Sequence[str] | None, recorded: list[str]) -> None:
+    """Checks that what is optimised is going to be recorded, before anything is trained for it."""
+    for name in objectives(objective):
+        if name not in (*recorded, *TIMES):
+            known = ", ".join([*recorded, *TIMES])
+            raise ConfigError(f"objective={name} is not going to be recorded: set it to one of {known}, or to null.")
+
+
+def objective_value(objective: str | Sequence[str] | None, result: FitResult) -> float | list[float] | None:
+    """What the fit gives a sweep to optimise: a value, or one for each objective; nothing if one was not reached."""
+    values = [result.metrics.get(name) for name in objectives(objective)]
+    found = [value for value in values if value is not None]
+    if not found or len(found) < len(values):
+        return None
+    return found[0] if isinstance(objective, str) else found
 
 
 def final_table(result: FitResult) -> str:
@@ -109,26 +129,46 @@ def final_table(result: FitResult) -> str:
     return "\n".join(f"{name + ':':<17}{value}" for name, value in [("outcome", ended), *rows])
 
 
-def train(cfg: DictConfig, folder: Path, typed: Sequence[str]) -> tuple[FitResult, float | None]:
+def trial_info(trial: Running | None) -> dict[str, Any]:
+    """What a trial's run says of its study: the tags, and the run below which it is shown."""
+    if trial is None:
+        return {"tags": {}}
+    tags = {"nntrain.study": trial.study_name, "nntrain.trial": str(trial.trial.number)}
+    return {"tags": tags, "parent": trial.study, "group": trial.study_name}
+
+
+def resumed_from(plain: Mapping[str, Any], trial: Running | None) -> str | None:
+    """Where the run goes on from: what the configuration says, or the checkpoint of the trial that was interrupted."""
+    if plain["resume"] is not None or trial is None or trial.resume_from is None:
+        return cast("str | None", plain["resume"])
+    has_checkpoint = "checkpoint" in (plain["callbacks"] or {}) and (trial.resume_from / "last.ckpt").is_file()
+    return str(trial.resume_from) if has_checkpoint else None
+
+
+def train(cfg: DictConfig, folder: Path, typed: Sequence[str]) -> tuple[FitResult, float | list[float] | None]:
     """Seeds, makes everything, checks the first batch, fits, and says where the run is."""
-    plain = resolve(cfg)
+    plain, trial = resolve(cfg), running()
     redactor = Redactor(plain["redact"], plain, os.environ)
     overrides = [redactor.override(override) for override in typed]
     seed_everything(plain["seed"])
     texts = {"config.yaml": OmegaConf.to_yaml(redactor.value(plain)), "overrides.yaml": OmegaConf.to_yaml(overrides)}
-    info = RunInfo(params=in_folder(flatten(redactor.value(plain)), folder), tags=provenance_tags(redactor), texts=texts)
-    callbacks = tracking(plain, folder, info, redactor)
-    learn = make_learner(plain, callbacks)
+    of_study = trial_info(trial)
+    tags = {**provenance_tags(redactor), **of_study.pop("tags")}
+    info = RunInfo(params=in_folder(flatten(redactor.value(plain)), folder), tags=tags, texts=texts, **of_study)
+    trackers = tracking(plain, folder, info, redactor)
+    learn = make_learner(plain, [*trackers, *([] if trial is None else [PruningCallback()])])
     recorded = check_first_batch(learn)
     check_objective(plain["objective"], recorded)
     check_monitors(learn, recorded)
-    if plain["resume"] is not None:
-        check_resume(Path(plain["resume"]), cfg, learn, redactor)
+    if (resume := resumed_from(plain, trial)) is not None:
+        check_resume(Path(resume), cfg, learn, redactor)
     write_config(folder, cfg, overrides, redactor)
     with ConsoleLog(folder / CONSOLE_LOG, redactor.text):
         result = fit(learn, plain["n_epoch"], redactor)
         print(final_table(result))
-    return result, result.metrics.get(plain["objective"])
+    if trial is not None and trackers:
+        trial.run = trackers[0].uid
+    return result, objective_value(plain["objective"], result)
 
 
 def fit(learn: Learner, n_epoch: int, redactor: Redactor) -> FitResult:
@@ -155,16 +195,22 @@ def farewell(folder: Path, result: FitResult) -> None:
         print(f"go on:           python -m nntrain.run resume={folder}")
 
 
-def job(cfg: DictConfig) -> float | None:
-    """One run of Hydra's: tells mistakes in one sentence, and ends the process with the outcome's exit code."""
+def job(cfg: DictConfig) -> float | list[float] | None:
+    """One run of Hydra's: tells mistakes in one sentence, and ends the process with the outcome's exit code.
+
+    In a trial of a sweep it is the worker that tells mistakes, and that goes on with the next trial.
+    """
     hydra_cfg = HydraConfig.get()
     folder = Path(hydra_cfg.runtime.output_dir)
     try:
         result, value = train(cfg, folder, hydra_cfg.overrides.task)
     except ConfigError as err:
+        if running() is not None:
+            raise
         remove_if_empty(folder, STARTED)
         raise SystemExit(tell(err)) from err
-    ends_the_process = hydra_cfg.mode is not RunMode.MULTIRUN or result.reason is StopReason.INTERRUPTED
+    is_alone = hydra_cfg.mode is not RunMode.MULTIRUN or result.reason is StopReason.INTERRUPTED
+    ends_the_process = is_alone and running() is None
     if ends_the_process:
         farewell(folder, result)
     if ends_the_process and (code := exit_code(result.reason, result.signum)):
@@ -182,6 +228,7 @@ def tell(err: ConfigError) -> int:
 
 def main() -> None:
     """The command line."""
+    Plugins.instance().register(NntrainSweeper)  # which an editable install hides from Hydra
     try:
         sys.argv[1:] = check_command_line(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=CONFIG_PATH, config_name=CONFIG_NAME)(job)()
@@ -194,4 +241,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from nntrain import run  # by its own name, so that workers of a sweep can be told what to run
+
+    run.main()

@@ -1,1 +1,6 @@
-"""The Hydra plugin of the sweeper."""
+"""The sweeper as Hydra finds it; what it does stands in `nntrain.sweeps`."""
+
+from hydra_plugins.nntrain_sweeper.config import SweeperConfig
+from hydra_plugins.nntrain_sweeper.sweeper import NntrainSweeper
+
+__all__ = ["NntrainSweeper", "SweeperConfig"]

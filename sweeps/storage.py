@@ -1,0 +1,175 @@
+"""Where a study is kept: one file in its folder, a database, or a process that stands before one."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit
+
+from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+
+from nntrain.sweeps.errors import SweepError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from optuna import Study
+    from optuna.trial import FrozenTrial
+
+STUDY_FILE = "study.jsonl"
+"""The file that a study is kept in, if nothing else is asked for: Optuna's own journal."""
+
+HEARTBEAT_S = 10
+"""Seconds between two signs of life of a trial, where the storage takes them."""
+
+GRACE_S = 60
+"""Seconds without such a sign after which a trial counts as lost."""
+
+_GRPC_PORT = 13000
+_DATABASES = ("sqlite", "postgresql", "mysql", "mssql", "oracle", "mariadb")
+
+
+def open_storage(url: str | None, folder: Path, on_stale: Callable[[Study, FrozenTrial], None] | None = None) -> BaseStorage:
+    """Opens the storage of a study, and makes it if there is none.
+
+    Args:
+        url: of a database that SQLAlchemy knows, or `grpc://HOST:PORT` of Optuna's proxy; `None` means the file `STUDY_FILE`.
+        folder: the study's folder.
+        on_stale: called for a trial without a sign of life, after it has been set to FAIL, where the storage takes such signs.
+
+    Raises:
+        SweepError: if the URL is none, or nothing answers there.
+    """
+    if url is None:
+        folder.mkdir(parents=True, exist_ok=True)
+        return _file_storage(folder / STUDY_FILE)
+    scheme = urlsplit(url).scheme.split("+")[0]
+    if scheme == "grpc":
+        return _proxy(url)
+    if scheme not in _DATABASES:
+        known = ", ".join(f"{name}://" for name in ("grpc", *_DATABASES))
+        raise SweepError(f"storage={without_password(url)} is no storage: give a URL that begins with one of {known}, or null.")
+    return _database(url, on_stale)
+
+
+def without_password(url: str) -> str:
+    """The URL without what must not be shown."""
+    parts = urlsplit(url)
+    return url if parts.password is None else url.replace(f":{parts.password}@", ":***@")
+
+
+def _database(url: str, on_stale: Callable[[Study, FrozenTrial], None] | None) -> RDBStorage:
+    if (path := _sqlite_path(url)) is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return RDBStorage(
+            url,
+            engine_kwargs=_engine(url),
+            heartbeat_interval=HEARTBEAT_S,
+            grace_period=GRACE_S,
+            heartbeat_stale_trial_callback=on_stale,
+        )
+    except ImportError as err:
+        raise SweepError(f"storage={without_password(url)} needs a driver: pip install the module {err.name}.") from err
+    except Exception as err:
+        raise SweepError(f"storage={without_password(url)} cannot be reached: {_first_line(err)}") from err
+
+
+def _engine(url: str) -> dict[str, object]:
+    """A connection is looked at before it is used, since a database may have been restarted while a trial ran."""
+    waits = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
+    return {"pool_pre_ping": True, **waits}
+
+
+def _sqlite_path(url: str) -> Path | None:
+    return Path(url.partition(":///")[2]) if url.startswith("sqlite") and ":///" in url else None
+
+
+def _proxy(url: str) -> GrpcStorageProxy:
+    import grpc
+
+    parts = urlsplit(url)
+    proxy = GrpcStorageProxy(host=parts.hostname or "localhost", port=parts.port or _GRPC_PORT)
+    try:
+        proxy.wait_server_ready(timeout=10)
+    except (TimeoutError, grpc.FutureTimeoutError) as err:
+        raise SweepError(f"storage={url} cannot be reached: start it with optuna.storages.run_grpc_proxy_server.") from err
+    return proxy
+
+
+def _first_line(err: BaseException) -> str:
+    cause = err.__cause__ or err
+    return str(getattr(cause, "orig", None) or cause).strip().splitlines()[0]
+
+
+def _file_storage(path: Path) -> JournalStorage:
+    lock = FileLock(path)
+    with lock.held():  # a line that a dead process has left half-written would stop the study from being read
+        pass
+    return JournalStorage(JournalFileBackend(str(path), lock_obj=cast(Any, lock)))  # Optuna does not export the base class
+
+
+class FileLock:
+    """Keeps others from writing a study's file, by a lock of the system's, which a process that dies lets go of.
+
+    Optuna's own lock is a second file, which stays behind with a dead process and holds up all others for 30 s. Who gets
+    this lock cuts off a line at the end that a dead process has not finished, since Optuna would append to it, and then
+    never read the study again.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._fd: int | None = None
+
+    def acquire(self) -> bool:
+        """Waits for the lock."""
+        self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        fcntl.flock(self._fd, fcntl.LOCK_EX)
+        _cut_torn_line(self._fd)
+        return True
+
+    def release(self) -> None:
+        """Lets go of it."""
+        assert self._fd is not None
+        fd, self._fd = self._fd, None
+        os.close(fd)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Holds the lock."""
+        self.acquire()
+        try:
+            yield
+        finally:
+            self.release()
+
+
+_BLOCK = 1 << 16
+
+
+def _cut_torn_line(fd: int) -> None:
+    size = end = os.fstat(fd).st_size
+    if size == 0 or os.pread(fd, 1, size - 1) == b"\n":
+        return
+    while end > 0:
+        start = max(0, end - _BLOCK)
+        at = os.pread(fd, end - start, start).rfind(b"\n")
+        if at >= 0:
+            end = start + at + 1
+            break
+        end = start
+    os.ftruncate(fd, end)
+
+
+@contextmanager
+def claiming(folder: Path) -> Iterator[None]:
+    """Lets one process of this machine at a time look how many trials there are and add one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".claim", "ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,256 @@
+"""Workers as processes of this machine: started, watched, replaced when they die, and stopped when they are told to."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from types import FrameType
+from typing import IO, Any
+
+import cloudpickle
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from nntrain.events import StopReason
+from nntrain.sweeps.errors import SweepError
+from nntrain.sweeps.heartbeat import fail_stale
+from nntrain.sweeps.plan import SweepPlan
+from nntrain.sweeps.policy import is_over
+from nntrain.sweeps.trials import (
+    KILLED,
+    TIMEOUT,
+    SweepStudy,
+    fail,
+    give_up_or_retry,
+    has_room,
+    is_lost,
+    owner_of,
+    requeue,
+)
+from nntrain.sweeps.worker_main import EXHAUSTED
+
+POLL_S = 0.05
+"""Seconds between two looks at the workers."""
+
+LOOK_S = 0.5
+"""Seconds between two looks at the study."""
+
+STALE_S = 10.0
+"""Seconds between two looks for trials of other machines that give no sign of life."""
+
+_CRASHES = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE})
+"""What a process dies of by its own doing: the same configuration would die again."""
+
+
+class WorkerProcess:
+    """A worker in a process of its own, which a Ctrl-C in the terminal does not reach."""
+
+    def __init__(self, work: bytes, environ: Mapping[str, str], log: Path) -> None:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        theirs, self._pipe = os.pipe()
+        main = Path(__file__).with_name("worker_main.py")
+        with open(log, "ab") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", str(main), str(theirs)],
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                pass_fds=[theirs],
+                process_group=0,
+                env={**os.environ, **environ},
+            )
+        os.close(theirs)
+        self.log = log
+        threading.Thread(target=self._send, args=(work,), daemon=True).start()  # it may take longer than the pipe holds
+
+    def _send(self, work: bytes) -> None:
+        try:
+            while work:
+                work = work[os.write(self._pipe, work) :]
+        except BrokenPipeError:
+            return  # it has died, which is seen elsewhere
+
+    @property
+    def exit_code(self) -> int | None:
+        """The exit code, negative for a signal; `None` while it lives."""
+        return self.process.poll()
+
+    def close(self) -> None:
+        """Lets go of the pipe of a process that has ended."""
+        os.close(self._pipe)
+
+
+def packed(**work: Any) -> bytes:
+    """The work of a worker as it goes through the pipe; the search path of modules comes first."""
+    buffer: IO[bytes] = io.BytesIO()
+    pickle.dump(list(sys.path), buffer)
+    cloudpickle.dump(work, buffer)
+    return buffer.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+class Supervisor:
+    """Keeps as many workers at work as there are slots, until the study has all its trials.
+
+    Args:
+        plan: what the sweep is to do.
+        study: its study.
+        storage: and where that is kept.
+        slots: the environment of each worker.
+        work: makes what a worker gets, by its number.
+        trial_timeout_s: seconds after which a trial is killed.
+        look: is called with the trials, about twice a second.
+    """
+
+    def __init__(
+        self,
+        plan: SweepPlan,
+        study: SweepStudy,
+        storage: BaseStorage,
+        slots: Sequence[Mapping[str, str]],
+        work: Callable[[int], bytes],
+        trial_timeout_s: float | None,
+        look: Callable[[Sequence[FrozenTrial]], None],
+    ) -> None:
+        self.plan, self.study, self.storage, self.slots, self.work = plan, study, storage, slots, work
+        self.trial_timeout_s, self.look = trial_timeout_s, look
+        self.signum: int | None = None
+        self._workers: dict[int, WorkerProcess] = {}
+        self._is_exhausted = False
+        self._n_fruitless = 0
+        self._next_look = self._next_stale = 0.0
+        self._began = time.time()
+        self._n_start = 0
+
+    def run(self) -> None:
+        """Returns when no worker is left.
+
+        Raises:
+            SweepError: if the workers die before they take a trial.
+        """
+        with self._signals():
+            try:
+                while self._step():
+                    time.sleep(POLL_S)
+            finally:
+                self._kill()
+
+    def _step(self) -> bool:
+        for slot, worker in list(self._workers.items()):
+            if worker.exit_code is not None:
+                self._bury(slot, worker)
+        trials = self._trials() if time.monotonic() >= self._next_look or len(self._workers) < len(self.slots) else None
+        if trials is not None:
+            self._tend(trials)
+        return bool(self._workers)
+
+    def _trials(self) -> list[FrozenTrial]:
+        self._next_look = time.monotonic() + LOOK_S
+        if time.monotonic() >= self._next_stale:
+            self._next_stale = time.monotonic() + STALE_S
+            fail_stale(self.study)
+        return self.study.get_trials(deepcopy=False)
+
+    def _tend(self, trials: Sequence[FrozenTrial]) -> None:
+        self._stop_overdue(trials)
+        self.look(trials)
+        for slot in range(len(self.slots)):
+            if slot not in self._workers and self._is_wanted(trials):
+                self._start(slot)
+
+    def _is_wanted(self, trials: Sequence[FrozenTrial]) -> bool:
+        """Whether one more worker would find something to do; one that has just started has not taken it yet."""
+        if self.signum is not None or self._is_exhausted or is_over(self.plan, trials, self._began):
+            return False
+        pids = {worker.process.pid for worker in self._workers.values()}
+        busy = sum(owner_of(trial).get("pid") in pids for trial in trials if trial.state is TrialState.RUNNING)
+        idle = len(self._workers) - busy
+        return has_room(trials, self.plan.n_trials - idle) if idle else has_room(trials, self.plan.n_trials)
+
+    def _start(self, slot: int) -> None:
+        log = self.plan.folder / "workers" / f"{slot}.log"
+        self._workers[slot] = WorkerProcess(self.work(slot + len(self.slots) * self._n_start), self.slots[slot], log)
+        self._n_start += slot == 0
+
+    # --- the end of a worker
+
+    def _bury(self, slot: int, worker: WorkerProcess) -> None:
+        """Sees to the trial that a worker has left behind."""
+        del self._workers[slot]
+        worker.close()
+        code = worker.exit_code
+        assert code is not None
+        self._is_exhausted |= code == EXHAUSTED
+        running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        left = [trial for trial in running if owner_of(trial).get("pid") == worker.process.pid and is_lost(trial)]
+        for trial in left:
+            self._left_behind(trial, code)
+        self._n_fruitless = 0 if left or code in (0, EXHAUSTED) else self._n_fruitless + 1
+        if self._n_fruitless > len(self.slots):
+            raise SweepError(f"the workers end before they take a trial (exit code {code}): look into {worker.log}.")
+
+    def _left_behind(self, trial: FrozenTrial, code: int) -> None:
+        if self.signum is not None:
+            requeue(self.study, trial)
+            fail(self.study, self.storage, trial, StopReason.INTERRUPTED, "the sweep was stopped at once")
+        elif code >= 0:
+            fail(self.study, self.storage, trial, StopReason.ERROR, f"its process ended with exit code {code}")
+        elif -code in _CRASHES:
+            fail(self.study, self.storage, trial, KILLED, f"its process crashed: {signal.Signals(-code).name}")
+        else:
+            message = f"its process was killed by {signal.Signals(-code).name}" + _PERHAPS * (-code == signal.SIGKILL)
+            give_up_or_retry(self.study, self.storage, trial, KILLED, message)
+
+    def _stop_overdue(self, trials: Sequence[FrozenTrial]) -> None:
+        if self.trial_timeout_s is None:
+            return
+        for trial in trials:
+            if trial.state is TrialState.RUNNING and (worker := self._worker_of(trial)) is not None:
+                assert trial.datetime_start is not None
+                if (datetime.now() - trial.datetime_start).total_seconds() > self.trial_timeout_s:
+                    message = f"it ran longer than trial_timeout_s={self.trial_timeout_s:g}"
+                    fail(self.study, self.storage, trial, TIMEOUT, message)
+                    worker.process.kill()
+
+    def _worker_of(self, trial: FrozenTrial) -> WorkerProcess | None:
+        pid = owner_of(trial).get("pid")
+        return next((worker for worker in self._workers.values() if worker.process.pid == pid), None)
+
+    def _kill(self) -> None:
+        for slot, worker in list(self._workers.items()):
+            worker.process.kill()
+            worker.process.wait()
+            self._bury(slot, worker)
+
+    # --- signals
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        before = {signum: signal.signal(signum, self._receive) for signum in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for signum, handler in before.items():
+                signal.signal(signum, handler)
+
+    def _receive(self, signum: int, frame: FrameType | None) -> None:
+        """The first signal goes on to the workers, which stop at the next batch; a second one ends them at once."""
+        if self.signum is not None:
+            for worker in self._workers.values():
+                worker.process.kill()
+            return
+        self.signum = signum
+        for worker in self._workers.values():
+            worker.process.send_signal(signal.SIGTERM if signum == signal.SIGTERM else signal.SIGINT)
+
+
+_PERHAPS = ", as the system does to one that takes too much memory"

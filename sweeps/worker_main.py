@@ -1,0 +1,70 @@
+"""The process of a worker: gets its work through a pipe, and ends when the process that gave it has died."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+LOG = "trial.log"
+"""The file in a trial's folder that has all that the worker printed while it ran."""
+
+EXHAUSTED = 3
+"""The exit code of a worker whose sampler has nothing left to try."""
+
+LAST_S = 30.0
+"""Seconds that a worker has to interrupt its trial once the process that started it has died."""
+
+
+@contextmanager
+def to_file(folder: Path) -> Iterator[None]:
+    """Sends what is printed, by whatever library, to the trial's own file."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    before = [os.dup(1), os.dup(2)]
+    with open(folder / LOG, "ab", buffering=0) as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for fd, kept in zip((1, 2), before, strict=True):
+            os.dup2(kept, fd)
+            os.close(kept)
+
+
+def watch(fd: int) -> None:
+    """Interrupts this process when the other end of the pipe is closed, which happens when its parent dies."""
+    while os.read(fd, 1):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(LAST_S)
+    os._exit(1)
+
+
+def main(fd: int) -> int:
+    """Reads the work and does it; returns the exit code."""
+    with os.fdopen(os.dup(fd), "rb") as pipe:
+        sys.path[:] = pickle.load(pipe)
+        work: dict[str, Any] = pickle.load(pipe)
+    threading.Thread(target=watch, args=(fd,), name="nntrain-parent", daemon=True).start()
+    from nntrain.sweeps.hydra_state import restored
+    from nntrain.sweeps.worker import Worker
+
+    restored(work.pop("state"))
+    worker = Worker(**work, log=to_file)
+    worker.run()
+    return EXHAUSTED if worker.study.exhausted else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1])))
