@@ -59,6 +59,11 @@ class RunInfo:
     parent: str = ""
     group: str = ""
 
+    @property
+    def is_study(self) -> bool:
+        """Whether it is the run of a study, below which its trials are shown."""
+        return bool(self.group) and not self.parent
+
 
 @dataclass(frozen=True, slots=True)
 class Started:

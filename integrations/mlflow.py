@@ -158,7 +158,7 @@ class MLflowTracker:
             LookupError: if the experiment or the run was deleted; the message says how to get it back.
         """
         self._connect()
-        self._uid, self._is_study = run.uid, bool(run.group) and not run.parent
+        self._uid, self._is_study = run.uid, run.is_study
         with _refusals():
             found = self._client.get_run(run_id) if run_id else self._find(run)
             entity = found or self._create(run)

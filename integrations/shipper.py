@@ -17,6 +17,7 @@ import signal
 import sys
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -49,6 +50,10 @@ FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 5.0
 SYSTEM_FIRST_S, SYSTEM_EVERY_S = 1.0, 10.0
 """Seconds before the first sample of the system's metrics, and between two of them."""
 
+AT_ONCE = 4
+"""Runs that are delivered to one tracker at the same time: many short trials end at once, and MLflow's SQLite comes to a
+standstill when more threads ask than it has connections for (15)."""
+
 KEPT_SAMPLES = 1000
 """So many samples wait for a tracker that takes nothing; older ones are dropped."""
 
@@ -62,6 +67,9 @@ def wait_s(n_tries: int) -> float:
     return longest * random.uniform(0.5, 1.0)
 
 
+_TURNS: defaultdict[str, threading.Semaphore] = defaultdict(lambda: threading.Semaphore(AT_ONCE))
+
+
 class DeliveryThread(threading.Thread):
     """Delivers one journal to one tracker until its run has ended, however often that fails."""
 
@@ -71,6 +79,7 @@ class DeliveryThread(threading.Thread):
         self._system = SystemMetrics(pid) if delivery.tracker.system_metrics else None
         self._samples: list[MetricRow] = []
         self._next_sample = time.monotonic() + SYSTEM_FIRST_S
+        self._turn = _TURNS[delivery.name]
 
     def run(self) -> None:
         """Delivers."""
@@ -81,8 +90,9 @@ class DeliveryThread(threading.Thread):
         """Delivers what is there; returns how long to wait before the next try."""
         self._sample()
         try:
-            moved = self.delivery.advance()
-            self._send_samples()
+            with self._turn:
+                moved = self.delivery.advance()
+                self._send_samples()
         except Exception as err:  # noqa: BLE001 - whatever a tracker's library raises, it is tried again
             self.delivery.failed(err)
             _LOG.warning("%s: try %d failed: %s", self.name, self.delivery.state.n_tries, self.delivery.state.error)

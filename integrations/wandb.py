@@ -36,6 +36,9 @@ MODES = ("online", "offline", "disabled")
 TAGS_KEY = "nntrain"
 """The key of the run's config that holds the tags by name; W&B's own tags have no values."""
 
+STUDY = "study"
+"""The job type of a study's own run, by which it is told from those of its trials."""
+
 CONSOLE = "console.log"
 """The artifact that becomes the run's Logs tab."""
 
@@ -119,7 +122,7 @@ class WandbTracker:
         project: `None` takes `WANDB_PROJECT`, else `nntrain`.
         entity: user or team; `None` takes `WANDB_ENTITY`, else W&B's default for the account.
         group: runs of one group are shown together; `None` takes the study of a sweep's trial.
-        job_type: what kind of work it is, such as `train`.
+        job_type: what kind of work it is, such as `train`; a study's own run is `study`.
         run_name: `None` takes the name of the run itself, else lets W&B find one.
         tags: tags of your own, each of 1 to 64 characters.
         notes: a text to stand beside the run.
@@ -242,7 +245,7 @@ class WandbTracker:
             "project": self.project,
             "entity": self.entity,
             "run_group": self.group or run.group or None,
-            "run_job_type": self.job_type,
+            "run_job_type": STUDY if run.is_study else self.job_type,
             "run_name": self.run_name or run.name,
             "run_tags": tuple(self.tags),
             "run_notes": self.notes,

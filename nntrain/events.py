@@ -1,6 +1,7 @@
 """The events of training, the exceptions that cancel a part of it, and the reasons for which it ends."""
 
 import signal
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -89,6 +90,9 @@ class StopReason(StrEnum):
             return cls.INTERRUPTED
         if isinstance(err, MemoryError | torch.OutOfMemoryError):
             return cls.OUT_OF_MEMORY
+        optuna = sys.modules.get("optuna")  # who raises its exception has imported it
+        if optuna is not None and isinstance(err, optuna.TrialPruned):
+            return cls.PRUNED
         return cls.ERROR
 
 

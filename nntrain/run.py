@@ -26,7 +26,7 @@ from nntrain.config.resume import check_resume
 from nntrain.config.run_folder import remove_if_empty, write_config
 from nntrain.config.signature import nearest
 from nntrain.events import FitResult, StopReason, exit_code
-from nntrain.integrations.adapter import TrackerCallback
+from nntrain.integrations.adapter import Figures, TrackerCallback
 from nntrain.integrations.base import ModelFile, RunInfo, Tracker
 from nntrain.integrations.console import CONSOLE_LOG, ConsoleLog
 from nntrain.integrations.delivery import FOLDER as DELIVERY
@@ -83,14 +83,16 @@ def make_shipper(cfg: Mapping[str, Any], made: Mapping[str, Tracker], trusted: S
     return shipper
 
 
-def tracking(cfg: Mapping[str, Any], folder: Path, info: RunInfo, redactor: Redactor) -> list[TrackerCallback]:
+def tracking(
+    cfg: Mapping[str, Any], folder: Path, info: RunInfo, redactor: Redactor, figures: Figures
+) -> list[TrackerCallback]:
     """The callback that records the run; none if there is no tracker."""
     check_delivery(cfg["tracker"])
     trusted = cfg["trusted_targets"]
     made = make_trackers(cfg["tracker"])
     shipper = make_shipper(cfg["tracker"], made, trusted)
     best = ModelFile(folder / "best.pt", "best.pt", ("best", "latest"), cfg["model"], trusted)
-    options = {"shipper": shipper, "trusted": trusted, "redactor": redactor, "figures": FIGURES, "models": [best]}
+    options = {"shipper": shipper, "trusted": trusted, "redactor": redactor, "figures": figures, "models": [best]}
     return [TrackerCallback(made, folder, info, logs=[folder / CONSOLE_LOG], **options)] if made else []
 
 
@@ -134,7 +136,7 @@ def trial_info(trial: Running | None) -> dict[str, Any]:
     if trial is None:
         return {"tags": {}}
     tags = {"nntrain.study": trial.study_name, "nntrain.trial": str(trial.trial.number)}
-    return {"tags": tags, "parent": trial.study, "group": trial.study_name}
+    return {"name": f"trial {trial.trial.number}", "tags": tags, "parent": trial.study, "group": trial.study_name}
 
 
 def resumed_from(plain: Mapping[str, Any], trial: Running | None) -> str | None:
@@ -155,7 +157,8 @@ def train(cfg: DictConfig, folder: Path, typed: Sequence[str]) -> tuple[FitResul
     of_study = trial_info(trial)
     tags = {**provenance_tags(redactor), **of_study.pop("tags")}
     info = RunInfo(params=in_folder(flatten(redactor.value(plain)), folder), tags=tags, texts=texts, **of_study)
-    trackers = tracking(plain, folder, info, redactor)
+    figures = FIGURES if trial is None else {}  # a second or two, in which the next trial could be under way
+    trackers = tracking(plain, folder, info, redactor, figures)
     learn = make_learner(plain, [*trackers, *([] if trial is None else [PruningCallback()])])
     recorded = check_first_batch(learn)
     check_objective(plain["objective"], recorded)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -13,15 +14,17 @@ from typing import Any
 from hydra.core.config_loader import ConfigLoader
 from hydra.errors import HydraException
 from hydra.types import HydraContext, TaskFunction
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from nntrain.callbacks.monitor import mode_of
-from nntrain.sweeps.devices import slots
+from nntrain.sweeps.callbacks import StudyCallback
+from nntrain.sweeps.devices import n_cores, slots, threads
 from nntrain.sweeps.errors import SweepError
 from nntrain.sweeps.plan import Node, SweepPlan
 from nntrain.sweeps.pruning import check_every
-from nntrain.sweeps.space import Space, custom_function, first_params, make_space
+from nntrain.sweeps.space import Space, contains, custom_function, first_params, make_space
 from nntrain.sweeps.sweep import Sweep
 
 DUPLICATES = ("rerun", "reuse", "resample")
@@ -43,12 +46,18 @@ def make_sweep(
     """
     loader = hydra_context.config_loader
     space = make_space(settings["params"] or {}, arguments, loader)
-    _check_space(space, settings, config, loader)
+    first = _check_space(space, settings, config, loader)
     plan = make_plan(settings, space, config)
-    with open_dict(config):
-        config.hydra.sweep.dir = str(plan.folder)
-    workers = slots(settings["gpus"], settings["workers_per_gpu"], settings["n_jobs"])
-    return Sweep(plan, task_function, hydra_context, config, workers, settings["trial_timeout_s"])
+    for one in (config, first):
+        with open_dict(one):
+            one.hydra.sweep.dir = str(plan.folder)
+    callbacks = _callbacks(settings["callbacks"] or {})
+    for callback in callbacks:
+        callback.check(plan, first)
+    places = slots(settings["gpus"], settings["workers_per_gpu"], settings["n_jobs"])
+    share = threads(len(places), n_cores(), os.environ)
+    workers = [share | place for place in places]
+    return Sweep(plan, task_function, hydra_context, config, workers, settings["trial_timeout_s"], callbacks)
 
 
 def make_plan(settings: Mapping[str, Any], space: Space, config: DictConfig) -> SweepPlan:
@@ -109,6 +118,21 @@ def _node(node: Any, what: str) -> Node:
     return {str(key): value for key, value in plain.items()}
 
 
+def _callbacks(nodes: Mapping[str, Any]) -> list[StudyCallback]:
+    made = {f"hydra.sweeper.callbacks.{name}": node for name, node in nodes.items() if node is not None}
+    return [_callback(key, node) for key, node in made.items()]
+
+
+def _callback(key: str, node: Any) -> StudyCallback:
+    try:
+        found = instantiate(node)
+    except HydraException as err:
+        raise SweepError(f"{key}: {' '.join(str(err.__cause__ or err).split())}") from err
+    if not isinstance(found, StudyCallback):
+        raise SweepError(f"{key} makes {type(found).__name__}, which is no nntrain.sweeps.StudyCallback.")
+    return found
+
+
 # --- the objective
 
 
@@ -137,7 +161,7 @@ def _directions(direction: Any, objectives: Sequence[str]) -> list[str]:
 def _with_monitor(plan: SweepPlan, metric: str | None) -> SweepPlan:
     """Settles what the pruner sees."""
     prunes = plan.pruner["_target_"] != "optuna.pruners.NopPruner"
-    if metric is None and len(plan.directions) > 1 and prunes:
+    if metric is None and len(plan.objectives) > 1 and prunes:  # a job that names none reports nothing to prune by
         raise SweepError(
             "With several objectives a pruner does not know what to compare: set hydra.sweeper.pruning_metric to a metric, "
             "or hydra/sweeper/pruner=none."
@@ -176,32 +200,39 @@ def _check_numbers(settings: Mapping[str, Any]) -> None:
         raise SweepError(f"hydra.sweeper.duplicates={settings['duplicates']} is no choice: one of {', '.join(DUPLICATES)}.")
 
 
-def _check_space(space: Space, settings: Mapping[str, Any], config: DictConfig, loader: ConfigLoader) -> None:
+def _check_space(space: Space, settings: Mapping[str, Any], config: DictConfig, loader: ConfigLoader) -> DictConfig:
+    """Returns one of the configurations."""
     if not space.distributions and settings["custom_search_space"] is None:
         raise SweepError(
             "There is nothing to sweep over: add an override such as 'lr=tag(log, interval(1e-4, 1))', or hydra.sweeper.params."
         )
     custom_function(settings["custom_search_space"])
-    _check_composes(space, first_params(space), config, loader)
+    first = _check_composes(space, first_params(space), config, loader)
     for one in settings["enqueue"] or ():
-        _check_enqueued(space, one)
+        _check_enqueued(space, one, has_more=settings["custom_search_space"] is not None)
     if settings["replicates"] > 1 and not isinstance(OmegaConf.select(config, settings["replicate_key"]), int):
         raise SweepError(
             f"hydra.sweeper.replicates needs a seed: {settings['replicate_key']} is no whole number of the configuration, "
             "name the key of yours in hydra.sweeper.replicate_key."
         )
+    return first
 
 
-def _check_enqueued(space: Space, one: Mapping[str, Any]) -> None:
-    for key in one:
+def _check_enqueued(space: Space, one: Mapping[str, Any], *, has_more: bool) -> None:
+    """Checks the keys and values; what a user's own function is going to choose cannot be known before."""
+    for key, value in one.items():
         if key not in space.distributions:
+            if has_more:
+                continue
             raise SweepError(f"hydra.sweeper.enqueue: {key} is not swept over: {_near(key, list(space.distributions))}")
+        if not contains(space.distributions[key], value):
+            raise SweepError(f"hydra.sweeper.enqueue: {key}={value} is none of what is swept over, {space.describe()[key]}.")
 
 
-def _check_composes(space: Space, params: Mapping[str, Any], config: DictConfig, loader: ConfigLoader) -> None:
+def _check_composes(space: Space, params: Mapping[str, Any], config: DictConfig, loader: ConfigLoader) -> DictConfig:
     """Composes one configuration; a key that there is none of is told with the nearest one."""
     try:
-        loader.load_sweep_config(config, [*space.fixed, *space.overrides(params)])
+        return loader.load_sweep_config(config, [*space.fixed, *space.overrides(params)])
     except (HydraException, OmegaConfBaseException) as err:
         for name in space.distributions:
             key = name.lstrip("+")

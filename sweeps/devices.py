@@ -11,6 +11,9 @@ from nntrain.sweeps.errors import SweepError
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
+THREADS = "OMP_NUM_THREADS"
+"""How many threads torch computes with on the CPU; by default each process takes as many as there are cores."""
+
 
 def slots(gpus: Any, workers_per_gpu: int, n_jobs: int | None, there: Sequence[str] | None = None) -> list[dict[str, str]]:
     """What is to be put into the environment of each worker.
@@ -26,16 +29,16 @@ def slots(gpus: Any, workers_per_gpu: int, n_jobs: int | None, there: Sequence[s
         SweepError: if there are fewer devices or places than asked for.
     """
     if workers_per_gpu < 1:
-        raise SweepError(f"workers_per_gpu={workers_per_gpu} must be at least 1.")
+        raise SweepError(f"hydra.sweeper.workers_per_gpu={workers_per_gpu} must be at least 1.")
     if n_jobs is not None and n_jobs < 1:
-        raise SweepError(f"n_jobs={n_jobs} must be at least 1: the workers that run trials side by side.")
+        raise SweepError(f"hydra.sweeper.n_jobs={n_jobs} must be at least 1: the workers that run trials side by side.")
     if gpus is None or (gpus == "auto" and not (there := _there(there))):
         return [{} for _ in range(n_jobs or 1)]
     places = [{VISIBLE: name} for name in _chosen(gpus, _there(there)) for _ in range(workers_per_gpu)]
     if n_jobs is not None and n_jobs > len(places):
         raise SweepError(
-            f"n_jobs={n_jobs} workers have no place on {len(places) // workers_per_gpu} GPUs with workers_per_gpu="
-            f"{workers_per_gpu}: ask for fewer workers, or for more on each GPU."
+            f"hydra.sweeper.n_jobs={n_jobs} workers have no place on {len(places) // workers_per_gpu} GPUs with "
+            f"workers_per_gpu={workers_per_gpu}: ask for fewer workers, or for more on each GPU."
         )
     spread = [places[i] for first in range(workers_per_gpu) for i in range(first, len(places), workers_per_gpu)]
     return spread[: n_jobs or len(spread)]
@@ -49,20 +52,35 @@ def _chosen(gpus: Any, there: list[str]) -> list[str]:
     if gpus == "auto":
         return there
     if isinstance(gpus, bool) or not isinstance(gpus, int | str | Sequence):
-        raise SweepError(f"gpus={gpus} is no choice of GPUs: give auto, a number, a list of them, or null.")
+        raise SweepError(f"hydra.sweeper.gpus={gpus} is no choice of GPUs: give auto, a number, a list of them, or null.")
     if isinstance(gpus, int):
         if not 1 <= gpus <= len(there):
-            raise SweepError(f"gpus={gpus} asks for other than 1 to {len(there)}, the GPUs that are there: {_listed(there)}.")
+            raise SweepError(
+                f"hydra.sweeper.gpus={gpus} asks for other than 1 to {len(there)}, the GPUs that are there: {_listed(there)}."
+            )
         return there[:gpus]
     names = [name.strip() for name in gpus.split(",")] if isinstance(gpus, str) else [str(name) for name in gpus]
+    if not names:
+        raise SweepError("hydra.sweeper.gpus is an empty list: give auto, a number, a list of GPUs, or null.")
     for name in names:
         if name not in there:
-            raise SweepError(f"gpus names {name}, which is not there: there are {_listed(there)}.")
+            raise SweepError(f"hydra.sweeper.gpus names {name}, which is not there: there are {_listed(there)}.")
     return names
 
 
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(names) or "none"
+
+
+def n_cores() -> int:
+    """The cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # which macOS lacks
+    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+
+
+def threads(n_jobs: int, cores: int, environ: Mapping[str, str]) -> dict[str, str]:
+    """What gives each of several workers its share of the cores, unless the user has said otherwise."""
+    return {} if n_jobs == 1 or THREADS in environ else {THREADS: str(max(1, cores // n_jobs))}
 
 
 def visible_devices(environ: Mapping[str, str]) -> Sequence[str]:

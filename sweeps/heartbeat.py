@@ -5,19 +5,20 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from optuna import Study, Trial
 from optuna.exceptions import ExperimentalWarning
-from optuna.storages import BaseStorage, RDBStorage, fail_stale_trials
+from optuna.storages import BaseStorage, fail_stale_trials
+from optuna.storages._heartbeat import BaseHeartbeat
 
-from nntrain.sweeps.storage import HEARTBEAT_S
+from nntrain.sweeps.storage import HEARTBEAT_S, STORAGE_ERRORS
 
 
 @contextmanager
 def heartbeat(storage: BaseStorage, study: Study, trial: Trial) -> Iterator[None]:
     """Gives signs of life of a trial, from a thread; Optuna does so itself in `Study.optimize` only."""
-    if not isinstance(storage, RDBStorage):
+    if not isinstance(storage, BaseHeartbeat):
         yield
         return
     trial_id = storage.get_trial_id_from_study_id_trial_number(storage.get_study_id_from_name(study.study_name), trial.number)
@@ -32,9 +33,10 @@ def heartbeat(storage: BaseStorage, study: Study, trial: Trial) -> Iterator[None
         thread.join()
 
 
-def _beat(storage: RDBStorage, trial_id: int, over: threading.Event) -> None:
+def _beat(storage: BaseHeartbeat, trial_id: int, over: threading.Event) -> None:
     while not over.wait(HEARTBEAT_S):
-        storage.record_heartbeat(trial_id)
+        with suppress(*STORAGE_ERRORS):  # the next sign may come through
+            storage.record_heartbeat(trial_id)
 
 
 def fail_stale(study: Study) -> None:

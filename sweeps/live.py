@@ -81,7 +81,7 @@ class LiveTable:
     def _result(self, trial: FrozenTrial, outcome: str) -> str:
         values = ", ".join(f"{value:.6g}" for value in trial.values or ())
         step = f" at step {trial.last_step}" if trial.state is TrialState.PRUNED and trial.last_step is not None else ""
-        return f"{outcome}{step}{': ' + values if values else ''} ({_overrides(trial)})"
+        return f"{outcome}{step}{': ' + values if values else ''} ({_chosen(trial)})"
 
     def _failure(self, trial: FrozenTrial, outcome: str) -> str:
         lines = [f"trial {trial.number} failed ({outcome}): {trial.user_attrs.get(MESSAGE, '')}", f"  {_overrides(trial)}"]
@@ -107,25 +107,28 @@ class LiveTable:
         for trial in running[:MAX_RUNNING]:
             step = trial.last_step
             value = "" if step is None else f"{trial.intermediate_values[step]:.6g}"
-            table.add_row(str(trial.number), str(step or ""), value, _clock(_age_s(trial)), _overrides(trial))
+            table.add_row(str(trial.number), str(step or ""), value, _clock(_age_s(trial)), _chosen(trial))
         more = [Text(f"and {len(running) - MAX_RUNNING} more")] if len(running) > MAX_RUNNING else []
-        return Group(table, *more, Text(self._summary(trials, len(running))))
+        return Group(table, *more, Text(self._counts(trials)), Text(self._estimates(trials)))
 
-    def _summary(self, trials: Sequence[FrozenTrial], n_running: int) -> str:
+    def _counts(self, trials: Sequence[FrozenTrial]) -> str:
         mine = counted(trials)
         states = Counter(trial.state for trial in mine)
         parts = [
             f"{states[TrialState.COMPLETE]} completed",
             f"{states[TrialState.PRUNED]} pruned",
             f"{states[TrialState.FAIL]} failed",
-            f"{n_running} running",
-            f"of {self.plan.n_trials}",
+            f"{states[TrialState.RUNNING]} running",
         ]
-        if best := best_text(self.plan, trials):
+        return f"{', '.join(parts)}, of {self.plan.n_trials}"
+
+    def _estimates(self, trials: Sequence[FrozenTrial]) -> str:
+        best, parts = best_text(self.plan, trials), []
+        if best:
             parts.append(f"best {best}")
         if saved := saved_s(trials):
             parts.append(f"{_clock(saved)} saved by pruning")
-        if (left := self._left_s(mine)) is not None:
+        if (left := self._left_s(counted(trials))) is not None:
             parts.append(f"{_clock(left)} left")
         return ", ".join(parts)
 
@@ -139,6 +142,12 @@ class LiveTable:
 
 def _overrides(trial: FrozenTrial) -> str:
     return " ".join(trial.user_attrs.get(OVERRIDES, ()))
+
+
+def _chosen(trial: FrozenTrial) -> str:
+    """The same to look at, with four digits of each number."""
+    values = ((name, f"{value:.4g}" if isinstance(value, float) else value) for name, value in trial.params.items())
+    return " ".join(f"{name}={value}" for name, value in values)
 
 
 def _age_s(trial: FrozenTrial) -> float:

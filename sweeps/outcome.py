@@ -11,6 +11,7 @@ from typing import Any
 from optuna import TrialPruned
 from optuna.trial import TrialState
 
+from nntrain.config.errors import ConfigError
 from nntrain.events import CancelException, FitResult, StopReason
 
 STATES: Mapping[StopReason, TrialState] = {
@@ -53,10 +54,12 @@ def of_error(err: BaseException, result: FitResult | None) -> TrialEnd:
         return TrialEnd(result.reason, message=result.message, traceback=_text(err))
     if isinstance(err, TrialPruned):
         return TrialEnd(StopReason.PRUNED, message=str(err))
-    if isinstance(err, CancelException):
+    if isinstance(err, CancelException) and STATES[err.reason] is not TrialState.COMPLETE:
         return TrialEnd(err.reason, message=err.message)
     if isinstance(err, SystemExit):
         return TrialEnd(StopReason.ERROR, message=f"the job called sys.exit({err.code!r})")
+    if isinstance(err, ConfigError):
+        return TrialEnd(StopReason.ERROR, message=str(err))  # a mistake of the user's, which is told in a sentence
     message = f"{type(err).__name__}: {err}" if str(err) else type(err).__name__
     return TrialEnd(StopReason.of(err), message=message, traceback=_text(err))
 

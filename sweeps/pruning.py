@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from nntrain.callback import Callback, Purpose
 from nntrain.events import CancelFitException, StopReason
 from nntrain.recorder import Smoother
-from nntrain.sweeps.current import Running, running
+from nntrain.sweeps.current import Pruning, Running, running
 
 if TYPE_CHECKING:
     from nntrain.learner import Learner
@@ -19,9 +19,9 @@ BATCH_METRICS = ("batch/loss", "batch/loss_smooth")
 class PruningCallback(Callback):
     """Reports a metric to the trial that runs, and stops the fit (PRUNED) when the study's pruner says so.
 
-    The pruner is asked once after each report; the answer ends the fit as any other cancel does, so that all callbacks
-    clean up, and the reason is that of the `FitResult`, from which Optuna's state and the trackers' status follow. Outside a
-    sweep it does nothing.
+    The pruner is asked once after each report, but not after the last epoch, when there is nothing left to save. The answer
+    ends the fit as any other cancel does, so that all callbacks clean up, and the reason is that of the `FitResult`, from
+    which Optuna's state and the trackers' status follow. Outside a sweep it does nothing.
 
     Args:
         monitor: name of the metric, as it is recorded; `None` takes the sweep's own.
@@ -55,7 +55,8 @@ class PruningCallback(Callback):
     def after_batch(self, learn: Learner) -> None:
         """Reports the loss, where that is what is reported, every so many training batches."""
         if self._monitor in BATCH_METRICS and learn.training and learn.train_iter % (self._every or 1) == 0:
-            self._report(self._loss(learn), learn.train_iter)
+            self._pruning().report(self._loss(learn), learn.train_iter)
+            self._ask()
 
     def _loss(self, learn: Learner) -> float:
         """The loss of the last training batch, or the smoothed one; this reads the device."""
@@ -83,14 +84,17 @@ class PruningCallback(Callback):
             return
         if cancelled and self._monitor not in learn.recorder.row:
             return
-        self._report(learn.recorder.last(self._monitor), learn.epoch + 1)
+        self._pruning().report(learn.recorder.last(self._monitor), learn.epoch + 1)
+        if learn.epoch + 1 < learn.n_epoch:
+            self._ask()
 
-    def _report(self, value: float, step: int) -> None:
+    def _pruning(self) -> Pruning:
         assert self._running is not None
-        pruning = self._running.pruning
-        assert pruning is not None
-        pruning.report(value, step)
-        if (why := pruning.verdict()) is not None:
+        assert self._running.pruning is not None
+        return self._running.pruning
+
+    def _ask(self) -> None:
+        if (why := self._pruning().verdict()) is not None:
             raise CancelFitException(why, reason=StopReason.PRUNED)
 
     def cleanup_fit(self, learn: Learner) -> None:

@@ -61,6 +61,7 @@ def write_report(plan: SweepPlan, study: Study) -> dict[str, go.Figure]:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
+        warnings.simplefilter("ignore", UserWarning)  # few trials, or all of them as good: what the figures show as well
         drawn = figures(plan, study)
     trials = study.get_trials(deepcopy=False)
     table = html.escape("\n".join(final_table(plan, trials)))

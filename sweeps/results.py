@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -32,25 +31,26 @@ def write_results(plan: SweepPlan, trials: Sequence[FrozenTrial]) -> None:
     elif best:
         found |= {"best_params": dict(best[0].params), "best_value": best[0].values[0]}
     OmegaConf.save(OmegaConf.create(found), plan.folder / RESULTS)
-    _write_trials(plan, trials, plan.folder / TRIALS)
+    head, rows = trials_table(plan, trials)
+    with open(plan.folder / TRIALS, "w", newline="") as file:
+        csv.writer(file).writerows([head, *rows])
 
 
-def _write_trials(plan: SweepPlan, trials: Sequence[FrozenTrial], path: Path) -> None:
+def trials_table(plan: SweepPlan, trials: Sequence[FrozenTrial]) -> tuple[list[str], list[list[Any]]]:
+    """The columns of the table of all trials, and its rows."""
     params = sorted({name for trial in trials for name in trial.params})
     values = value_names(plan)
     head = ["number", "state", "outcome", *values, *params, "last_step", "seconds", "run", "message", "folder"]
-    with open(path, "w", newline="") as file:
-        table = csv.writer(file)
-        table.writerow(head)
-        for trial in trials:
-            attrs = trial.user_attrs
-            results = list(trial.values or ()) + [""] * (len(values) - len(trial.values or ()))
-            row = [trial.number, trial.state.name, attrs.get(OUTCOME, ""), *results]
-            row += [trial.params.get(name, "") for name in params]
-            row += ["" if trial.last_step is None else trial.last_step, f"{seconds(trial):.3f}"]
-            folder = folder_of(plan.folder, trial.number)
-            row += [attrs.get(TRACKED_RUN, ""), attrs.get(MESSAGE, ""), folder if folder.is_dir() else ""]
-            table.writerow(row)
+    rows = []
+    for trial in trials:
+        attrs = trial.user_attrs
+        results = list(trial.values or ()) + [""] * (len(values) - len(trial.values or ()))
+        row = [trial.number, trial.state.name, attrs.get(OUTCOME, ""), *results]
+        row += [trial.params.get(name, "") for name in params]
+        row += ["" if trial.last_step is None else trial.last_step, round(seconds(trial), 3)]
+        folder = folder_of(plan.folder, trial.number)
+        rows.append([*row, attrs.get(TRACKED_RUN, ""), attrs.get(MESSAGE, ""), str(folder) if folder.is_dir() else ""])
+    return head, rows
 
 
 def write_best(plan: SweepPlan, config: DictConfig) -> None:

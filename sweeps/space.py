@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import importlib
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override, OverrideType, RangeSweep, Transformer
+from hydra.core.override_parser.types import (
+    ChoiceSweep,
+    IntervalSweep,
+    Override,
+    OverrideType,
+    Quote,
+    QuotedString,
+    RangeSweep,
+)
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from optuna import Trial
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -27,20 +37,22 @@ class Space:
     """What is the same in all trials, and what each trial chooses.
 
     `fixed` are overrides, `distributions` Optuna's distributions by parameter, which is the key as it stands in an override,
-    with its `+` if there is one. `texts` holds, for each choice that Optuna keeps as a text, what stands in an override.
+    with its `+` if there is one. `literals` holds the choices that are lists or mappings, which Optuna keeps as they stand in
+    an override.
     """
 
     fixed: Sequence[str] = ()
     distributions: Mapping[str, BaseDistribution] = field(default_factory=dict)
-    texts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    literals: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def overrides(self, params: Mapping[str, Value]) -> list[str]:
         """The overrides that stand for a trial's parameters, those of a user's own function included."""
         return [f"{name}={self._text(name, value)}" for name, value in params.items()]
 
     def _text(self, name: str, value: Value) -> str:
-        known = self.texts.get(name, {}).get(value) if isinstance(value, str) else None
-        return known if known is not None else str(Override._get_value_element_as_str(value))
+        if isinstance(value, str):
+            return value if value in self.literals.get(name, ()) else _quoted(value)
+        return str(Override._get_value_element_as_str(value))
 
     def describe(self) -> dict[str, str]:
         """The space in words, by parameter: what is compared when a study goes on."""
@@ -51,6 +63,15 @@ class Space:
         """How many configurations there are; `None` if there is no end of them."""
         sizes = [len(values) if (values := grid_values(one)) is not None else None for one in self.distributions.values()]
         return math.prod(sizes) if None not in sizes else None  # type: ignore[arg-type]
+
+
+_NO_TEXTS = ("true", "false", "null", "nan", "inf")
+
+
+def _quoted(text: str) -> str:
+    """The text as Hydra's parser takes it for a text: `1`, `true` and `a b` need quotes."""
+    is_word = re.fullmatch(r"[A-Za-z_][\w./-]*", text, re.ASCII) and text.lower() not in _NO_TEXTS
+    return text if is_word else QuotedString(text, Quote.single).with_quotes()
 
 
 def make_space(params: Mapping[str, Any], arguments: Sequence[str], loader: ConfigLoader | None = None) -> Space:
@@ -65,9 +86,10 @@ def make_space(params: Mapping[str, Any], arguments: Sequence[str], loader: Conf
         SweepError: for a sweep that cannot be sampled; the message names its key.
     """
     texts = [f"{key}={_param_text(value)}" for key, value in params.items()]
-    given = OverridesParser.create(config_loader=loader).parse_overrides([*texts, *arguments])
+    parser = OverridesParser.create(config_loader=loader)
+    given = [_parsed(parser, text) for text in (*texts, *arguments)]
     last = {one.get_key_element().lstrip("+"): one for one in given}
-    fixed, distributions, shown = [], {}, {}
+    fixed, distributions, literals = [], {}, {}
     for one in last.values():
         if not one.is_sweep_override():
             fixed.append(_fixed(one))
@@ -75,8 +97,16 @@ def make_space(params: Mapping[str, Any], arguments: Sequence[str], loader: Conf
         key = one.get_key_element()
         if one.is_hydra_override():
             raise SweepError(f"{key} cannot be swept over, for it belongs to Hydra: sweep over a key of your own.")
-        distributions[key], shown[key] = _distribution(key, one)
-    return Space(fixed, distributions, {key: choices for key, choices in shown.items() if choices})
+        distributions[key], literals[key] = _distribution(one)
+    return Space(fixed, distributions, {key: choices for key, choices in literals.items() if choices})
+
+
+def _parsed(parser: OverridesParser, text: str) -> Override:
+    try:
+        return parser.parse_overrides([text])[0]
+    except HydraException as err:
+        lines = [line for line in str(err).splitlines() if not line.startswith(("Error parsing override", "See http"))]
+        raise SweepError(f"{text} cannot be read: {' '.join(lines)}.") from err
 
 
 def _param_text(value: Any) -> str:
@@ -91,13 +121,13 @@ def _fixed(override: Override) -> str:
     return f"{override.get_key_element()}={override.get_value_element_as_str()}"
 
 
-def _distribution(key: str, override: Override) -> tuple[BaseDistribution, dict[str, str]]:
+def _distribution(override: Override) -> tuple[BaseDistribution, list[str]]:
     value = override.value()
     try:
         if isinstance(value, IntervalSweep):
-            return _interval(value), {}
+            return _interval(value), []
         if isinstance(value, RangeSweep):
-            return _range(value), {}
+            return _range(value), []
         return _choice(override)
     except ValueError as err:
         raise SweepError(f"{override.input_line} cannot be sampled: {err}") from err
@@ -113,6 +143,8 @@ def _interval(sweep: IntervalSweep) -> BaseDistribution:
     start, end = sweep.start, sweep.end
     assert start is not None
     assert end is not None
+    if not (math.isfinite(start) and math.isfinite(end)):
+        raise ValueError("its ends must be finite.")
     if end < start:
         raise ValueError(f"its end {end:g} is below its start {start:g}.")
     if isinstance(start, int) and isinstance(end, int):  # int(interval(a, b)); the ends of a plain one are floats
@@ -121,32 +153,43 @@ def _interval(sweep: IntervalSweep) -> BaseDistribution:
 
 
 def _range(sweep: RangeSweep) -> BaseDistribution:
-    values = list(sweep.range())
-    if not values:
+    """In decimals, so that three steps of 0.3 are 0.9, which `range(0, 0.9, 0.3)` leaves out."""
+    given = (sweep.start, sweep.stop, sweep.step)
+    start, stop, step = (Decimal(str(value)) for value in given)
+    if not step:
+        raise ValueError("its step is 0.")
+    n = math.ceil((stop - start) / step)
+    if n < 1:
         raise ValueError(f"from {sweep.start} to {sweep.stop} in steps of {sweep.step} there is nothing (the end is left out).")
-    low, high, log = min(values), max(values), _is_log(sweep.tags)
-    if all(isinstance(value, int) for value in values):
-        return IntDistribution(low, high, log=log, step=1 if log else abs(int(sweep.step)))
-    if log:
-        raise ValueError("a logarithmic range of numbers with a fraction has no step: write tag(log, interval(a, b)).")
-    return FloatDistribution(float(low), float(high), step=abs(float(sweep.step)))
+    low, high = sorted((start, start + (n - 1) * step))
+    if _is_log(sweep.tags):
+        if not all(isinstance(value, int) for value in given) or sweep.step != 1:
+            raise ValueError("a logarithmic range has no step: write tag(log, interval(a, b)), or int(interval(a, b)) in it.")
+        return IntDistribution(int(low), int(high), log=True)
+    if all(isinstance(value, int) for value in given):
+        return IntDistribution(int(low), int(high), step=int(abs(step)))
+    return FloatDistribution(float(low), float(high), step=float(abs(step)))
 
 
-def _choice(override: Override) -> tuple[BaseDistribution, dict[str, str]]:
-    """Numbers, booleans and null are kept as they are; all else as text."""
+def _choice(override: Override) -> tuple[BaseDistribution, list[str]]:
+    """Numbers, booleans, texts and null are kept as they are; lists and mappings as what stands in an override."""
+    sweep = override._value
+    if isinstance(sweep, ChoiceSweep):
+        if sweep.tags:
+            raise ValueError("a choice takes no tag.")
+        override = replace(override, _value=replace(sweep, shuffle=False))  # the same choices each time, for a study to go on
     values: list[Value] = []
-    texts: dict[str, str] = {}
-    for value, text in zip(override.sweep_iterator(), override.sweep_iterator(Transformer.str), strict=True):
+    literals: list[str] = []
+    for value in override.sweep_iterator():
         plain = Override._convert_value(value)
-        if isinstance(plain, bool | int | float) or plain is None:
+        if isinstance(plain, bool | int | float | str) or plain is None:
             values.append(plain)
         else:
-            name = plain if isinstance(plain, str) else str(text)
-            values.append(name)
-            texts[name] = str(text)
+            literals.append(str(Override._get_value_element_as_str(value)))
+            values.append(literals[-1])
     if not values:
         raise ValueError("there is nothing to choose from.")
-    return CategoricalDistribution(list(dict.fromkeys(values))), texts
+    return CategoricalDistribution(list(dict.fromkeys(values))), literals
 
 
 def grid_values(distribution: BaseDistribution) -> list[Value] | None:
@@ -172,8 +215,9 @@ def _words(distribution: BaseDistribution) -> str:
         return f"choice({', '.join(map(str, distribution.choices))})"
     assert isinstance(distribution, IntDistribution | FloatDistribution)
     kind = "int" if isinstance(distribution, IntDistribution) else "float"
-    step = f" in steps of {distribution.step:g}" if distribution.step is not None and not distribution.log else ""
-    return f"{kind} from {distribution.low:g} to {distribution.high:g}{step}{', log' if distribution.log else ''}"
+    has_steps = distribution.step is not None and (kind == "float" or distribution.step != 1)
+    step = f" in steps of {distribution.step:.15g}" if has_steps else ""
+    return f"{kind} from {distribution.low:.15g} to {distribution.high:.15g}{step}{', log' if distribution.log else ''}"
 
 
 def first_params(space: Space) -> dict[str, Value]:
@@ -185,6 +229,14 @@ def first_params(space: Space) -> dict[str, Value]:
         elif isinstance(one, IntDistribution | FloatDistribution):
             found[name] = one.low
     return found
+
+
+def contains(distribution: BaseDistribution, value: Any) -> bool:
+    """Whether a value is one of a distribution's."""
+    try:
+        return bool(distribution._contains(distribution.to_internal_repr(value)))
+    except (TypeError, ValueError):  # a choice that there is none of, a text for a number
+        return False
 
 
 def suggest(trial: Trial, space: Space) -> None:
@@ -209,6 +261,6 @@ def custom_function(path: str | None) -> Callable[[DictConfig, Trial], None] | N
     module, _, name = path.rpartition(".")
     try:
         found: Callable[[DictConfig, Trial], None] = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as err:
+    except (ImportError, AttributeError, ValueError, TypeError) as err:
         raise SweepError(f"hydra.sweeper.custom_search_space={path} cannot be imported: {err}.") from err
     return found

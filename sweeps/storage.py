@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 
@@ -21,6 +23,15 @@ if TYPE_CHECKING:
     from optuna import Study
     from optuna.trial import FrozenTrial
 
+
+def _rpc_errors() -> tuple[type[Exception], ...]:
+    try:
+        import grpc
+    except ImportError:  # it comes with Optuna's proxy only
+        return ()
+    return (grpc.RpcError,)
+
+
 STUDY_FILE = "study.jsonl"
 """The file that a study is kept in, if nothing else is asked for: Optuna's own journal."""
 
@@ -29,6 +40,9 @@ HEARTBEAT_S = 10
 
 GRACE_S = 60
 """Seconds without such a sign after which a trial counts as lost."""
+
+STORAGE_ERRORS: tuple[type[Exception], ...] = (StorageInternalError, *_rpc_errors())
+"""What a storage raises that does not answer."""
 
 _GRPC_PORT = 13000
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql", "oracle", "mariadb")
@@ -53,8 +67,15 @@ def open_storage(url: str | None, folder: Path, on_stale: Callable[[Study, Froze
         return _proxy(url)
     if scheme not in _DATABASES:
         known = ", ".join(f"{name}://" for name in ("grpc", *_DATABASES))
-        raise SweepError(f"storage={without_password(url)} is no storage: give a URL that begins with one of {known}, or null.")
+        shown = without_password(url)
+        raise SweepError(f"hydra.sweeper.storage={shown} is no storage: give a URL that begins with one of {known}, or null.")
     return _database(url, on_stale)
+
+
+def lost_storage(url: str | None, err: Exception) -> SweepError:
+    """What is told of a storage that has stopped answering while a sweep ran."""
+    what = "The study's file" if url is None else f"storage={without_password(url)}"
+    return SweepError(f"{what} does not answer any more: {_first_line(err)}. Go on with the same command when it does.")
 
 
 def without_password(url: str) -> str:
@@ -64,20 +85,23 @@ def without_password(url: str) -> str:
 
 
 def _database(url: str, on_stale: Callable[[Study, FrozenTrial], None] | None) -> RDBStorage:
-    if (path := _sqlite_path(url)) is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        return RDBStorage(
-            url,
-            engine_kwargs=_engine(url),
-            heartbeat_interval=HEARTBEAT_S,
-            grace_period=GRACE_S,
-            heartbeat_stale_trial_callback=on_stale,
-        )
+        if (path := _sqlite_path(url)) is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)  # of the heartbeats
+            return RDBStorage(
+                url,
+                engine_kwargs=_engine(url),
+                heartbeat_interval=HEARTBEAT_S,
+                grace_period=GRACE_S,
+                heartbeat_stale_trial_callback=on_stale,
+            )
     except ImportError as err:
-        raise SweepError(f"storage={without_password(url)} needs a driver: pip install the module {err.name}.") from err
+        module = getattr(err.__cause__, "name", None) or err.name
+        raise SweepError(f"hydra.sweeper.storage={without_password(url)} needs the module {module}: pip install it.") from err
     except Exception as err:
-        raise SweepError(f"storage={without_password(url)} cannot be reached: {_first_line(err)}") from err
+        raise SweepError(f"hydra.sweeper.storage={without_password(url)} cannot be reached: {_first_line(err)}") from err
 
 
 def _engine(url: str) -> dict[str, object]:
@@ -91,14 +115,20 @@ def _sqlite_path(url: str) -> Path | None:
 
 
 def _proxy(url: str) -> GrpcStorageProxy:
-    import grpc
-
+    try:
+        import grpc
+    except ImportError as err:
+        raise SweepError(f"hydra.sweeper.storage={url} needs the module grpc: pip install grpcio protobuf.") from err
     parts = urlsplit(url)
-    proxy = GrpcStorageProxy(host=parts.hostname or "localhost", port=parts.port or _GRPC_PORT)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        proxy = GrpcStorageProxy(host=parts.hostname or "localhost", port=parts.port or _GRPC_PORT)
     try:
         proxy.wait_server_ready(timeout=10)
-    except (TimeoutError, grpc.FutureTimeoutError) as err:
-        raise SweepError(f"storage={url} cannot be reached: start it with optuna.storages.run_grpc_proxy_server.") from err
+    except (OSError, grpc.FutureTimeoutError) as err:  # Optuna 5 raises a ConnectionError
+        raise SweepError(
+            f"hydra.sweeper.storage={url} cannot be reached: start it with optuna.storages.run_grpc_proxy_server."
+        ) from err
     return proxy
 
 
@@ -128,9 +158,10 @@ class FileLock:
 
     def acquire(self) -> bool:
         """Waits for the lock."""
-        self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
-        fcntl.flock(self._fd, fcntl.LOCK_EX)
-        _cut_torn_line(self._fd)
+        fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        self._fd = fd  # only now: until here it is that of another thread, which has the lock
+        _cut_torn_line(fd)
         return True
 
     def release(self) -> None:

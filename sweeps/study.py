@@ -5,21 +5,22 @@ from __future__ import annotations
 import importlib
 import json
 import secrets
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.exceptions import DuplicatedStudyError
+from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning
 from optuna.pruners import BasePruner
-from optuna.samplers import BaseSampler, BruteForceSampler, GridSampler, QMCSampler
-from optuna.storages import BaseStorage
+from optuna.samplers import BaseSampler, BruteForceSampler, CmaEsSampler, GridSampler, QMCSampler
+from optuna.storages import BaseStorage, get_storage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from nntrain.sweeps.errors import SweepError
 from nntrain.sweeps.plan import Node, SweepPlan
-from nntrain.sweeps.space import Space, grid_values
+from nntrain.sweeps.space import Space, contains, grid_values
 from nntrain.sweeps.storage import STUDY_FILE, open_storage
 from nntrain.sweeps.trials import OUTCOME, WARM_START, SweepStudy, requeue
 
@@ -45,10 +46,11 @@ def open_study(plan: SweepPlan, offset: int = 0) -> tuple[SweepStudy, BaseStorag
     Raises:
         SweepError: if it was begun with another space or objective, or the sampler or pruner cannot be made.
     """
-    storage = open_storage(plan.storage, plan.folder, requeue)
+    storage = get_storage(open_storage(plan.storage, plan.folder, requeue))  # as `Study` does: with a cache before a database
     _create(storage, plan.study_name, plan.directions)
     made, pruner = sampler(plan, offset), _pruner(plan.pruner)
     study = SweepStudy(study_name=plan.study_name, storage=storage, sampler=made, pruner=pruner)
+    study.folder = plan.folder
     _check_directions(study, plan)
     _check_made_from(study, plan)
     return study, storage
@@ -75,7 +77,11 @@ def sampler(plan: SweepPlan, offset: int = 0) -> BaseSampler:
     cls = _class(node.pop("_target_"), BaseSampler)
     if issubclass(cls, GridSampler):
         node["search_space"] = _grid(plan.space)
-    elif node.get("seed") is not None and not issubclass(cls, QMCSampler | BruteForceSampler):
+    elif issubclass(cls, BruteForceSampler):
+        _grid(plan.space)
+    elif issubclass(cls, CmaEsSampler) and len(plan.directions) > 1:
+        raise SweepError("CMA-ES takes one objective only: choose another hydra/sweeper/sampler, such as nsgaii or tpe.")
+    elif node.get("seed") is not None and not issubclass(cls, QMCSampler):
         node["seed"] += offset
     made: BaseSampler = _made(cls, node, "sampler")
     return made
@@ -92,7 +98,10 @@ def _pruner(node: Node) -> BasePruner:
 
 def _class(target: str, base: type) -> Any:
     module, _, name = target.rpartition(".")
-    found = getattr(importlib.import_module(module), name, None)
+    try:
+        found = getattr(importlib.import_module(module), name, None)
+    except (ImportError, ValueError):
+        found = None
     if not (isinstance(found, type) and issubclass(found, base)):
         raise SweepError(f"{target} is no {base.__name__} of Optuna's: choose one of its config group.")
     return found
@@ -100,7 +109,9 @@ def _class(target: str, base: type) -> Any:
 
 def _made(cls: Any, arguments: Mapping[str, Any], what: str) -> Any:
     try:
-        return cls(**arguments)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)  # many of Optuna's are called so for years
+            return cls(**arguments)
     except (TypeError, ValueError) as err:
         raise SweepError(f"hydra.sweeper.{what}: {err}") from err
     except ImportError as err:
@@ -130,8 +141,8 @@ def _check_made_from(study: SweepStudy, plan: SweepPlan) -> None:
         "fixed": sorted(plan.space.fixed),
     }
     if MADE_FROM not in study.user_attrs:
-        study.set_user_attr(MADE_FROM, json.dumps(now))
         study.set_user_attr(RUN, secrets.token_hex(8))
+        study.set_user_attr(MADE_FROM, json.dumps(now))
         return
     before = json.loads(study.user_attrs[MADE_FROM])
     for what in now:
@@ -190,10 +201,11 @@ def begin(study: SweepStudy, plan: SweepPlan) -> None:
 
 def _known_elsewhere(plan: SweepPlan, folder: Path) -> list[FrozenTrial]:
     """The completed trials of another study whose parameters lie in the space of this one."""
-    if not (folder / STUDY_FILE).is_file():
-        raise SweepError(f"hydra.sweeper.warm_start={folder} is no folder of a study: it has no {STUDY_FILE}.")
-    storage = open_storage(None, folder)
-    names = [one.study_name for one in storage.get_all_studies() if not one.study_name.endswith(SHADOW)]
+    storage = open_storage(None, folder) if (folder / STUDY_FILE).is_file() else None
+    studies = [] if storage is None else storage.get_all_studies()
+    names = [one.study_name for one in studies if not one.study_name.endswith(SHADOW)]
+    if storage is None or not names:
+        raise SweepError(f"hydra.sweeper.warm_start={folder} is no folder of a study: it has no {STUDY_FILE} with one.")
     other = optuna.load_study(study_name=names[0], storage=storage)
     if [direction.name.lower() for direction in other.directions] != list(plan.directions):
         raise SweepError(f"hydra.sweeper.warm_start={folder} was optimised in another direction: its values say nothing here.")
@@ -203,7 +215,7 @@ def _known_elsewhere(plan: SweepPlan, folder: Path) -> list[FrozenTrial]:
 
 def _fits(trial: FrozenTrial, space: Space) -> bool:
     return trial.params.keys() == space.distributions.keys() and all(
-        one._contains(one.to_internal_repr(trial.params[name])) for name, one in space.distributions.items()
+        contains(one, trial.params[name]) for name, one in space.distributions.items()
     )
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -26,6 +27,7 @@ from nntrain.sweeps.errors import SweepError
 from nntrain.sweeps.heartbeat import fail_stale
 from nntrain.sweeps.plan import SweepPlan
 from nntrain.sweeps.policy import is_over
+from nntrain.sweeps.storage import STORAGE_ERRORS
 from nntrain.sweeps.trials import (
     KILLED,
     TIMEOUT,
@@ -33,11 +35,11 @@ from nntrain.sweeps.trials import (
     fail,
     give_up_or_retry,
     has_room,
+    interrupt,
     is_lost,
-    owner_of,
-    requeue,
+    is_of,
 )
-from nntrain.sweeps.worker_main import EXHAUSTED
+from nntrain.sweeps.worker_main import EXHAUSTED, UNREACHABLE
 
 POLL_S = 0.05
 """Seconds between two looks at the workers."""
@@ -47,6 +49,14 @@ LOOK_S = 0.5
 
 STALE_S = 10.0
 """Seconds between two looks for trials of other machines that give no sign of life."""
+
+NUMBERS = 100
+"""How far the numbers of two workers of one slot are apart, of which the second replaces the first."""
+
+STOPPED = "the sweep was stopped at once"
+
+PATIENCE_S = 20.0
+"""Seconds that a storage may leave unanswered before the sweep ends."""
 
 _CRASHES = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE})
 """What a process dies of by its own doing: the same configuration would die again."""
@@ -91,7 +101,7 @@ class WorkerProcess:
 
 
 def packed(**work: Any) -> bytes:
-    """The work of a worker as it goes through the pipe; the search path of modules comes first."""
+    """The work of a worker as it goes through the pipe; the search path of modules comes first, the worker's number last."""
     buffer: IO[bytes] = io.BytesIO()
     pickle.dump(list(sys.path), buffer)
     cloudpickle.dump(work, buffer)
@@ -106,9 +116,11 @@ class Supervisor:
         study: its study.
         storage: and where that is kept.
         slots: the environment of each worker.
-        work: makes what a worker gets, by its number.
+        work: what each worker gets.
         trial_timeout_s: seconds after which a trial is killed.
         look: is called with the trials, about twice a second.
+        began: when the sweep was, in seconds of the clock.
+        first: the number of the first worker, where there are others elsewhere.
     """
 
     def __init__(
@@ -117,19 +129,22 @@ class Supervisor:
         study: SweepStudy,
         storage: BaseStorage,
         slots: Sequence[Mapping[str, str]],
-        work: Callable[[int], bytes],
+        work: bytes,
         trial_timeout_s: float | None,
         look: Callable[[Sequence[FrozenTrial]], None],
+        began: float,
+        first: int = 0,
     ) -> None:
         self.plan, self.study, self.storage, self.slots, self.work = plan, study, storage, slots, work
-        self.trial_timeout_s, self.look = trial_timeout_s, look
+        self.trial_timeout_s, self.look, self.began, self.first = trial_timeout_s, look, began, first
         self.signum: int | None = None
+        self.is_exhausted = False
+        self._is_ending = False
+        self._silent_since: float | None = None
         self._workers: dict[int, WorkerProcess] = {}
-        self._is_exhausted = False
         self._n_fruitless = 0
         self._next_look = self._next_stale = 0.0
-        self._began = time.time()
-        self._n_start = 0
+        self._n_start: Counter[int] = Counter()
 
     def run(self) -> None:
         """Returns when no worker is left.
@@ -139,10 +154,24 @@ class Supervisor:
         """
         with self._signals():
             try:
-                while self._step():
+                while self._patient_step():
                     time.sleep(POLL_S)
             finally:
                 self._kill()
+
+    def _patient_step(self) -> bool:
+        """A step, or a pause if the storage does not answer: trials that train need not know."""
+        try:
+            goes_on = self._step()
+            self._silent_since = None
+            return goes_on
+        except STORAGE_ERRORS:
+            now = time.monotonic()
+            self._silent_since = self._silent_since or now
+            if self.signum is not None or now - self._silent_since > PATIENCE_S:
+                raise
+            time.sleep(LOOK_S)
+            return True
 
     def _step(self) -> bool:
         for slot, worker in list(self._workers.items()):
@@ -169,39 +198,40 @@ class Supervisor:
 
     def _is_wanted(self, trials: Sequence[FrozenTrial]) -> bool:
         """Whether one more worker would find something to do; one that has just started has not taken it yet."""
-        if self.signum is not None or self._is_exhausted or is_over(self.plan, trials, self._began):
+        if self.signum is not None or self.is_exhausted or is_over(self.plan, trials, self.began):
             return False
-        pids = {worker.process.pid for worker in self._workers.values()}
-        busy = sum(owner_of(trial).get("pid") in pids for trial in trials if trial.state is TrialState.RUNNING)
+        busy = sum(self._worker_of(trial) is not None for trial in trials if trial.state is TrialState.RUNNING)
         idle = len(self._workers) - busy
         return has_room(trials, self.plan.n_trials - idle) if idle else has_room(trials, self.plan.n_trials)
 
     def _start(self, slot: int) -> None:
-        log = self.plan.folder / "workers" / f"{slot}.log"
-        self._workers[slot] = WorkerProcess(self.work(slot + len(self.slots) * self._n_start), self.slots[slot], log)
-        self._n_start += slot == 0
+        log = self.plan.folder / "workers" / f"{self.first + slot}.log"
+        number = self.first + slot + NUMBERS * self._n_start[slot]
+        self._workers[slot] = WorkerProcess(self.work + pickle.dumps(number), self.slots[slot], log)
+        self._n_start[slot] += 1
 
     # --- the end of a worker
 
     def _bury(self, slot: int, worker: WorkerProcess) -> None:
         """Sees to the trial that a worker has left behind."""
-        del self._workers[slot]
-        worker.close()
         code = worker.exit_code
         assert code is not None
-        self._is_exhausted |= code == EXHAUSTED
+        self.is_exhausted |= code == EXHAUSTED
         running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        left = [trial for trial in running if owner_of(trial).get("pid") == worker.process.pid and is_lost(trial)]
+        left = [trial for trial in running if is_of(trial, worker.process.pid) and is_lost(trial)]
         for trial in left:
             self._left_behind(trial, code)
+        del self._workers[slot]  # only now: if the storage does not answer, this is tried again
+        worker.close()
         self._n_fruitless = 0 if left or code in (0, EXHAUSTED) else self._n_fruitless + 1
         if self._n_fruitless > len(self.slots):
             raise SweepError(f"the workers end before they take a trial (exit code {code}): look into {worker.log}.")
 
     def _left_behind(self, trial: FrozenTrial, code: int) -> None:
-        if self.signum is not None:
-            requeue(self.study, trial)
-            fail(self.study, self.storage, trial, StopReason.INTERRUPTED, "the sweep was stopped at once")
+        if self.signum is not None or self._is_ending:
+            interrupt(self.study, self.storage, trial, STOPPED)
+        elif code == UNREACHABLE:
+            interrupt(self.study, self.storage, trial, "the storage did not answer")
         elif code >= 0:
             fail(self.study, self.storage, trial, StopReason.ERROR, f"its process ended with exit code {code}")
         elif -code in _CRASHES:
@@ -222,12 +252,13 @@ class Supervisor:
                     worker.process.kill()
 
     def _worker_of(self, trial: FrozenTrial) -> WorkerProcess | None:
-        pid = owner_of(trial).get("pid")
-        return next((worker for worker in self._workers.values() if worker.process.pid == pid), None)
+        return next((worker for worker in self._workers.values() if is_of(trial, worker.process.pid)), None)
 
     def _kill(self) -> None:
-        for slot, worker in list(self._workers.items()):
+        self._is_ending = True
+        for worker in self._workers.values():
             worker.process.kill()
+        for slot, worker in list(self._workers.items()):
             worker.process.wait()
             self._bury(slot, worker)
 
@@ -235,7 +266,8 @@ class Supervisor:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        before = {signum: signal.signal(signum, self._receive) for signum in (signal.SIGINT, signal.SIGTERM)}
+        is_main = threading.current_thread() is threading.main_thread()  # else signals come to others
+        before = {signum: signal.signal(signum, self._receive) for signum in (signal.SIGINT, signal.SIGTERM) if is_main}
         try:
             yield
         finally:
@@ -243,14 +275,23 @@ class Supervisor:
                 signal.signal(signum, handler)
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:
+        self.stop(signum)
+
+    def stop(self, signum: int) -> None:
         """The first signal goes on to the workers, which stop at the next batch; a second one ends them at once."""
         if self.signum is not None:
             for worker in self._workers.values():
                 worker.process.kill()
             return
         self.signum = signum
+        tell_stop()
         for worker in self._workers.values():
             worker.process.send_signal(signal.SIGTERM if signum == signal.SIGTERM else signal.SIGINT)
+
+
+def tell_stop() -> None:
+    """Says that the sweep is stopping; in a signal handler `print` could meet itself."""
+    os.write(2, b"nntrain: the running trials stop and are queued again; one more Ctrl-C ends them at once\n")
 
 
 _PERHAPS = ", as the system does to one that takes too much memory"

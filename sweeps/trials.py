@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from nntrain.events import StopReason
 from nntrain.sweeps.storage import claiming
 
 OWNER = "nntrain.worker"
@@ -37,14 +40,18 @@ WARM_START = "nntrain.warm_start"
 
 TIMEOUT, KILLED, DUPLICATE = "timeout", "killed", "duplicate"
 
+LAUNCH = "NNTRAIN_LAUNCH"
+"""The environment variable that names the launch which a worker belongs to, where another Hydra launcher started it."""
+
 UNOWNED_S = 60
 """Seconds after which a running trial that nobody has signed counts as lost."""
 
 
 class SweepStudy(Study):
-    """A study whose sampler may say that there is nothing left to try, which Optuna expects in `optimize` only."""
+    """A study with a folder. Its sampler may say that there is nothing left to try, which Optuna expects in `optimize` only."""
 
     exhausted: bool = False
+    folder: Path | None = None
 
     def stop(self) -> None:
         """Takes note that the sampler has tried everything."""
@@ -54,13 +61,20 @@ class SweepStudy(Study):
 def this_process() -> str:
     """What a trial's `OWNER` is when this process runs it."""
     process = psutil.Process()
-    return json.dumps({"host": socket.gethostname(), "pid": process.pid, "started": process.create_time()})
+    owner = {"host": socket.gethostname(), "pid": process.pid, "started": process.create_time()}
+    return json.dumps(owner | ({"launch": os.environ[LAUNCH]} if LAUNCH in os.environ else {}))
 
 
 def owner_of(trial: FrozenTrial) -> Mapping[str, Any]:
     """Host, process id and start of the process that runs a trial; nothing if nobody has signed it."""
     owner: Mapping[str, Any] = json.loads(trial.user_attrs.get(OWNER, "{}"))
     return owner
+
+
+def is_of(trial: FrozenTrial, pid: int) -> bool:
+    """Whether a process of this machine runs a trial, or did."""
+    owner = owner_of(trial)
+    return bool(owner.get("pid") == pid and owner["host"] == socket.gethostname())
 
 
 def is_lost(trial: FrozenTrial) -> bool:
@@ -126,9 +140,10 @@ def _take(storage: BaseStorage, trial_id: int) -> bool:
 
 def requeue(study: Study, trial: FrozenTrial) -> None:
     """Has a trial's configuration run again, once; the new trial counts in its place."""
-    if any(other.user_attrs.get(RETRY_OF) == trial.number for other in study.get_trials(deepcopy=False)):
-        return
-    study.enqueue_trial(trial.params, user_attrs={RETRY_OF: trial.number})
+    folder = study.folder if isinstance(study, SweepStudy) else None
+    with nullcontext() if folder is None else claiming(folder):  # two commands may find the same dead process at once
+        if all(other.user_attrs.get(RETRY_OF) != trial.number for other in study.get_trials(deepcopy=False)):
+            study.enqueue_trial(trial.params, user_attrs={RETRY_OF: trial.number})
 
 
 def fail(study: Study, storage: BaseStorage, trial: FrozenTrial, outcome: str, message: str) -> None:
@@ -141,6 +156,12 @@ def fail(study: Study, storage: BaseStorage, trial: FrozenTrial, outcome: str, m
         storage.set_trial_state_values(trial_id, TrialState.FAIL)
     except UpdateFinishedTrialError:
         return
+
+
+def interrupt(study: Study, storage: BaseStorage, trial: FrozenTrial, message: str) -> None:
+    """Ends a trial for no fault of its own; it is run again."""
+    requeue(study, trial)
+    fail(study, storage, trial, StopReason.INTERRUPTED, message)
 
 
 def repair(study: Study, storage: BaseStorage) -> list[FrozenTrial]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Mapping
 from statistics import median
 
@@ -36,7 +37,9 @@ class Judge:
     def of(self, trial: Trial) -> Pruning | None:
         """The pruning of a trial; `None` where there are several objectives and no metric to prune by."""
         if self._shadow is not None:
-            shadow = self._reported_to[trial.number] = self._shadow.ask()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # that it gives no sign of life, which the trial itself does
+                shadow = self._reported_to[trial.number] = self._shadow.ask()
             return TrialPruning(self.plan, self._shadow, trial, shadow)
         return TrialPruning(self.plan, self.study, trial, trial) if len(self.plan.directions) == 1 else None
 

@@ -24,12 +24,14 @@ from optuna import Trial
 from optuna.trial import FrozenTrial, TrialState
 
 from nntrain.events import StopReason
+from nntrain.sweeps.compose import Composer
 from nntrain.sweeps.current import Pruning, Running, trial_runs
 from nntrain.sweeps.heartbeat import heartbeat
 from nntrain.sweeps.outcome import TrialEnd, of_error, of_return
 from nntrain.sweeps.plan import SweepPlan
 from nntrain.sweeps.policy import is_over
 from nntrain.sweeps.space import custom_function, suggest
+from nntrain.sweeps.storage import STORAGE_ERRORS
 from nntrain.sweeps.study import RUN, open_study
 from nntrain.sweeps.trials import (
     DUPLICATE,
@@ -79,6 +81,7 @@ class Worker:
         slot: which of the workers this is, from 0.
         log: where the output of a trial goes; by default where that of the process goes.
         after_trial: called with all trials after each one.
+        began: when the sweep was, in seconds of the clock; `None` means now.
     """
 
     def __init__(
@@ -90,6 +93,7 @@ class Worker:
         slot: int = 0,
         log: Log = to_terminal,
         after_trial: Callable[[Sequence[FrozenTrial]], None] | None = None,
+        began: float | None = None,
     ) -> None:
         self.plan, self.task_function, self.hydra_context, self.config = plan, task_function, hydra_context, config
         self.log, self.after_trial = log, after_trial
@@ -97,7 +101,8 @@ class Worker:
         self._is_stopped = False
         self._in_job = False
         self._n_duplicate = 0
-        self._began = time.time()
+        self._began = time.time() if began is None else began
+        self._composer = Composer(hydra_context.config_loader, config, plan.space.fixed)
         self._custom = custom_function(plan.custom_search_space)
         self.study, self.storage = open_study(plan, 0)
         n_before = len(self.study.get_trials(deepcopy=False))
@@ -120,9 +125,13 @@ class Worker:
     # --- one trial
 
     def _run(self, trial: Trial) -> None:
-        overrides = self._suggest(trial)
-        trial.set_user_attr(OVERRIDES, overrides)
-        config = self._compose(trial.number, overrides)
+        try:
+            overrides = self._suggest(trial)
+            trial.set_user_attr(OVERRIDES, overrides)
+            config = self._compose(trial.number, overrides)
+        except Exception as err:  # noqa: BLE001 - of the user's own function, or of a value that the configuration does not take
+            self._tell(trial, of_error(err, None))
+            return
         if self._is_duplicate(trial, config):
             return
         end = self._job(trial, config, self._judge.of(trial))
@@ -135,8 +144,7 @@ class Worker:
         return self.plan.space.overrides(trial.params)
 
     def _compose(self, number: int, overrides: Sequence[str], subfolder: str = "") -> DictConfig:
-        loader = self.hydra_context.config_loader
-        config = loader.load_sweep_config(self.config, [*self.plan.space.fixed, *overrides])
+        config = self._composer.compose(overrides)
         with open_dict(config):
             config.hydra.sweep.dir = str(self.plan.folder)
             config.hydra.sweep.subdir = f"{number}/{subfolder}" if subfolder else str(number)
@@ -201,10 +209,16 @@ class Worker:
         job = _Job(self.task_function)
         try:
             self._in_job = True
+            if self._is_stopped:  # by a signal that came while the configuration was made
+                raise KeyboardInterrupt
             run_job(job, config, "hydra.sweep.dir", "hydra.sweep.subdir", self.hydra_context)
+        except (SystemExit, KeyboardInterrupt) as err:
+            if not job.has_ended:  # so the signal came in Hydra's own part
+                job.error = err
+        finally:
             self._in_job = False
-        except (SystemExit, KeyboardInterrupt):
-            self._in_job = False
+        if isinstance(job.error, STORAGE_ERRORS):  # no fault of the trial's
+            raise job.error
         if job.error is not None:
             end = of_error(job.error, one.result)
             job.error = None  # its traceback holds the model
@@ -262,6 +276,7 @@ class _Job:
         self._task_function = task_function
         self.returned: Any = None
         self.error: BaseException | None = None
+        self.has_ended = False
 
     def __call__(self, config: DictConfig) -> Any:
         try:
@@ -269,6 +284,8 @@ class _Job:
         except BaseException as err:
             self.error = err
             raise
+        finally:
+            self.has_ended = True
         return self.returned
 
 

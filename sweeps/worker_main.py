@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,9 @@ LOG = "trial.log"
 
 EXHAUSTED = 3
 """The exit code of a worker whose sampler has nothing left to try."""
+
+UNREACHABLE = 4
+"""The exit code of a worker whose storage has stopped answering."""
 
 LAST_S = 30.0
 """Seconds that a worker has to interrupt its trial once the process that started it has died."""
@@ -54,15 +58,22 @@ def watch(fd: int) -> None:
 def main(fd: int) -> int:
     """Reads the work and does it; returns the exit code."""
     with os.fdopen(os.dup(fd), "rb") as pipe:
-        sys.path[:] = pickle.load(pipe)
+        theirs = pickle.load(pipe)
+        sys.path[:] = [*theirs, *(path for path in sys.path if path not in theirs)]  # other machines need their own
         work: dict[str, Any] = pickle.load(pipe)
+        work["slot"] = pickle.load(pipe)
     threading.Thread(target=watch, args=(fd,), name="nntrain-parent", daemon=True).start()
     from nntrain.sweeps.hydra_state import restored
+    from nntrain.sweeps.storage import STORAGE_ERRORS
     from nntrain.sweeps.worker import Worker
 
     restored(work.pop("state"))
-    worker = Worker(**work, log=to_file)
-    worker.run()
+    try:
+        worker = Worker(**work, log=to_file)
+        worker.run()
+    except STORAGE_ERRORS:
+        traceback.print_exc()
+        return UNREACHABLE
     return EXHAUSTED if worker.study.exhausted else 0
 
 

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 Mode: TypeAlias = Literal["min", "max"]
 """Whether a smaller or a larger value is better."""
 
-_SMALLER_IS_BETTER = frozenset({"loss", "error", "err", "mse", "rmse", "mae", "perplexity"})
+_SMALLER_IS_BETTER = frozenset({"loss", "error", "err", "mse", "rmse", "mae", "perplexity", "time"})
 
 
 def mode_of(monitor: str) -> Mode:
-    """`"min"` for a metric that has loss, error, mse, rmse, mae or perplexity as a word of its name, else `"max"`."""
+    """`"min"` for a metric that has loss, error, mse, rmse, mae, perplexity or time as a word of its name, else `"max"`."""
     return "min" if _SMALLER_IS_BETTER & set(re.split(r"[^a-z]+", monitor.lower())) else "max"
 
 

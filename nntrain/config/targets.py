@@ -39,8 +39,8 @@ TRUSTED_TARGETS: tuple[str, ...] = (
 )
 """Packages whose own public functions and classes a configuration may name."""
 
-HYDRA_TARGETS: tuple[str, ...] = ("hydra._internal.core_plugins", "hydra_plugins")
-"""Packages that may be named below the key `hydra`: launchers and sweepers."""
+HYDRA_TARGETS: tuple[str, ...] = ("hydra._internal.core_plugins", "hydra_plugins", "nntrain.study_run")
+"""Packages that may be named below the key `hydra`: launchers, sweepers, and what acts round a sweep."""
 
 EXTRAS: Mapping[str, str] = {"mlflow": "mlflow", "optuna": "sweeps", "torchmetrics": "metrics", "wandb": "wandb"}
 """Optional packages, and the extra of nntrain that installs each."""

@@ -69,6 +69,8 @@ class SweeperConfig:
     enqueue: list[dict[str, Any]] = field(default_factory=list)
     # folder of another study, whose completed trials the sampler learns from
     warm_start: str | None = None
+    # what acts round the sweep, by name: a _target_ that makes an nntrain.sweeps.StudyCallback
+    callbacks: dict[str, Any] = field(default_factory=dict)
 
 
 SAMPLERS: Mapping[str, Mapping[str, Any]] = {

@@ -1,4 +1,6 @@
-"""Real servers on loopback for tests: MLflow's, also with logins or PostgreSQL behind it, and one that misbehaves."""
+"""Real servers on loopback for tests: MLflow's, also with logins or PostgreSQL behind it, those of storages, and one that
+misbehaves.
+"""
 
 import http.client
 import os
@@ -17,7 +19,7 @@ from enum import Enum
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 TIMEOUT_S = 90
@@ -123,29 +125,98 @@ class MlflowServer:
         return {"MLFLOW_AUTH_CONFIG_PATH": str(settings), "MLFLOW_FLASK_SERVER_SECRET_KEY": "only for tests"}
 
 
+class Postgresql:
+    """A real PostgreSQL with an empty database; it can be killed and started again with its data, on the same port."""
+
+    def __init__(self) -> None:
+        self._bin = POSTGRES_BIN
+        assert self._bin is not None
+        owner = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.geteuid() == 0 else {}  # it refuses root
+        self.folder = Path(tempfile.mkdtemp(prefix="nntrain-postgresql-"))
+        if owner:
+            shutil.chown(self.folder, "postgres", "postgres")
+        self.port = free_port()
+        self.uri = f"postgresql+psycopg2://nntrain@127.0.0.1:{self.port}/postgres"
+        self._options: dict[str, Any] = {"cwd": self.folder, **owner}
+        self._process: subprocess.Popen[bytes] | None = None
+        initdb = [self._bin / "initdb", "-D", self.folder / "data", "-A", "trust", "-U", "nntrain", "--no-sync"]
+        subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, **self._options)
+
+    def start(self) -> None:
+        """Starts it and waits until it answers."""
+        assert self._bin is not None
+        listens = [f"-cport={self.port}", "-clisten_addresses=127.0.0.1", f"-cunix_socket_directories={self.folder}"]
+        command = [self._bin / "postgres", "-D", self.folder / "data", *listens, "-cfsync=off"]
+        with open(self.folder / "log", "a") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, **self._options)
+        is_ready = [self._bin / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port)]
+        wait_until(lambda: subprocess.run(is_ready, check=False).returncode == 0, "PostgreSQL")
+
+    def kill(self, signum: int = signal.SIGKILL) -> None:
+        """Kills its main process, which its others follow."""
+        if self._process is not None:
+            self._process.send_signal(signum)
+            self._process.wait()
+            self._process = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None) -> None:
+        self.kill(signal.SIGQUIT)  # its word for: at once, with all its processes
+        shutil.rmtree(self.folder)
+
+
 @contextmanager
 def postgresql() -> Iterator[str]:
     """The URI of an empty PostgreSQL database that lives as long as the context."""
-    assert POSTGRES_BIN is not None
-    owner = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.geteuid() == 0 else {}  # it refuses root
-    folder = Path(tempfile.mkdtemp(prefix="nntrain-postgresql-"))
-    if owner:
-        shutil.chown(folder, "postgres", "postgres")
-    port = free_port()
-    with open(folder / "log", "w") as log:
-        output = {"stdout": log, "stderr": log, "cwd": folder, **owner}
-        initdb = [POSTGRES_BIN / "initdb", "-D", folder / "data", "-A", "trust", "-U", "nntrain", "--no-sync"]
-        subprocess.run(initdb, check=True, **output)
-        settings = [f"-cport={port}", "-clisten_addresses=127.0.0.1", f"-cunix_socket_directories={folder}", "-cfsync=off"]
-        process = subprocess.Popen([POSTGRES_BIN / "postgres", "-D", folder / "data", *settings], **output)
-    try:
-        is_ready = [POSTGRES_BIN / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port)]
-        wait_until(lambda: subprocess.run(is_ready, check=False).returncode == 0, "PostgreSQL")
-        yield f"postgresql+psycopg2://nntrain@127.0.0.1:{port}/postgres"
-    finally:
-        process.send_signal(signal.SIGQUIT)  # its word for: at once, with all its processes
-        process.wait()
-        shutil.rmtree(folder)
+    with Postgresql() as server:
+        yield server.uri
+
+
+class OptunaProxy:
+    """Optuna's gRPC proxy before a journal; it can be killed and started again with its data, on the same port.
+
+    Args:
+        folder: where the journal and the log lie.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.port = folder.absolute(), free_port()
+        self.uri = f"grpc://127.0.0.1:{self.port}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Starts it and waits until it answers."""
+        program = (
+            "from optuna.storages import JournalStorage, run_grpc_proxy_server\n"
+            "from optuna.storages.journal import JournalFileBackend\n"
+            f"storage = JournalStorage(JournalFileBackend({str(self.folder / 'proxy.jsonl')!r}))\n"
+            f"run_grpc_proxy_server(storage, host='127.0.0.1', port={self.port})\n"
+        )
+        with open(self.folder / "proxy.log", "a") as log:
+            self._process = subprocess.Popen([sys.executable, "-c", program], stdout=log, stderr=log)
+        wait_until(self._answers, self.uri)
+
+    def _answers(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def kill(self) -> None:
+        """Kills it, by SIGKILL."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None) -> None:
+        self.kill()
 
 
 class Fault(Enum):

@@ -64,7 +64,10 @@ def test_every_command_line_works(command: str, tmp_path: Path) -> None:
     short = [] if "--help" in args or "debug=one_batch" in args else ["n_epoch=1"]
     if short and not any(arg.startswith("tracker=") for arg in args):
         short.append("tracker=none")
-    done = nntrain_run(*[arg for arg in args if not arg.startswith("n_epoch=")], *short, cwd=tmp_path)
+    if "-m" in args:
+        short.append("hydra.sweeper.n_trials=3")
+    long = ("n_epoch=", "hydra.sweeper.n_trials=")
+    done = nntrain_run(*[arg for arg in args if not arg.startswith(long)], *short, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
 
 

@@ -17,6 +17,7 @@ from nntrain.callback import Purpose
 from nntrain.data import DataLoaders
 from nntrain.integrations.base import MetricRow
 from nntrain.integrations.mlflow import MLflowTracker
+from nntrain.sweeps import current_trial
 
 
 def loaders(n_batch: int, num_workers: int = 0) -> DataLoaders:
@@ -81,6 +82,17 @@ class Prunes(Callback):
 
     def after_epoch(self, learn: Learner) -> None:
         raise CancelFitException("not promising", reason=StopReason.PRUNED)
+
+
+class PrunesOddTrials(Callback):
+    """Ends the fit after the first epoch in every second trial of a sweep."""
+
+    order: ClassVar[int] = 101  # after the trial has reported
+
+    def after_epoch(self, learn: Learner) -> None:
+        trial = current_trial()
+        if trial is not None and trial.number % 2:
+            raise CancelFitException(f"trial {trial.number} is odd", reason=StopReason.PRUNED)
 
 
 class Poisons(Callback):

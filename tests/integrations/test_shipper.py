@@ -1,13 +1,20 @@
-"""Parts of the shipper: how long it waits, and how it closes the journal of a process that has died."""
+"""Parts of the shipper: how long it waits, how many runs it delivers at once, how it closes a dead process's journal."""
 
 import os
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from nntrain.events import StopReason
+from nntrain.integrations.base import MetricRow
+from nntrain.integrations.delivery import Delivery
 from nntrain.integrations.journal import JournalError, read_journal
-from nntrain.integrations.shipper import FIRST_WAIT_S, LONGEST_WAIT_S, Parent, close_journal, wait_s
+from nntrain.integrations.memory import MemoryTracker
+from nntrain.integrations.shipper import AT_ONCE, FIRST_WAIT_S, LONGEST_WAIT_S, DeliveryThread, Parent, close_journal, wait_s
 from nntrain.integrations.writer import JournalWriter
 from tests.common.journals import END, START, append, batches
 
@@ -17,6 +24,35 @@ def test_the_wait_is_doubled_with_each_try_up_to_the_longest(n_tries: int, longe
     waits = [wait_s(n_tries) for _ in range(200)]
     assert longest / 2 <= min(waits) < 0.6 * longest
     assert 0.9 * longest < max(waits) <= longest
+
+
+@dataclass
+class Crowded(MemoryTracker):
+    """Lets go of those who deliver only when as many are there as may be; so it counts how many were there at once."""
+
+    gate: ClassVar[threading.Barrier] = threading.Barrier(AT_ONCE)
+    lock: ClassVar[threading.Lock] = threading.Lock()
+    n_inside: ClassVar[int] = 0
+    n_most: ClassVar[int] = 0
+
+    def metrics(self, rows: Sequence[MetricRow]) -> None:
+        with Crowded.lock:
+            Crowded.n_inside += 1
+            Crowded.n_most = max(Crowded.n_most, Crowded.n_inside)
+        Crowded.gate.wait(60)
+        with Crowded.lock:
+            Crowded.n_inside -= 1
+
+
+def test_so_many_runs_are_delivered_to_a_tracker_at_once_and_no_more(tmp_path: Path) -> None:
+    journals = [append(tmp_path / str(i), [START, *batches(1, 7), END]) for i in range(5 * AT_ONCE)]
+    threads = [DeliveryThread(Delivery(journal, "crowded", Crowded()), os.getpid()) for journal in journals]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert all(thread.delivery.is_current() for thread in threads)
+    assert Crowded.n_most == AT_ONCE
 
 
 def test_a_journal_without_an_end_is_closed_once(tmp_path: Path) -> None:

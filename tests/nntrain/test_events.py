@@ -4,6 +4,7 @@ import dataclasses
 import signal
 from typing import Any
 
+import optuna
 import pytest
 import torch
 
@@ -99,6 +100,7 @@ def test_names_are_plain_strings(part: type[Event] | type[StopReason]) -> None:
         (ValueError("x"), StopReason.ERROR),
         (KeyboardInterrupt(), StopReason.INTERRUPTED),
         (MemoryError(), StopReason.OUT_OF_MEMORY),
+        (optuna.TrialPruned("no promise"), StopReason.PRUNED),
         (torch.OutOfMemoryError("x"), StopReason.OUT_OF_MEMORY),
         (RuntimeError("x"), StopReason.ERROR),
     ],

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar
 
+import optuna
 import pytest
 import torch
 from torch import Tensor, nn
@@ -49,9 +51,13 @@ from nntrain.callbacks import (
 )
 from nntrain.schedule import SGDR, FlatCos, OneCycle
 from nntrain.statistics import ActivationStats, GradientStats, UpdateStats, WeightStats
+from nntrain.sweeps import PruningCallback
+from nntrain.sweeps.current import Running, trial_runs
+from nntrain.sweeps.verdict import TrialPruning
 from tests.common.scripted import flat
 from tests.common.spies import RaiseAt, counted_reads
 from tests.common.toys import Lists, regression_lists
+from tests.sweeps.small_app import make_plan
 
 SETTINGS: dict[type[Callback], Callable[[], Callback]] = {
     CastToTensor: CastToTensor,
@@ -76,11 +82,25 @@ SETTINGS: dict[type[Callback], Callable[[], Callback]] = {
 }
 """How each exported callback is made; whoever exports one adds it here, and it is tested."""
 
+
+class PruningInTrial(PruningCallback):
+    """In each fit in a trial of its own, which is never pruned."""
+
+    def before_fit(self, learn: Learner) -> None:
+        study = optuna.create_study(pruner=optuna.pruners.NopPruner())
+        trial = study.ask()
+        pruning = TrialPruning(make_plan(Path("study")), study, trial, trial)
+        with trial_runs(Running(trial, pruning)):
+            super().before_fit(learn)
+
+
 OTHERS: dict[type[Callback], Callable[[], Callback]] = {
     ActivationStats: ActivationStats,
     FlatCos: FlatCos,
     GradientStats: GradientStats,
     OneCycle: OneCycle,
+    PruningCallback: PruningCallback,
+    PruningInTrial: PruningInTrial,
     Recorder: Recorder,
     SGDR: lambda: SGDR(1),
     UpdateStats: UpdateStats,

@@ -30,6 +30,7 @@ class WaitSpy(MonitorCallback):
         ("train/loss_smooth", "min"),
         ("valid/error_rate", "min"),
         ("valid/mae", "min"),
+        ("time/epoch_s", "min"),
         ("valid/accuracy", "max"),
         ("valid/f1_score", "max"),
         ("valid/lossless", "max"),

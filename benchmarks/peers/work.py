@@ -1,0 +1,53 @@
+"""One trial, the same for every contender: nntrain's default digits MLP, its validation accuracy after each epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from nntrain import Callback, Learner, accuracy
+from nntrain.data import digits
+from nntrain.models import mlp
+from nntrain.rng import seed_everything
+from nntrain.schedule import OneCycle
+
+LR, HIDDEN, OPTIMIZERS = (1e-4, 1.0), (32, 64, 128, 256), ("sgd", "adam", "adamw")
+"""The space: ends of the learning rate, choices of the hidden units and of the optimizer."""
+
+OPT_FUNCS: Mapping[str, Callable[..., Any]] = {
+    "sgd": lambda params, lr: torch.optim.SGD(params, lr=lr, momentum=0.9),
+    "adam": lambda params, lr: torch.optim.Adam(params, lr=lr, betas=(0.9, 0.99)),
+    "adamw": lambda params, lr: torch.optim.AdamW(params, lr=lr, betas=(0.9, 0.99)),
+}
+
+
+class Reports(Callback):
+    """Hands the accuracy of each epoch to whoever looks for a reason to stop, which it does by raising."""
+
+    order = 100
+
+    def __init__(self, report: Callable[[float, int], None]) -> None:
+        self.report = report
+
+    def after_epoch(self, learn: Learner) -> None:
+        self.report(learn.recorder.last("valid/accuracy"), learn.epoch + 1)
+
+
+def train(params: Mapping[str, Any], n_epoch: int, report: Callable[[float, int], None] | None = None) -> float:
+    """Trains as `python -m nntrain.run callbacks=none tracker=none` does."""
+    torch.set_num_threads(1)
+    seed_everything(42)
+    learn = Learner(
+        mlp(n_in=64, hidden=params["hidden"], n_out=10),
+        digits(),
+        cross_entropy,
+        lr=params["lr"],
+        opt_func=OPT_FUNCS[params["optimizer"]],
+        metrics=[accuracy],
+        cbs=[OneCycle(), *([] if report is None else [Reports(report)])],
+        device="cpu",
+    )
+    return learn.fit(n_epoch).metrics["valid/accuracy"]

@@ -1,0 +1,75 @@
+"""The configuration of a trial, composed as Hydra would, in a tenth of the time where only values differ."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+_MAX_BASES = 32
+
+
+class Composer:
+    """Composes configurations from overrides.
+
+    Choosing files of groups and merging them takes Hydra most of the time, and depends on the overrides that choose files, add
+    keys or remove them. So what comes of these is kept, and a configuration that differs from it in values only is a copy
+    with the values put in, as Hydra puts them in after everything else.
+
+    Args:
+        loader: Hydra's.
+        config: the configuration of the sweep.
+        fixed: overrides that are the same in all trials.
+    """
+
+    def __init__(self, loader: ConfigLoader, config: DictConfig, fixed: Sequence[str]) -> None:
+        self._loader, self._config, self._fixed = loader, config, list(fixed)
+        self._parser = OverridesParser.create(config_loader=loader)
+        self._bases: dict[tuple[str, ...], DictConfig] = {}
+        self._groups: dict[str, bool] = {}
+
+    def compose(self, overrides: Sequence[str]) -> DictConfig:
+        """The configuration for overrides, those that are the same in all trials put before them."""
+        parsed = self._parser.parse_overrides(list(overrides))
+        values = [one for one in parsed if self._is_value(one)]
+        others = tuple(str(one.input_line) for one in parsed if not self._is_value(one))
+        if self._uses_dirname():
+            return self._load(overrides)
+        try:
+            config = copy.deepcopy(self._base(others))
+            for one in values:
+                OmegaConf.update(config, one.key_or_group, one.value(), merge=True)
+        except OmegaConfBaseException:
+            return self._load(overrides)  # which tells what is wrong as Hydra does
+        OmegaConf.copy_cache(from_config=self._config, to_config=config)
+        with open_dict(config.hydra):
+            config.hydra.overrides.task = [*self._fixed, *overrides]
+        return config
+
+    def _load(self, overrides: Sequence[str]) -> DictConfig:
+        return self._loader.load_sweep_config(self._config, [*self._fixed, *overrides])
+
+    def _base(self, others: tuple[str, ...]) -> DictConfig:
+        if others not in self._bases:
+            if len(self._bases) >= _MAX_BASES:
+                self._bases.clear()
+            self._bases[others] = self._load(others)
+        return self._bases[others]
+
+    def _is_value(self, one: Override) -> bool:
+        """Whether an override changes a value that is there, and nothing else."""
+        if one.type is not OverrideType.CHANGE or one.package is not None:
+            return False
+        key = one.key_or_group
+        if key not in self._groups:
+            self._groups[key] = "." not in key and bool(self._loader.get_group_options(key))
+        return not self._groups[key]
+
+    def _uses_dirname(self) -> bool:
+        """Whether something is named after the overrides, which Hydra writes out once it has composed."""
+        return "override_dirname" in str(self._config.hydra.sweep) + str(self._config.hydra.run)

@@ -1,0 +1,202 @@
+"""A Hydra application that knows nothing of nntrain but its sweeps, started from the command line as a user does."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+
+import optuna
+import psutil
+from optuna.storages import BaseStorage, get_storage
+from optuna.trial import FrozenTrial, TrialState
+
+from nntrain.sweeps.storage import open_storage
+from nntrain.sweeps.trials import MESSAGE, OUTCOME, counted
+from tests.common.servers import wait_until
+
+APP = """
+import os
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+
+from nntrain.sweeps import current_trial, register
+
+
+def hang():
+    while True:
+        time.sleep(0.05)
+
+
+def out_of_memory():
+    raise MemoryError("no room for 1 TiB")
+
+
+def fail():
+    raise ValueError("the learning rate is the wrong colour")
+
+
+FAULTS = {
+    "hang": hang,
+    "segfault": lambda: os.kill(os.getpid(), signal.SIGSEGV),
+    "sigkill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "exit": lambda: sys.exit(7),
+    "out_of_memory": out_of_memory,
+    "delete": lambda: shutil.rmtree(HydraConfig.get().runtime.output_dir),
+    "fail": fail,
+    "deaf": lambda: (signal.signal(signal.SIGINT, signal.SIG_IGN), hang()),
+}
+
+ConfigStore.instance().store(name="app", node={"x": 0.0})
+
+
+@hydra.main(version_base="1.3", config_path=None, config_name="app")
+def job(cfg):
+    number = current_trial().number
+    (Path(HydraConfig.get().runtime.output_dir) / "began").touch()
+    faults = os.environ["FAULTS"].split()
+    if number < len(faults):
+        FAULTS[faults[number]]()
+    time.sleep(float(os.environ["SLEEP_S"]))
+    return (cfg.x - 1) ** 2
+
+
+if __name__ == "__main__":
+    register()
+    job()
+"""
+
+STUDY = "parabola"
+
+
+class SweepCommand:
+    """A sweep over the application, as a command that can be given again.
+
+    Args:
+        folder: where it is started.
+        overrides: what stands on the command line beside the space and the study's name.
+        storage: URL of the storage; `None` means the file in the study's folder.
+    """
+
+    def __init__(self, folder: Path, *overrides: str, storage: str | None = None) -> None:
+        self.folder, self.storage = folder, storage
+        self.study_folder = folder / "multirun" / STUDY
+        folder.mkdir(exist_ok=True)
+        (folder / "app.py").write_text(APP)
+        chosen = [f"hydra.sweeper.study_name={STUDY}", "hydra/sweeper/sampler=random", "x=interval(-5,5)", *overrides]
+        if storage is not None:
+            chosen.append(f"hydra.sweeper.storage={storage}")
+        self.command = [sys.executable, "app.py", "-m", "hydra/sweeper=nntrain", *chosen]
+
+    def run(self, faults: Sequence[str] = (), sleep_s: float = 0.0) -> subprocess.CompletedProcess[str]:
+        """The finished process, with what it printed."""
+        with self.started(faults, sleep_s) as process:
+            out, err = process.communicate(timeout=200)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    @contextmanager
+    def started(self, faults: Sequence[str] = (), sleep_s: float = 0.0) -> Iterator[subprocess.Popen[str]]:
+        """The process, begun; whatever is left of it, or was started by it, is killed at the end.
+
+        Args:
+            faults: what the first trials do, of `FAULTS`.
+            sleep_s: how long the others take.
+        """
+        process = subprocess.Popen(
+            self.command,
+            cwd=self.folder,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "FAULTS": " ".join(faults), "SLEEP_S": str(sleep_s)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            yield process
+        finally:
+            process.kill()
+            for one in self.processes():
+                one.kill()
+            with process:
+                pass  # closes its pipes and waits for it
+
+    def trials(self) -> list[FrozenTrial]:
+        """The trials of the study."""
+        return optuna.load_study(study_name=STUDY, storage=self._opened).get_trials(deepcopy=False)
+
+    @cached_property
+    def _opened(self) -> BaseStorage:
+        return get_storage(open_storage(self.storage, self.study_folder))
+
+    def wait_for(self, n: int, process: subprocess.Popen[str], state: TrialState = TrialState.COMPLETE) -> None:
+        """Waits until there are so many trials in a state."""
+        self.wait_until_begun([0], process)
+
+        def is_so() -> bool:
+            assert process.poll() is None, process.communicate()
+            return sum(trial.state is state for trial in self.trials()) >= n
+
+        wait_until(is_so, f"{n} trials {state.name}")
+
+    def wait_until_begun(self, numbers: Sequence[int], process: subprocess.Popen[str]) -> None:
+        """Waits until the jobs of trials run."""
+
+        def is_so() -> bool:
+            assert process.poll() is None, process.communicate()
+            return all((self.study_folder / str(number) / "began").exists() for number in numbers)
+
+        wait_until(is_so, f"trials {numbers} begun")
+
+    def processes(self) -> list[psutil.Process]:
+        """All living processes that were started in the folder."""
+        return [process for process in psutil.process_iter() if _cwd(process) == str(self.folder)]
+
+    def workers(self) -> list[psutil.Process]:
+        """Those of them that are workers."""
+        return [process for process in self.processes() if any("worker_main" in word for word in process.cmdline())]
+
+    def assert_no_process_is_left(self) -> None:
+        """Waits for the last to go, for one whose parent was killed notices it and ends."""
+        wait_until(lambda: not self.processes(), f"processes in {self.folder} gone")
+
+
+def _cwd(process: psutil.Process) -> str | None:
+    try:
+        return process.cwd() if process.status() != psutil.STATUS_ZOMBIE else None
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return None
+
+
+def states(trials: Sequence[FrozenTrial]) -> Counter[str]:
+    """How many trials there are in each state."""
+    return Counter(trial.state.name for trial in trials)
+
+
+def assert_all_done(command: SweepCommand, n: int) -> None:
+    """Whether each of `n` configurations has been run to its end, once, and nothing is left behind."""
+    trials = command.trials()
+    assert [trial.number for trial in trials] == list(range(len(trials)))
+    assert states(counted(trials)) == {"COMPLETE": n}
+    assert states(trials)["RUNNING"] == states(trials)["WAITING"] == 0
+    command.assert_no_process_is_left()
+
+
+def causes(trials: Sequence[FrozenTrial]) -> dict[int, tuple[str, str, str]]:
+    """State, outcome and message of the trials that did not complete."""
+    return {
+        trial.number: (trial.state.name, trial.user_attrs.get(OUTCOME, ""), trial.user_attrs.get(MESSAGE, ""))
+        for trial in trials
+        if trial.state is not TrialState.COMPLETE
+    }

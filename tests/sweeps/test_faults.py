@@ -1,0 +1,170 @@
+"""Trials, workers, sweeps and storages that die: the others go on, the same command finishes the study, nothing is left."""
+
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from nntrain.sweeps.trials import RETRY_OF, counted
+from tests.common.servers import POSTGRES_BIN, OptunaProxy, Postgresql
+from tests.sweeps.command_line import SweepCommand, assert_all_done, causes, states
+
+pytestmark = pytest.mark.slow
+
+N = 40
+
+CAUSES = {
+    "segfault": ("FAIL", "killed", "its process crashed: SIGSEGV"),
+    "sigkill": ("FAIL", "killed", "its process was killed by SIGKILL, as the system does to one that takes too much memory"),
+    "exit": ("FAIL", "error", "the job called sys.exit(7)"),
+    "out_of_memory": ("FAIL", "out_of_memory", "MemoryError: no room for 1 TiB"),
+    "fail": ("FAIL", "error", "ValueError: the learning rate is the wrong colour"),
+    "hang": ("FAIL", "timeout", "it ran longer than trial_timeout_s=4"),
+}
+
+
+def sweep(tmp_path: Path, *overrides: str, storage: str | None = None) -> SweepCommand:
+    """Forty short trials with two workers, unless the overrides say otherwise."""
+    options = [f"hydra.sweeper.n_trials={N}", "hydra.sweeper.n_jobs=2", *overrides]
+    return SweepCommand(tmp_path / "app", *options, storage=storage)
+
+
+# --- trials
+
+
+def test_each_way_to_die_costs_its_own_trial_and_is_named(tmp_path: Path) -> None:
+    faults = [*CAUSES, "delete"]
+    limits = ["hydra.sweeper.n_trials=14", "hydra.sweeper.max_failure_rate=1", "hydra.sweeper.trial_timeout_s=4"]
+    command = sweep(tmp_path, *limits)
+    done = command.run(faults)
+    assert done.returncode == 0, done.stderr
+    trials = command.trials()
+    found = causes(trials)
+    assert found == dict(enumerate(CAUSES.values()))
+    for number, (_, outcome, message) in found.items():
+        assert f"trial {number} failed ({outcome}): {message}" in done.stderr
+    again = [trial for trial in trials if RETRY_OF in trial.user_attrs]
+    assert [trial.user_attrs[RETRY_OF] for trial in again] == [faults.index("sigkill")]  # it may have been the system
+    assert len(counted(trials)) == 14
+    command.assert_no_process_is_left()
+
+
+def test_in_the_foreground_a_trial_that_fails_costs_only_itself(tmp_path: Path) -> None:
+    faults = ["exit", "out_of_memory", "fail", "delete"]
+    limits = ["hydra.sweeper.n_trials=6", "hydra.sweeper.n_jobs=1", "hydra.sweeper.max_failure_rate=1"]
+    command = sweep(tmp_path, *limits)
+    done = command.run(faults)
+    assert done.returncode == 0, done.stderr
+    assert causes(command.trials()) == {number: CAUSES[fault] for number, fault in enumerate(faults) if fault in CAUSES}
+    assert states(command.trials()) == {"FAIL": 3, "COMPLETE": 3}
+
+
+# --- workers and the sweep itself
+
+
+def test_a_killed_worker_is_replaced_and_its_trial_run_again(tmp_path: Path) -> None:
+    command = sweep(tmp_path, storage=f"sqlite:///{tmp_path / 'study.db'}")
+    with command.started(sleep_s=0.05) as process:
+        command.wait_for(10, process)
+        command.workers()[0].kill()
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert_all_done(command, N)
+    first = {trial.number: trial for trial in command.trials()}
+    for trial in command.trials():
+        if (before := trial.user_attrs.get(RETRY_OF)) is not None:
+            assert trial.params == first[before].params
+
+
+def test_after_the_death_of_the_sweep_the_same_command_finishes_it(tmp_path: Path) -> None:
+    command = sweep(tmp_path)
+    with command.started(sleep_s=0.05) as process:
+        command.wait_for(10, process)
+        process.kill()
+        command.assert_no_process_is_left()
+    assert states(counted(command.trials()))["COMPLETE"] < N
+    done = command.run()
+    assert done.returncode == 0, done.stderr
+    assert_all_done(command, N)
+
+
+@pytest.fixture
+def proxy(tmp_path: Path) -> Iterator[OptunaProxy]:
+    with OptunaProxy(tmp_path / "proxy") as made:
+        yield made
+
+
+@pytest.fixture
+def server() -> Iterator[Postgresql]:
+    if POSTGRES_BIN is None:
+        pytest.skip("PostgreSQL is not installed")
+    with Postgresql() as made:
+        yield made
+
+
+def test_a_storage_that_comes_back_is_waited_for(server: Postgresql, tmp_path: Path) -> None:
+    command = sweep(tmp_path, storage=server.uri)
+    with command.started(sleep_s=0.05) as process:
+        command.wait_for(10, process)
+        server.kill()
+        time.sleep(1)
+        server.start()
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert_all_done(command, N)
+
+
+def test_after_the_death_of_its_storage_the_same_command_finishes_it(proxy: OptunaProxy, tmp_path: Path) -> None:
+    command = sweep(tmp_path, storage=proxy.uri)
+    with command.started(sleep_s=0.05) as process:
+        command.wait_for(10, process)
+        proxy.kill()
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert f"nntrain: storage={proxy.uri} does not answer any more" in err
+    assert "Traceback" not in err
+    command.assert_no_process_is_left()
+    proxy.start()
+    done = command.run()
+    assert done.returncode == 0, done.stderr
+    assert_all_done(command, N)
+
+
+# --- signals
+
+
+@pytest.mark.parametrize(("n_jobs", "signum"), [(1, signal.SIGINT), (1, signal.SIGTERM), (2, signal.SIGINT)])
+def test_a_signal_stops_the_trials_and_the_same_command_goes_on(n_jobs: int, signum: int, tmp_path: Path) -> None:
+    command = sweep(tmp_path, f"hydra.sweeper.n_jobs={n_jobs}", "hydra.sweeper.n_trials=4")
+    running = list(range(n_jobs))
+    with command.started(sleep_s=60) as process:
+        command.wait_until_begun(running, process)
+        process.send_signal(signum)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + signum, err
+    assert "the same command again" in out
+    found = causes(command.trials())
+    assert [found[number][:2] for number in running] == [("FAIL", "interrupted")] * len(running)
+    assert states(command.trials()) == {"FAIL": len(running), "WAITING": len(running)}
+    assert (command.study_folder / "report.html").is_file()
+    command.assert_no_process_is_left()
+    if signum == signal.SIGINT:
+        done = command.run()
+        assert done.returncode == 0, done.stderr
+        assert_all_done(command, 4)
+
+
+def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
+    command = sweep(tmp_path, "hydra.sweeper.n_trials=4")
+    with command.started(["deaf", "deaf"]) as process:
+        command.wait_until_begun([0, 1], process)
+        process.send_signal(signal.SIGINT)
+        assert process.stderr is not None
+        assert any("one more Ctrl-C" in line for line in process.stderr)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert states(command.trials()) == {"FAIL": 2, "WAITING": 2}
+    command.assert_no_process_is_left()
