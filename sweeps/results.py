@@ -80,8 +80,9 @@ def final_table(plan: SweepPlan, trials: Sequence[FrozenTrial]) -> list[str]:
     failed = f"{states[TrialState.FAIL]} failed" + (f" ({_causes(outcomes)})" if outcomes else "")
     rows = [("study", plan.study_name)]
     done = f"{states[TrialState.COMPLETE]} completed, {states[TrialState.PRUNED]} pruned, {failed}"
-    waiting = states[TrialState.WAITING] + states[TrialState.RUNNING]
-    rows.append(("trials", f"{done}, {waiting} to be run again" if waiting else done))
+    waiting, running = states[TrialState.WAITING], states[TrialState.RUNNING]
+    done += (f", {waiting} to be run again" if waiting else "") + (f", {running} running elsewhere" if running else "")
+    rows.append(("trials", done))
     for trial in best_trials(plan, trials)[:SHOWN_BEST]:
         values = [f"{name}={value:.6g}" for name, value in zip(value_names(plan), trial.values, strict=True)]
         rows.append(("best", f"{', '.join(values)} (trial {trial.number}): {' '.join(plan.space.overrides(trial.params))}"))

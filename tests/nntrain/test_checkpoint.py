@@ -286,9 +286,15 @@ def _sources() -> list[Path]:
     return [path for folder in folders for path in (REPO / folder).rglob("*.py")]
 
 
+NO_FILES = {
+    "sweeps/worker_main.py": ["pickle.load"] * 3,  # the pipe from the process that started this one
+}
+"""Where what is loaded comes from a process of the same command, and neither from a file nor from anybody else."""
+
+
 def test_nothing_in_the_repository_loads_what_could_run_code() -> None:
-    unsafe = {path.name: found for path in _sources() if (found := _unsafe_calls(path.read_text()))}
-    assert unsafe == {}
+    unsafe = {str(path.relative_to(REPO)): _unsafe_calls(path.read_text()) for path in _sources()}
+    assert {path: found for path, found in unsafe.items() if found != NO_FILES.get(path, [])} == {}
     assert len(_sources()) > 20
 
 
