@@ -12,9 +12,7 @@ from typing import Any, cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.plugins import Plugins
 from hydra.types import RunMode
-from hydra_plugins.nntrain_sweeper import NntrainSweeper
 from omegaconf import DictConfig, OmegaConf
 
 from nntrain.config.build import make_all, make_learner, resolve
@@ -38,7 +36,7 @@ from nntrain.integrations.provenance import provenance_tags
 from nntrain.learner import Learner
 from nntrain.preflight import TIMES, check_first_batch, check_monitors
 from nntrain.rng import seed_everything
-from nntrain.sweeps import PruningCallback
+from nntrain.sweeps import PruningCallback, register
 from nntrain.sweeps.current import Running, running
 
 STARTED = time.time()
@@ -166,11 +164,13 @@ def train(cfg: DictConfig, folder: Path, typed: Sequence[str]) -> tuple[FitResul
     if (resume := resumed_from(plain, trial)) is not None:
         check_resume(Path(resume), cfg, learn, redactor)
     write_config(folder, cfg, overrides, redactor)
-    with ConsoleLog(folder / CONSOLE_LOG, redactor.text):
-        result = fit(learn, plain["n_epoch"], redactor)
-        print(final_table(result))
-    if trial is not None and trackers:
-        trial.run = trackers[0].uid
+    try:
+        with ConsoleLog(folder / CONSOLE_LOG, redactor.text):
+            result = fit(learn, plain["n_epoch"], redactor)
+            print(final_table(result))
+    finally:
+        if trial is not None and trackers:
+            trial.run = trackers[0].uid
     return result, objective_value(plain["objective"], result)
 
 
@@ -231,7 +231,7 @@ def tell(err: ConfigError) -> int:
 
 def main() -> None:
     """The command line."""
-    Plugins.instance().register(NntrainSweeper)  # which an editable install hides from Hydra
+    register()  # an editable install hides the sweeper from Hydra
     try:
         sys.argv[1:] = check_command_line(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=CONFIG_PATH, config_name=CONFIG_NAME)(job)()

@@ -29,7 +29,7 @@ from nntrain.sweeps.sweep import Sweep
 
 DUPLICATES = ("rerun", "reuse", "resample")
 
-_GRIDS = ("optuna.samplers.GridSampler", "optuna.samplers.BruteForceSampler")
+_GRID = "optuna.samplers.GridSampler"
 
 
 def make_sweep(
@@ -181,7 +181,7 @@ def _with_monitor(plan: SweepPlan, metric: str | None) -> SweepPlan:
 
 def _with_grid(plan: SweepPlan) -> SweepPlan:
     """A sampler that tries everything has no more trials than there are configurations."""
-    if plan.sampler["_target_"] != _GRIDS[0] or plan.space.size is None:
+    if plan.sampler["_target_"] != _GRID or plan.space.size is None:
         return plan
     return replace(plan, n_trials=min(plan.n_trials, plan.space.size))
 

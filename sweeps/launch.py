@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import signal
 import socket
 import sys
 import threading
@@ -30,6 +29,7 @@ from optuna.trial import FrozenTrial, TrialState
 from nntrain.sweeps.errors import SweepError
 from nntrain.sweeps.plan import SweepPlan
 from nntrain.sweeps.policy import is_over
+from nntrain.sweeps.signals import stopped_by
 from nntrain.sweeps.space import first_params
 from nntrain.sweeps.storage import STORAGE_ERRORS
 from nntrain.sweeps.study import open_study
@@ -243,12 +243,10 @@ class Launch:
         over = threading.Event()
         thread = threading.Thread(target=self._watch, args=(name, over), name="nntrain-launch", daemon=True)
         thread.start()
-        before = {signum: signal.signal(signum, self._receive) for signum in (signal.SIGINT, signal.SIGTERM)}
         try:
-            yield
+            with stopped_by(self._receive):
+                yield
         finally:
-            for signum, handler in before.items():
-                signal.signal(signum, handler)
             over.set()
             thread.join()
 

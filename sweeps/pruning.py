@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from nntrain.callback import Callback, Purpose
+from nntrain.callback import Purpose
+from nntrain.callbacks.monitor import MeasuredCallback
 from nntrain.events import CancelFitException, StopReason
 from nntrain.recorder import Smoother
 from nntrain.sweeps.current import Pruning, Running, running
@@ -16,7 +17,7 @@ BATCH_METRICS = ("batch/loss", "batch/loss_smooth")
 """What can be reported between epochs: the loss of the last batch, and its exponentially weighted mean."""
 
 
-class PruningCallback(Callback):
+class PruningCallback(MeasuredCallback):
     """Reports a metric to the trial that runs, and stops the fit (PRUNED) when the study's pruner says so.
 
     The pruner is asked once after each report, but not after the last epoch, when there is nothing left to save. The answer
@@ -41,7 +42,6 @@ class PruningCallback(Callback):
         check_every(monitor, every)
         self.monitor, self.every = monitor, every
         self._running: Running | None = None
-        self._cancelled = False
 
     def before_fit(self, learn: Learner) -> None:
         """Finds the trial."""
@@ -65,26 +65,13 @@ class PruningCallback(Callback):
         smoothed = [self._smoother.add(loss) for loss in losses.tolist()]
         return smoothed[-1] if self._monitor == "batch/loss_smooth" else float(losses[-1])
 
-    def after_cancel_train(self, learn: Learner) -> None:
-        """Allows the metric to be missing."""
-        self._cancelled = True
-
-    def after_cancel_validate(self, learn: Learner) -> None:
-        """Allows the metric to be missing."""
-        self._cancelled = True
-
-    def after_cancel_epoch(self, learn: Learner) -> None:
-        """Allows the metric to be missing."""
-        self._cancelled = True
-
     def after_epoch(self, learn: Learner) -> None:
         """Reports the metric of the epoch."""
-        cancelled, self._cancelled = self._cancelled, False
         if self._monitor is None or self._monitor in BATCH_METRICS:
             return
-        if cancelled and self._monitor not in learn.recorder.row:
+        if (value := self.measured(learn, self._monitor)) is None:
             return
-        self._pruning().report(learn.recorder.last(self._monitor), learn.epoch + 1)
+        self._pruning().report(value, learn.epoch + 1)
         if learn.epoch + 1 < learn.n_epoch:
             self._ask()
 

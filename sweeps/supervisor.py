@@ -11,8 +11,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
@@ -27,6 +26,7 @@ from nntrain.sweeps.errors import SweepError
 from nntrain.sweeps.heartbeat import fail_stale
 from nntrain.sweeps.plan import SweepPlan
 from nntrain.sweeps.policy import is_over
+from nntrain.sweeps.signals import stopped_by
 from nntrain.sweeps.storage import STORAGE_ERRORS
 from nntrain.sweeps.trials import (
     KILLED,
@@ -152,7 +152,7 @@ class Supervisor:
         Raises:
             SweepError: if the workers die before they take a trial.
         """
-        with self._signals():
+        with stopped_by(self._receive):
             try:
                 while self._patient_step():
                     time.sleep(POLL_S)
@@ -263,16 +263,6 @@ class Supervisor:
             self._bury(slot, worker)
 
     # --- signals
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        is_main = threading.current_thread() is threading.main_thread()  # else signals come to others
-        before = {signum: signal.signal(signum, self._receive) for signum in (signal.SIGINT, signal.SIGTERM) if is_main}
-        try:
-            yield
-        finally:
-            for signum, handler in before.items():
-                signal.signal(signum, handler)
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:
         self.stop(signum)

@@ -7,10 +7,9 @@ import hashlib
 import json
 import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -30,6 +29,7 @@ from nntrain.sweeps.heartbeat import heartbeat
 from nntrain.sweeps.outcome import TrialEnd, of_error, of_return
 from nntrain.sweeps.plan import SweepPlan
 from nntrain.sweeps.policy import is_over
+from nntrain.sweeps.signals import stopped_by
 from nntrain.sweeps.space import custom_function, suggest
 from nntrain.sweeps.storage import STORAGE_ERRORS
 from nntrain.sweeps.study import RUN, open_study
@@ -112,7 +112,7 @@ class Worker:
 
     def run(self) -> None:
         """Runs trials until there is none left, the time is up, too many have failed, or a signal comes."""
-        with self._signals():
+        with stopped_by(self._receive):  # which interrupts the job, if it has not handled it itself, and ends the loop
             while not self._is_over() and (trial := claim(self.study, self.storage, self.plan.folder, self.plan.n_trials)):
                 with heartbeat(self.storage, self.study, trial):
                     self._run(trial)
@@ -152,7 +152,8 @@ class Worker:
         return config
 
     def _job(self, trial: Trial, config: DictConfig, pruning: Pruning | None) -> TrialEnd:
-        before = resume_folder(self.plan.folder, self._frozen(trial))
+        is_first = config.hydra.sweep.subdir == str(trial.number)  # a replicate with another seed goes on with nothing
+        before = resume_folder(self.plan.folder, self._frozen(trial)) if is_first else None
         one = Running(trial, pruning, before, self.study.user_attrs[RUN], self.plan.study_name)
         folder = Path(config.hydra.sweep.dir, config.hydra.sweep.subdir)
         folder.mkdir(parents=True, exist_ok=True)
@@ -249,19 +250,6 @@ class Worker:
         return self.study.get_trials(deepcopy=False)[trial.number]
 
     # --- signals
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """A signal interrupts the job, if it has not handled it itself, and ends the loop."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = {signum: signal.signal(signum, self._receive) for signum in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for signum, handler in before.items():
-                signal.signal(signum, handler)
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:
         self._is_stopped, self.signum = True, signum

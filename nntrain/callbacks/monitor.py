@@ -39,7 +39,34 @@ def epochs_since_best(values: Iterable[float], mode: Mode, min_delta: float = 0.
     return wait
 
 
-class MonitorCallback(Callback):
+class MeasuredCallback(Callback):
+    """Acts on a metric of each epoch; one in which something was cancelled before it was measured counts as no epoch."""
+
+    _cancelled = False
+
+    def after_cancel_train(self, learn: Learner) -> None:
+        """Allows the metric to be missing."""
+        self._cancelled = True
+
+    def after_cancel_validate(self, learn: Learner) -> None:
+        """Allows the metric to be missing."""
+        self._cancelled = True
+
+    def after_cancel_epoch(self, learn: Learner) -> None:
+        """Allows the metric to be missing."""
+        self._cancelled = True
+
+    def measured(self, learn: Learner, monitor: str) -> float | None:
+        """The metric of the epoch that has ended; `None` where it was cut short before it was measured.
+
+        Raises:
+            LookupError: if it was not recorded otherwise; the message lists what was.
+        """
+        cancelled, self._cancelled = self._cancelled, False
+        return None if cancelled and monitor not in learn.recorder.row else learn.recorder.last(monitor)
+
+
+class MonitorCallback(MeasuredCallback):
     """Follows one recorded metric over the epochs of a fit; subclasses say what to do in `act`.
 
     What it decides follows from the rows of the `Recorder` alone, so it has no state of its own and is right after a
@@ -65,31 +92,14 @@ class MonitorCallback(Callback):
             raise ValueError(f"{type(self).__name__} got min_delta={min_delta}: it must be at least 0, in either mode.")
         self.monitor, self.min_delta = monitor, min_delta
         self.mode: Mode = mode or mode_of(monitor)
-        self._cancelled = False
 
     def act(self, learn: Learner, wait: int) -> None:
         """For subclasses: what to do after an epoch, `wait` epochs after the best one (0: this is the best so far)."""
 
-    def after_cancel_train(self, learn: Learner) -> None:
-        """Allows the metric to be missing."""
-        self._cancelled = True
-
-    def after_cancel_validate(self, learn: Learner) -> None:
-        """Allows the metric to be missing."""
-        self._cancelled = True
-
-    def after_cancel_epoch(self, learn: Learner) -> None:
-        """Allows the metric to be missing."""
-        self._cancelled = True
-
     def after_epoch(self, learn: Learner) -> None:
         """Acts on the metric, if it was measured."""
-        cancelled, self._cancelled = self._cancelled, False
-        recorder = learn.recorder
-        if cancelled and self.monitor not in recorder.row:
-            return
-        recorder.last(self.monitor)
-        self.act(learn, self.wait(learn))
+        if self.measured(learn, self.monitor) is not None:
+            self.act(learn, self.wait(learn))
 
     def wait(self, learn: Learner) -> int:
         """How many epochs of this fit followed the best one; 0 before the first."""

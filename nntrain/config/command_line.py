@@ -21,7 +21,7 @@ from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseExceptio
 from nntrain.config.errors import ConfigError
 from nntrain.config.messages import sentence
 from nntrain.config.resume import with_saved_overrides
-from nntrain.config.targets import check_targets
+from nntrain.config.targets import TRUSTED_TARGETS, check_targets, in_packages
 
 CONFIG_PATH = "pkg://nntrain.conf"
 CONFIG_NAME = "config"
@@ -44,6 +44,7 @@ def check_command_line(argv: Sequence[str]) -> list[str]:
         overrides = with_saved_overrides(args.overrides)
         cfg = _compose(args, overrides)
         check_targets(cfg, list(cfg.trusted_targets))
+        _check_function(cfg)
     except ConfigError:  # is a ValueError too, and says already what it has to
         raise
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as err:
@@ -52,6 +53,16 @@ def check_command_line(argv: Sequence[str]) -> list[str]:
         _check_folder(cfg)
     first = argv.index(args.overrides[0]) if args.overrides else len(argv)
     return [*argv[:first], *overrides, *argv[first + len(args.overrides) :]]
+
+
+def _check_function(cfg: DictConfig) -> None:
+    """Checks that a sweep's function of the user's lies in a trusted package, since its module is going to be imported."""
+    path = cfg.hydra.sweeper.get("custom_search_space")
+    if path is not None and not in_packages(str(path), [*TRUSTED_TARGETS, *cfg.trusted_targets]):
+        raise ConfigError(
+            f"hydra.sweeper.custom_search_space={path} is not trusted: if it is yours, "
+            f"add 'trusted_targets=[{str(path).split('.')[0]}]'."
+        )
 
 
 def _check_folder(cfg: DictConfig) -> None:

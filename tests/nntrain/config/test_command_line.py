@@ -26,6 +26,7 @@ from nntrain.config.errors import ConfigError
         (["data._target_=os.system"], "data._target_=os.system is not trusted: choose from nntrain.callbacks"),
         (["+hydra.callbacks.x._target_=os.system"], "hydra.callbacks.x._target_=os.system is not trusted"),
         (["hydra.launcher._target_=os.system"], "hydra.launcher._target_=os.system is not trusted"),
+        (["hydra.sweeper.custom_search_space=os.system"], "hydra.sweeper.custom_search_space=os.system is not trusted"),
         (["model._target_=${nosuch}"], "model._target_ cannot be resolved: Interpolation key 'nosuch' not found."),
         (["model._target_=${oc.env:NOSUCH}"], "model._target_ cannot be resolved: "),
         (["--config-dir", "nowhere"], "--config-dir nowhere is no folder"),
