@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import sys
 import time
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -229,6 +230,15 @@ def tell(err: ConfigError) -> int:
     return 1
 
 
+def exit_at_once(code: int) -> NoReturn:
+    """Ends the process, and those of its data loaders, without the interpreter's own clearing up."""
+    for child in multiprocessing.active_children():
+        child.terminate()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # with torch loaded the clearing up takes a second, and several on a busy machine
+
+
 def main() -> None:
     """The command line."""
     register()  # an editable install hides the sweeper from Hydra
@@ -240,7 +250,7 @@ def main() -> None:
     except KeyboardInterrupt:
         shared_shipper().leave()
         print("nntrain: interrupted", file=sys.stderr)
-        sys.exit(130)
+        exit_at_once(130)
 
 
 if __name__ == "__main__":

@@ -80,10 +80,15 @@ def _n_journal(run: TrainingRun) -> int:
     return 0 if losses is None else len(losses.value)
 
 
-@pytest.mark.parametrize("pause_s", [0.05, 0.5])
-@pytest.mark.parametrize("uri", ["sqlite:///mlflow.db", "http://127.0.0.1:9"])
-def test_a_second_ctrl_c_leaves_at_once_and_keeps_the_journal(tmp_path: Path, database: Path, uri: str, pause_s: float) -> None:
-    args = small(9999, f"tracker.mlflow.tracking_uri={uri}", batch_ms=1500)
+@pytest.mark.parametrize(
+    ("uri", "pause_s", "workers"),
+    [("sqlite:///mlflow.db", 0.05, 0), ("sqlite:///mlflow.db", 0.5, 1), ("http://127.0.0.1:9", 0.5, 0)],
+    ids=["soon", "with a loader's process", "dead server"],
+)
+def test_a_second_ctrl_c_leaves_at_once_and_keeps_the_journal(
+    tmp_path: Path, database: Path, uri: str, pause_s: float, workers: int
+) -> None:
+    args = small(9999, f"tracker.mlflow.tracking_uri={uri}", batch_ms=1500, workers=workers)
     with TrainingRun(tmp_path, args) as run:
         run.wait_for_batches(2)
         run.process.send_signal(signal.SIGINT)

@@ -96,7 +96,7 @@ def swept(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     shutil.copy(empty_store, folder / "mlflow.db")
     odd = "+callbacks.odd._target_=tests.e2e.user.PrunesOddTrials"
     numbers = [f"hydra.sweeper.n_trials={N_TRIAL}", f"hydra.sweeper.n_jobs={request.param}"]
-    return run_sweep(folder, *sweep(*BOTH, SPACE, odd), *numbers)
+    return run_sweep(folder, *sweep(*BOTH, SPACE, odd, "objective=valid/loss"), *numbers)
 
 
 # --- pruning by a cancel exception
@@ -137,8 +137,8 @@ def test_optuna_trackers_and_folders_agree_on_each_trial(swept: Swept) -> None:
         assert kept.run.run_group == STUDY
         assert float(run.data.params["lr"]) == trial.params["lr"] == float(row["lr"])
         assert len(kept.series("epoch")) == n_epoch
-        last = run.data.metrics["valid/accuracy"]
-        assert kept.series("valid/accuracy")[-1][1] == pytest.approx(last)
+        last = run.data.metrics["valid/loss"]
+        assert kept.series("valid/loss")[-1][1] == pytest.approx(last)
         assert trial.intermediate_values[n_epoch] == last
         assert trial.values == [last]
     assert len(runs) == N_TRIAL + 1
