@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.errors import HydraException
-from hydra.utils import instantiate
+from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from nntrain.callback import Callback
 from nntrain.config.errors import ConfigError
 from nntrain.config.messages import sentence
-from nntrain.config.signature import check_call
+from nntrain.config.signature import RESERVED, check_call
 from nntrain.config.targets import TRUSTED_TARGETS, check_targets, resolve_target, targets_in
 from nntrain.learner import Learner
 from nntrain.metrics import Metric, as_metric
@@ -84,12 +84,23 @@ def make(node: Any, key: str) -> Any:
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise ConfigError(f"{key} has no _target_: choose one of its configs, or give the dotted path of your own.")
     try:
-        return instantiate(dict(node), _convert_="all")
-    except HydraException as err:
-        cause = err.__cause__
-        if isinstance(cause, ValueError | TypeError | LookupError | ImportError | OSError):
-            raise ConfigError(f"{key}: {cause}") from err
-        raise (cause or err) from None  # a bug: its own traceback says where
+        return _made(node)
+    except (ValueError, TypeError, LookupError, ImportError, OSError) as err:
+        raise ConfigError(f"{key}: {err}") from err
+
+
+def _made(node: Any) -> Any:
+    """As Hydra's `instantiate`, whose partials check each call anew: for a metric that is 0.1 ms and more a batch."""
+    if isinstance(node, list):
+        return [_made(item) for item in node]
+    if not isinstance(node, Mapping):
+        return node
+    given = node if node.get("_recursive_") is False else {name: _made(value) for name, value in node.items()}
+    if "_target_" not in node:
+        return given
+    target, args = get_object(node["_target_"]), given.get("_args_") or ()
+    kwargs = {name: value for name, value in given.items() if name not in RESERVED}
+    return functools.partial(target, *args, **kwargs) if node.get("_partial_") else target(*args, **kwargs)
 
 
 def make_all(nodes: Mapping[str, Any] | None, key: str) -> dict[str, Any]:

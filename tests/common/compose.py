@@ -8,8 +8,11 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 import nntrain.conf
+from nntrain.sweeps import register
 
 CONF = Path(nntrain.conf.__file__).parent
+
+register()  # an editable install hides the sweeper from Hydra
 
 
 def composed(*overrides: str, folder: Path | None = None) -> DictConfig:

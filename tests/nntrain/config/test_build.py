@@ -1,12 +1,13 @@
 """A resolved configuration is checked whole, and its nodes are made into objects."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
 import pytest
 from torch import nn
 
-from nntrain import AvgMetric
+from nntrain import AvgMetric, accuracy
 from nntrain.config.build import make, make_all, make_learner, make_metrics, resolve
 from nntrain.config.errors import ConfigError
 from tests.common.compose import composed, minimal
@@ -98,3 +99,16 @@ def test_the_learner_is_that_of_the_configuration() -> None:
     assert learn.metrics == []
     assert [layer.out_features for layer in learn.model.modules() if isinstance(layer, nn.Linear)] == [7, 10]
     assert learn.opt_func.keywords["betas"] == [0.9, 0.99]
+
+
+def test_what_is_called_each_batch_is_the_function_itself_and_no_wrapper_of_hydras() -> None:
+    (metric,) = make_metrics(resolve(composed())["metrics"])
+    assert isinstance(metric, AvgMetric)
+    assert type(metric.func) is functools.partial
+    assert metric.func.func is accuracy
+
+
+def test_a_node_that_is_not_recursive_hands_its_nodes_over_as_they_are() -> None:
+    inner = {"_target_": "torch.nn.ReLU"}
+    made = make({"_target_": "torch.nn.Sequential", "_args_": [inner], "_partial_": True, "_recursive_": False}, "model")
+    assert made.args == (inner,)
