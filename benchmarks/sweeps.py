@@ -71,6 +71,7 @@ class Task:
     n_trials: int
     n_epoch: int
     pruner: str
+    grace: int
 
 
 Result = dict[str, Any]
@@ -100,6 +101,8 @@ def ours(task: Task) -> Result:
         "callbacks": "none",
         "tracker": "none",
     }
+    if task.pruner == "successive_halving":
+        keys["hydra.sweeper.pruner.min_resource"] = task.grace
     overrides = [f"{key}={value}" for key, value in keys.items()]
     seconds, _ = run([sys.executable, "-m", "nntrain.run", "-m", *SPACE, *overrides])
     folder = Path("multirun/side-by-side")
@@ -133,12 +136,12 @@ def stock(python: str) -> Contender:
 
 def plain_optuna(task: Task) -> Result:
     """Optuna alone, with threads."""
-    return script(sys.executable, "optuna_threads.py", task, "--pruner", task.pruner)
+    return script(sys.executable, "optuna_threads.py", task, "--pruner", task.pruner, "--grace", str(task.grace))
 
 
 def ray_tune(python: str) -> Contender:
     """Ray Tune with ASHA, in the environment of `python`."""
-    return lambda task: script(python, "ray_asha.py", task)
+    return lambda task: script(python, "ray_asha.py", task, "--grace", str(task.grace))
 
 
 def script(python: str, name: str, task: Task, *more: str) -> Result:
@@ -188,13 +191,16 @@ def main() -> None:
     parser.add_argument("--ray", type=os.path.abspath, help="python of the environment with Ray Tune")
     parser.add_argument("--n-trials", type=int, default=60)
     parser.add_argument("--n-epoch", type=int, default=300, help="epochs of a trial that is not stopped: 3 to 6 s")
-    parser.add_argument("--pruner", choices=["median", "successive_halving"], default="median", help="ours, and Optuna's")
+    parser.add_argument(
+        "--pruner", choices=["median", "successive_halving"], default="successive_halving", help="ours, Optuna's"
+    )
+    parser.add_argument("--grace", type=int, default=20, help="epochs before successive halving stops a trial, Ray's ASHA too")
     parser.add_argument("--rounds", type=int, default=1, help="measurements of each")
     parser.add_argument("--empty-trials", type=int, default=500, help="trials of the empty job")
     parser.add_argument("--only", nargs="+", choices=["ours", "stock", "optuna", "ray", "empty"], help="what to measure")
     parser.add_argument("--json", type=os.path.abspath, help="where to write the figures")
     args = parser.parse_args()
-    task = Task(args.n_trials, args.n_epoch, args.pruner)
+    task = Task(args.n_trials, args.n_epoch, args.pruner, args.grace)
     all_of_them: dict[str, Contender] = {"ours": ours, "optuna": plain_optuna}
     all_of_them |= {"stock": stock(args.stock)} if args.stock else {}
     all_of_them |= {"ray": ray_tune(args.ray)} if args.ray else {}

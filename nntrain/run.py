@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import sys
 import time
@@ -24,6 +23,7 @@ from nntrain.config.redact import Redactor
 from nntrain.config.resume import check_resume
 from nntrain.config.run_folder import remove_if_empty, write_config
 from nntrain.config.signature import nearest
+from nntrain.ending import end_at_once, end_process
 from nntrain.events import FitResult, StopReason, exit_code
 from nntrain.integrations.adapter import Figures, TrackerCallback
 from nntrain.integrations.base import ModelFile, RunInfo, Tracker
@@ -230,27 +230,28 @@ def tell(err: ConfigError) -> int:
     return 1
 
 
-def exit_at_once(code: int) -> NoReturn:
-    """Ends the process, and those of its data loaders, without the interpreter's own clearing up."""
-    for child in multiprocessing.active_children():
-        child.terminate()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)  # with torch loaded the clearing up takes a second, and several on a busy machine
+def main() -> NoReturn:
+    """The command line; ends the process."""
+    end_process(command())
 
 
-def main() -> None:
-    """The command line."""
+def command() -> int:
+    """Runs the command line; returns the exit code."""
     register()  # an editable install hides the sweeper from Hydra
     try:
         sys.argv[1:] = check_command_line(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=CONFIG_PATH, config_name=CONFIG_NAME)(job)()
     except ConfigError as err:
-        sys.exit(tell(err))
+        return tell(err)
     except KeyboardInterrupt:
         shared_shipper().leave()
         print("nntrain: interrupted", file=sys.stderr)
-        exit_at_once(130)
+        end_at_once(130)
+    except SystemExit as err:
+        if isinstance(err.code, int):
+            return err.code
+        raise
+    return 0
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import warnings
 from collections.abc import Iterator
@@ -138,10 +139,34 @@ def _first_line(err: BaseException) -> str:
 
 
 def _file_storage(path: Path) -> JournalStorage:
-    lock = FileLock(path)
-    with lock.held():  # a line that a dead process has left half-written would stop the study from being read
+    with FileLock(path).held():  # a line that a dead process has left half-written would stop the study from being read
         pass
-    return JournalStorage(JournalFileBackend(str(path), lock_obj=cast(Any, lock)))  # Optuna does not export the base class
+    return JournalStorage(StudyFile(path))
+
+
+SET_TRIAL_STATE = 6
+"""How Optuna's journal marks a line that changes a trial's state."""
+
+
+class StudyFile(JournalFileBackend):
+    """Optuna's journal in a file, which waits for the disk when a trial's state changes, and not at each report.
+
+    The system keeps what a process has written before it was killed. Reports that go with the machine's power belong to a
+    trial that runs again.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._study_lock, self._path = FileLock(path), path
+        super().__init__(str(path), lock_obj=cast(Any, self._study_lock))  # Optuna does not export the lock's base class
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Appends a line for each entry."""
+        lines = "".join(f"{json.dumps(log, separators=(',', ':'))}\n" for log in logs).encode()
+        with self._study_lock.held(), open(self._path, "ab") as file:
+            file.write(lines)
+            file.flush()
+            if any(log["op_code"] == SET_TRIAL_STATE for log in logs):
+                os.fsync(file.fileno())
 
 
 class FileLock:

@@ -78,4 +78,8 @@ def main(fd: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1])))
+    code = main(int(sys.argv[1]))
+
+    from nntrain.ending import end_process
+
+    end_process(code)

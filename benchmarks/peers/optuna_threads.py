@@ -7,8 +7,8 @@ import optuna
 from work import HIDDEN, LR, OPTIMIZERS, train
 
 PRUNERS = {
-    "median": lambda: optuna.pruners.MedianPruner(n_startup_trials=5),
-    "successive_halving": lambda: optuna.pruners.SuccessiveHalvingPruner(reduction_factor=4),
+    "median": lambda grace: optuna.pruners.MedianPruner(n_startup_trials=5),
+    "successive_halving": lambda grace: optuna.pruners.SuccessiveHalvingPruner(min_resource=grace, reduction_factor=4),
 }
 
 
@@ -18,6 +18,7 @@ def main() -> None:
     parser.add_argument("--n-epoch", type=int)
     parser.add_argument("--n-jobs", type=int)
     parser.add_argument("--pruner", choices=PRUNERS)
+    parser.add_argument("--grace", type=int)
     args = parser.parse_args()
 
     def objective(trial: optuna.Trial) -> float:
@@ -36,7 +37,7 @@ def main() -> None:
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = optuna.samplers.TPESampler(seed=1)
-    study = optuna.create_study(direction="maximize", sampler=sampler, pruner=PRUNERS[args.pruner]())
+    study = optuna.create_study(direction="maximize", sampler=sampler, pruner=PRUNERS[args.pruner](args.grace))
     study.optimize(objective, n_trials=args.n_trials, n_jobs=args.n_jobs)
     n_pruned = sum(trial.state is optuna.trial.TrialState.PRUNED for trial in study.trials)
     print(json.dumps({"best": study.best_value, "n_trials": len(study.trials), "n_pruned": n_pruned}))

@@ -27,6 +27,7 @@ def main() -> None:
     parser.add_argument("--n-trials", type=int)
     parser.add_argument("--n-epoch", type=int)
     parser.add_argument("--n-jobs", type=int)
+    parser.add_argument("--grace", type=int)
     args = parser.parse_args()
     sys.path.insert(0, HERE)
     from work import HIDDEN, LR, OPTIMIZERS
@@ -47,7 +48,7 @@ def main() -> None:
             mode="max",
             num_samples=args.n_trials,
             search_alg=ConcurrencyLimiter(search, args.n_jobs),
-            scheduler=ASHAScheduler(time_attr="epoch", max_t=args.n_epoch, grace_period=1, reduction_factor=4),
+            scheduler=ASHAScheduler(time_attr="epoch", max_t=args.n_epoch, grace_period=args.grace, reduction_factor=4),
         ),
         run_config=tune.RunConfig(storage_path=str(Path("ray").absolute()), verbose=0),
     )

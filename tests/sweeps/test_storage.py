@@ -15,10 +15,11 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal._storage import JournalOperation
 from optuna.trial import TrialState
 
 from nntrain.sweeps.errors import SweepError
-from nntrain.sweeps.storage import STUDY_FILE, FileLock, claiming, open_storage, without_password
+from nntrain.sweeps.storage import SET_TRIAL_STATE, STUDY_FILE, FileLock, claiming, open_storage, without_password
 
 LINE = b'{"op_code": 0}\n'
 
@@ -60,6 +61,19 @@ def test_a_study_whose_last_line_is_torn_is_read_and_goes_on(tmp_path: Path) -> 
     last = optuna.load_study(study_name="s", storage=open_storage(None, tmp_path))
     assert [trial.value for trial in last.trials] == [1.0, 2.0, 3.0]
     assert all(json.loads(line) for line in path.read_text().splitlines())
+
+
+def test_the_disk_is_waited_for_when_a_trial_ends_not_at_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = optuna.create_study(storage=open_storage(None, tmp_path))
+    synced: list[bytes] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append((tmp_path / STUDY_FILE).read_bytes()))
+    trial = study.ask()
+    for step in range(5):
+        trial.report(0.5, step)
+    assert synced == []
+    study.tell(trial, 0.5)
+    assert synced[-1] == (tmp_path / STUDY_FILE).read_bytes()
+    assert SET_TRIAL_STATE == JournalOperation.SET_TRIAL_STATE_VALUES
 
 
 def test_a_line_that_is_torn_while_the_study_is_open_is_cut_before_the_next(tmp_path: Path) -> None:
