@@ -1,8 +1,10 @@
 """Running `python -m nntrain.run` as a user does."""
 
+import multiprocessing
 import os
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 
@@ -17,6 +19,40 @@ def nntrain_run(*args: str, cwd: Path | None = None, timeout_s: float = 120, **e
         timeout=timeout_s,
         check=False,
     )
+
+
+_WARM = multiprocessing.get_context("forkserver")
+_WARM.set_forkserver_preload(["nntrain.run", "nntrain.sweeps.configure", "sklearn.datasets", "torch._dynamo"])
+
+
+def warm_nntrain_run(*args: str, cwd: Path, logs: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """As `nntrain_run`, in a process that was forked from one that has imported everything already, which saves seconds.
+
+    Args:
+        args: the arguments of the command line.
+        cwd: where it runs.
+        logs: a folder elsewhere, for what it prints.
+        env: changes of the environment.
+    """
+    process = _WARM.Process(target=_run, args=(args, cwd, logs, {"OMP_NUM_THREADS": "1", **env}))
+    process.start()
+    process.join(120)
+    assert process.exitcode is not None, "it goes on for ever"
+    out, err = ((logs / name).read_text() for name in ("out", "err"))
+    return subprocess.CompletedProcess(args, process.exitcode, out, err)
+
+
+def _run(args: Sequence[str], cwd: Path, logs: Path, env: Mapping[str, str]) -> None:
+    for fd, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(logs / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), fd)
+    os.environ.update(env)
+    os.chdir(cwd)
+    sys.dont_write_bytecode = True
+    sys.path.insert(0, "")
+    sys.argv = ["nntrain.run", *args]
+    from nntrain import run
+
+    run.main()
 
 
 def tree(folder: Path) -> dict[str, bytes]:

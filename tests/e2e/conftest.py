@@ -14,3 +14,9 @@ def default_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     done = nntrain_run(cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder, done.stdout
+
+
+@pytest.fixture
+def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for what a process prints."""
+    return tmp_path_factory.mktemp("logs")

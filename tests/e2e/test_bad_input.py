@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.common.cli import nntrain_run, tree
+from tests.common.cli import nntrain_run, tree, warm_nntrain_run
 
 pytestmark = pytest.mark.slow
 
@@ -89,12 +89,12 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_bad_input_is_told_in_one_sentence_and_writes_nothing(name: str, tmp_path: Path) -> None:
+def test_bad_input_is_told_in_one_sentence_and_writes_nothing(name: str, tmp_path: Path, logs: Path) -> None:
     (tmp_path / "own.py").write_text(USER_DATA)
     (tmp_path / "keep.txt").write_text("what was there")
     before = tree(tmp_path)
     args, parts = CASES[name]
-    done = nntrain_run(*args, cwd=tmp_path, PYTHONDONTWRITEBYTECODE="1")
+    done = warm_nntrain_run(*args, cwd=tmp_path, logs=logs)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     lines = [line for line in done.stderr.splitlines() if line]

@@ -20,7 +20,7 @@ from selenium.webdriver.chrome.service import Service
 
 from nntrain.integrations.journal import read_journal
 from nntrain.integrations.wandb import artifact_name
-from tests.common.cli import nntrain_run, tree
+from tests.common.cli import nntrain_run, tree, warm_nntrain_run
 from tests.common.servers import wait_until
 from tests.common.training import REPOSITORY, TrainingRun, processes_in, small
 from tests.common.wandb_store import WandbRun, read_offline
@@ -298,9 +298,9 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_bad_input_is_told_in_one_sentence_and_writes_nothing(name: str, tmp_path: Path) -> None:
+def test_bad_input_is_told_in_one_sentence_and_writes_nothing(name: str, tmp_path: Path, logs: Path) -> None:
     args, parts = CASES[name]
-    done = nntrain_run("-m", *args, cwd=tmp_path)
+    done = warm_nntrain_run("-m", *args, cwd=tmp_path, logs=logs)
     assert done.returncode == 1, done.stdout + done.stderr
     lines = [line for line in done.stderr.splitlines() if line]
     assert len(lines) == 1, done.stderr
