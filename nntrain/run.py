@@ -8,13 +8,14 @@ import time
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from nntrain.callback import Callback, Purpose
 from nntrain.config.build import make_all, make_learner, resolve
 from nntrain.config.command_line import CONFIG_NAME, CONFIG_PATH, check_command_line
 from nntrain.config.errors import ConfigError
@@ -38,7 +39,10 @@ from nntrain.learner import Learner
 from nntrain.preflight import TIMES, check_first_batch, check_monitors
 from nntrain.rng import seed_everything
 from nntrain.sweeps import PruningCallback, register
-from nntrain.sweeps.current import Running, running
+from nntrain.sweeps.current import TRACKED_RUN, Running, running
+
+if TYPE_CHECKING:
+    from optuna import Trial
 
 STARTED = time.time()
 
@@ -138,6 +142,21 @@ def trial_info(trial: Running | None) -> dict[str, Any]:
     return {"name": f"trial {trial.trial.number}", "tags": tags, "parent": trial.study, "group": trial.study_name}
 
 
+class TrialRun(Callback):
+    """Tells a trial which run it is tracked as, once that has begun, so that a trial whose process dies has told it."""
+
+    order: ClassVar[int] = 100
+    purposes: ClassVar[frozenset[Purpose]] = frozenset({Purpose.FIT})
+    only_watches: ClassVar[bool] = True
+
+    def __init__(self, trial: Trial, tracked: TrackerCallback) -> None:
+        self.trial, self.tracked = trial, tracked
+
+    def before_fit(self, learn: Learner) -> None:
+        """Notes the run's name for machines."""
+        self.trial.set_user_attr(TRACKED_RUN, self.tracked.uid)
+
+
 def resumed_from(plain: Mapping[str, Any], trial: Running | None) -> str | None:
     """Where the run goes on from: what the configuration says, or the checkpoint of the trial that was interrupted."""
     if plain["resume"] is not None or trial is None or trial.resume_from is None:
@@ -158,20 +177,17 @@ def train(cfg: DictConfig, folder: Path, typed: Sequence[str]) -> tuple[FitResul
     info = RunInfo(params=in_folder(flatten(redactor.value(plain)), folder), tags=tags, texts=texts, **of_study)
     figures = FIGURES if trial is None else {}  # a second or two, in which the next trial could be under way
     trackers = tracking(plain, folder, info, redactor, figures)
-    learn = make_learner(plain, [*trackers, *([] if trial is None else [PruningCallback()])])
+    of_trial = [] if trial is None else [PruningCallback(), *(TrialRun(trial.trial, tracked) for tracked in trackers)]
+    learn = make_learner(plain, [*trackers, *of_trial])
     recorded = check_first_batch(learn)
     check_objective(plain["objective"], recorded)
     check_monitors(learn, recorded)
     if (resume := resumed_from(plain, trial)) is not None:
         check_resume(Path(resume), cfg, learn, redactor)
     write_config(folder, cfg, overrides, redactor)
-    try:
-        with ConsoleLog(folder / CONSOLE_LOG, redactor.text):
-            result = fit(learn, plain["n_epoch"], redactor)
-            print(final_table(result))
-    finally:
-        if trial is not None and trackers:
-            trial.run = trackers[0].uid
+    with ConsoleLog(folder / CONSOLE_LOG, redactor.text):
+        result = fit(learn, plain["n_epoch"], redactor)
+        print(final_table(result))
     return result, objective_value(plain["objective"], result)
 
 

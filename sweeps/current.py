@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
     from nntrain.events import FitResult
 
+TRACKED_RUN = "nntrain.run"
+"""The name by which machines know the run that a tracker keeps of a trial."""
+
 
 class Pruning(Protocol):
     """Takes what a trial has reached, and says whether to go on."""
@@ -37,7 +40,7 @@ class Running:
     """The trial in progress: what it chooses from, what decides about it, and how its last fit ended.
 
     `resume_from` is the folder of the trial that was interrupted and that this one goes on with, `study` the name by which
-    machines know the study, and `run` that by which they know this trial's tracked run.
+    machines know the study.
     """
 
     trial: Trial
@@ -46,7 +49,6 @@ class Running:
     study: str = ""
     study_name: str = ""
     result: FitResult | None = None
-    run: str | None = None
 
 
 _RUNNING: list[Running] = []

@@ -180,5 +180,5 @@ def best_text(plan: SweepPlan, trials: Sequence[FrozenTrial]) -> str:
     if not best:
         return ""
     if len(plan.directions) > 1:
-        return f"{len(best)} trials that no other one beats"
+        return f"{len(best)} trial{'s' * (len(best) != 1)} that no other one beats"
     return f"{best[0].values[0]:.6g} (trial {best[0].number})"

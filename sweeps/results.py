@@ -10,11 +10,11 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from optuna.trial import FrozenTrial, TrialState
 
+from nntrain.sweeps.current import TRACKED_RUN
 from nntrain.sweeps.live import best_trials
 from nntrain.sweeps.plan import SweepPlan
 from nntrain.sweeps.saved import controls, saved_s, seconds
 from nntrain.sweeps.trials import MESSAGE, OUTCOME, counted, folder_of
-from nntrain.sweeps.worker import TRACKED_RUN
 
 SHOWN_BEST = 5
 """Best trials in the final table: with several objectives there may be many."""

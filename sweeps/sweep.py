@@ -27,6 +27,7 @@ from nntrain.sweeps.storage import STORAGE_ERRORS, lost_storage
 from nntrain.sweeps.study import begin, open_study
 from nntrain.sweeps.supervisor import Supervisor, packed
 from nntrain.sweeps.trials import SweepStudy, repair
+from nntrain.sweeps.verdict import end_reports
 from nntrain.sweeps.worker import Worker
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class Sweep:
     def _run(self) -> int:
         study, storage = open_study(self.plan)
         begin(study, self.plan)
-        repair(study, storage)
+        self._repair(study, storage)
         for callback in self.callbacks:
             callback.before_sweep(study, self.plan)
         n_before = len(study.get_trials(deepcopy=False))
@@ -79,10 +80,14 @@ class Sweep:
         finally:
             end = self._end(study, sys.exception())
             try:
-                repair(study, storage)
+                self._repair(study, storage)
             finally:
                 self._finish(study, end, n_before)
         return self._exit_code(study)
+
+    def _repair(self, study: SweepStudy, storage: BaseStorage) -> None:
+        repair(study, storage)
+        end_reports(self.plan, study, storage)
 
     def _trials(self, study: SweepStudy, storage: BaseStorage) -> None:
         with LiveTable(self.plan) as table:

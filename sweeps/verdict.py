@@ -21,6 +21,9 @@ from nntrain.sweeps.trials import SweepStudy
 CONTROL = "nntrain.control"
 """The step at which a trial would have been pruned that was let run on, to see how often pruning is wrong."""
 
+REPORTS_OF = "nntrain.reports_of"
+"""The trial whose reports a trial of the pruning metric's own study holds."""
+
 
 class Judge:
     """Makes the pruning of each trial.
@@ -40,6 +43,7 @@ class Judge:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # that it gives no sign of life, which the trial itself does
                 shadow = self._reported_to[trial.number] = self._shadow.ask()
+            shadow.set_user_attr(REPORTS_OF, trial.number)
             return TrialPruning(self.plan, self._shadow, trial, shadow)
         return TrialPruning(self.plan, self.study, trial, trial) if len(self.plan.directions) == 1 else None
 
@@ -53,6 +57,21 @@ class Judge:
             self._shadow.tell(shadow, reported[max(reported)])
         else:
             self._shadow.tell(shadow, state=TrialState.FAIL if state is TrialState.COMPLETE else state)
+
+
+def end_reports(plan: SweepPlan, study: SweepStudy, storage: BaseStorage) -> None:
+    """Ends the trials of the pruning metric's own study whose trials have ended without saying so: their process died."""
+    if plan.monitor_direction is None:
+        return
+    shadow = shadow_study(plan, storage)
+    reports = shadow.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    running = {
+        trial.number for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    }  # later: it began first
+    for trial in reports:
+        of = trial.user_attrs.get(REPORTS_OF)
+        if of is not None and of not in running:
+            shadow.tell(trial.number, state=TrialState.FAIL)
 
 
 class TrialPruning:

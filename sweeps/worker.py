@@ -50,9 +50,6 @@ CONFIG = "nntrain.config"
 TRACEBACK = "nntrain.traceback"
 """The last characters of an error's traceback."""
 
-TRACKED_RUN = "nntrain.run"
-"""The name by which machines know the run that a tracker keeps of a trial."""
-
 REPLICATES = "nntrain.replicates"
 """The values of each replicate of a trial, whose mean is the trial's."""
 
@@ -158,10 +155,7 @@ class Worker:
         folder = Path(config.hydra.sweep.dir, config.hydra.sweep.subdir)
         folder.mkdir(parents=True, exist_ok=True)
         with trial_runs(one), self.log(folder):
-            end = self._outcome(one, config)
-        if one.run is not None:
-            trial.set_user_attr(TRACKED_RUN, one.run)
-        return end
+            return self._outcome(one, config)
 
     def _replicated(self, trial: Trial, first: TrialEnd, config: DictConfig, overrides: Sequence[str]) -> TrialEnd:
         """The mean over replicates, which differ in the seed; a configuration that did not get through has no more of them."""

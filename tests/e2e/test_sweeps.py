@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
+import psutil
 import pytest
 import yaml
 from mlflow.entities import Run
@@ -20,6 +21,8 @@ from selenium.webdriver.chrome.service import Service
 
 from nntrain.integrations.journal import read_journal
 from nntrain.integrations.wandb import artifact_name
+from nntrain.sweeps.study import SHADOW
+from nntrain.sweeps.trials import owner_of
 from tests.common.cli import nntrain_run, tree, warm_nntrain_run
 from tests.common.servers import wait_until
 from tests.common.training import REPOSITORY, TrainingRun, processes_in, small
@@ -224,6 +227,36 @@ def test_an_interrupted_study_is_killed_and_finished_by_the_same_command(tmp_pat
     client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     table = Path(client.download_artifacts(study.info.run_id, "trials.csv", str(tmp_path)))
     assert [line.split(",")[1] for line in table.read_text().splitlines()] == ["state", "COMPLETE", "FAIL", "COMPLETE"]
+
+
+def test_a_killed_worker_costs_a_try_of_its_trial_and_no_run_goes_on_for_ever(tmp_path: Path, empty_store: Path) -> None:
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
+    args = ["-m", *small(20, n_epoch=2, batch_ms=40), *RANDOM, SPACE, f"hydra.sweeper.study_name={STUDY}"]
+    args += ["objective=valid/loss", "hydra.sweeper.pruning_metric=valid/accuracy"]  # so that each trial is in two studies
+    args += ["hydra.sweeper.n_trials=4", "hydra.sweeper.n_jobs=2"]
+    with TrainingRun(tmp_path, args) as run:
+        run.wait_for_batches(1)
+        swept = Swept(tmp_path, args, 0, "", "")
+        wait_until(lambda: run.lives() and trains(swept.study), "a trial that trains")
+        psutil.Process(owner_of(trains(swept.study)[-1])["pid"]).kill()
+        assert run.wait() == 0, run.output
+    study = swept.study
+    trials = study.trials
+    (dead,) = (trial for trial in trials if trial.state is TrialState.FAIL)
+    (again,) = (trial for trial in trials if trial.user_attrs.get("nntrain.retry_of") == dead.number)
+    assert again.params == dead.params
+    assert sorted(trial.state.name for trial in trials) == ["COMPLETE"] * 4 + ["FAIL"]
+    reports = optuna.load_study(study_name=STUDY + SHADOW, storage=study._storage)
+    assert sorted(trial.state.name for trial in reports.trials) == ["COMPLETE"] * 4 + ["FAIL"]
+    outcomes = {trial.user_attrs["nntrain.run"]: "KILLED" if trial == dead else "FINISHED" for trial in trials}
+    outcomes |= {study.user_attrs["nntrain.run"]: "FINISHED"}
+    assert {uid: one.info.status for uid, one in stored(tmp_path).items()} == outcomes
+    wait_until(lambda: processes_in(tmp_path) == [], "the end of all processes")
+
+
+def trains(study: optuna.Study) -> list[FrozenTrial]:
+    """The trials that run and have a run in the tracker."""
+    return [trial for trial in study.get_trials(states=(TrialState.RUNNING,)) if "nntrain.run" in trial.user_attrs]
 
 
 def parent(cwd: Path) -> tuple[Run, str]:

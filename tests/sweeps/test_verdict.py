@@ -16,7 +16,7 @@ from nntrain.events import CancelFitException, StopReason
 from nntrain.sweeps.plan import SweepPlan
 from nntrain.sweeps.study import SHADOW, open_study
 from nntrain.sweeps.trials import SweepStudy
-from nntrain.sweeps.verdict import CONTROL, Judge
+from nntrain.sweeps.verdict import CONTROL, Judge, end_reports
 from tests.sweeps.small_app import make_plan
 
 THRESHOLD = {**PRUNERS["threshold"], "upper": 1.0}
@@ -173,3 +173,21 @@ def test_a_trial_that_was_ended_by_another_process_is_interrupted(tmp_path: Path
     with pytest.raises(CancelFitException) as caught:
         pruning.report(0.5, 1)
     assert caught.value.reason is StopReason.INTERRUPTED
+
+
+def test_reports_of_a_trial_that_ended_without_a_word_are_ended_and_those_of_a_running_one_are_not(tmp_path: Path) -> None:
+    made, study, plan = judge(tmp_path, pruner=PRUNERS["none"], **OTHER)
+    ended, running = study.ask(), study.ask()
+    for trial in (ended, running):
+        verdicts(made, trial, 0.5)
+    study.tell(ended, state=TrialState.FAIL)  # as the supervisor does for a worker that was killed
+    for _ in range(2):
+        end_reports(plan, study, study._storage)
+    shadow = optuna.load_study(study_name=plan.study_name + SHADOW, storage=study._storage)
+    assert [trial.state for trial in shadow.trials] == [TrialState.FAIL, TrialState.RUNNING]
+
+
+def test_without_a_metric_of_its_own_there_are_no_reports_to_end(tmp_path: Path) -> None:
+    _, study, plan = judge(tmp_path)
+    end_reports(plan, study, study._storage)
+    assert [summary.study_name for summary in optuna.get_all_study_summaries(study._storage)] == [plan.study_name]
