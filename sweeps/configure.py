@@ -19,12 +19,13 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from nntrain.callbacks.monitor import mode_of
+from nntrain.config.messages import sentence
 from nntrain.sweeps.callbacks import StudyCallback
 from nntrain.sweeps.devices import n_cores, slots, threads
 from nntrain.sweeps.errors import SweepError
 from nntrain.sweeps.plan import Node, SweepPlan
 from nntrain.sweeps.pruning import check_every
-from nntrain.sweeps.space import Space, contains, custom_function, first_params, make_space
+from nntrain.sweeps.space import Space, contains, custom_function, first_params, make_space, one_by_one
 from nntrain.sweeps.sweep import Sweep
 
 DUPLICATES = ("rerun", "reuse", "resample")
@@ -208,6 +209,8 @@ def _check_space(space: Space, settings: Mapping[str, Any], config: DictConfig, 
         )
     custom_function(settings["custom_search_space"])
     first = _check_composes(space, first_params(space), config, loader)
+    for params in one_by_one(space):
+        _check_composes(space, params, config, loader)
     for one in settings["enqueue"] or ():
         _check_enqueued(space, one, has_more=settings["custom_search_space"] is not None)
     if settings["replicates"] > 1 and not isinstance(OmegaConf.select(config, settings["replicate_key"]), int):
@@ -231,14 +234,16 @@ def _check_enqueued(space: Space, one: Mapping[str, Any], *, has_more: bool) -> 
 
 def _check_composes(space: Space, params: Mapping[str, Any], config: DictConfig, loader: ConfigLoader) -> DictConfig:
     """Composes one configuration; a key that there is none of is told with the nearest one."""
+    overrides = space.overrides(params)
     try:
-        return loader.load_sweep_config(config, [*space.fixed, *space.overrides(params)])
+        return loader.load_sweep_config(config, [*space.fixed, *overrides])
     except (HydraException, OmegaConfBaseException) as err:
         for name in space.distributions:
             key = name.lstrip("+")
             if not name.startswith("+") and not _exists(config, key) and not loader.get_group_options(key):
                 raise SweepError(f"{key} is no key of the configuration: {_near(key, _keys(config))}") from err
-        raise SweepError(" ".join(str(err).split())) from err
+        reason = sentence(err.__cause__ if isinstance(err.__cause__, OmegaConfBaseException) else err)
+        raise SweepError(f"{' '.join(overrides)} is no configuration: {reason}") from err
 
 
 def _exists(config: DictConfig, key: str) -> bool:

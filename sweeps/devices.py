@@ -53,10 +53,12 @@ def _chosen(gpus: Any, there: list[str]) -> list[str]:
         return there
     if isinstance(gpus, bool) or not isinstance(gpus, int | str | Sequence):
         raise SweepError(f"hydra.sweeper.gpus={gpus} is no choice of GPUs: give auto, a number, a list of them, or null.")
+    if not there:
+        raise SweepError(f"hydra.sweeper.gpus={gpus}: there is no GPU here, leave it out.")
     if isinstance(gpus, int):
         if not 1 <= gpus <= len(there):
             raise SweepError(
-                f"hydra.sweeper.gpus={gpus} asks for other than 1 to {len(there)}, the GPUs that are there: {_listed(there)}."
+                f"hydra.sweeper.gpus={gpus} asks for other than 1 to {len(there)}, the GPUs that are there: {', '.join(there)}."
             )
         return there[:gpus]
     names = [name.strip() for name in gpus.split(",")] if isinstance(gpus, str) else [str(name) for name in gpus]
@@ -64,12 +66,8 @@ def _chosen(gpus: Any, there: list[str]) -> list[str]:
         raise SweepError("hydra.sweeper.gpus is an empty list: give auto, a number, a list of GPUs, or null.")
     for name in names:
         if name not in there:
-            raise SweepError(f"hydra.sweeper.gpus names {name}, which is not there: there are {_listed(there)}.")
+            raise SweepError(f"hydra.sweeper.gpus names {name}, which is not there: there are {', '.join(there)}.")
     return names
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names) or "none"
 
 
 def n_cores() -> int:

@@ -40,7 +40,7 @@ def _of_one(study: Study, trials: Sequence[FrozenTrial], done: Sequence[FrozenTr
     found: dict[str, go.Figure] = {}
     if done:
         found["history"] = visualization.plot_optimization_history(study, target_name=name)
-    if any(trial.intermediate_values for trial in trials):
+    if any(trial.intermediate_values and trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in trials):
         found["intermediate_values"] = visualization.plot_intermediate_values(study)
     if len({tuple(trial.params.items()) for trial in done}) > 1 and len({trial.values[0] for trial in done}) > 1:
         found["importances"] = _importances(study, name)

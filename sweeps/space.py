@@ -103,10 +103,13 @@ def make_space(params: Mapping[str, Any], arguments: Sequence[str], loader: Conf
 
 def _parsed(parser: OverridesParser, text: str) -> Override:
     try:
-        return parser.parse_overrides([text])[0]
+        override = parser.parse_overrides([text])[0]
     except HydraException as err:
         lines = [line for line in str(err).splitlines() if not line.startswith(("Error parsing override", "See http"))]
         raise SweepError(f"{text} cannot be read: {' '.join(lines)}.") from err
+    if not override.key_or_group:
+        raise SweepError(f"{text} has no key: write KEY=VALUE.")
+    return override
 
 
 def _param_text(value: Any) -> str:
@@ -229,6 +232,17 @@ def first_params(space: Space) -> dict[str, Value]:
         elif isinstance(one, IntDistribution | FloatDistribution):
             found[name] = one.low
     return found
+
+
+def one_by_one(space: Space) -> Iterator[dict[str, Value]]:
+    """The first configuration with each other choice in turn; of numbers, which are alike, one of each type."""
+    first = first_params(space)
+    for name, one in space.distributions.items():
+        seen = {type(first[name])}
+        for value in one.choices if isinstance(one, CategoricalDistribution) else ():
+            if value != first[name] and (isinstance(value, str) or type(value) not in seen):
+                seen.add(type(value))
+                yield {**first, name: value}
 
 
 def contains(distribution: BaseDistribution, value: Any) -> bool:

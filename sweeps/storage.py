@@ -6,7 +6,7 @@ import fcntl
 import json
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -61,8 +61,13 @@ def open_storage(url: str | None, folder: Path, on_stale: Callable[[Study, Froze
         SweepError: if the URL is none, or nothing answers there.
     """
     if url is None:
-        folder.mkdir(parents=True, exist_ok=True)
-        return _file_storage(folder / STUDY_FILE)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            return _file_storage(folder / STUDY_FILE)
+        except OSError as err:
+            raise SweepError(
+                f"the study's folder {folder} cannot be used ({err.strerror}): give another hydra.sweep.dir."
+            ) from err
     scheme = urlsplit(url).scheme.split("+")[0]
     if scheme == "grpc":
         return _proxy(url)
@@ -158,6 +163,17 @@ class StudyFile(JournalFileBackend):
     def __init__(self, path: Path) -> None:
         self._study_lock, self._path = FileLock(path), path
         super().__init__(str(path), lock_obj=cast(Any, self._study_lock))  # Optuna does not export the lock's base class
+
+    def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
+        """Reads the lines from a number on.
+
+        Raises:
+            SweepError: if one of them is damaged.
+        """
+        try:
+            yield from super().read_logs(log_number_from)
+        except json.JSONDecodeError as err:
+            raise SweepError(f"{self._path} is damaged: move it away, or give another hydra.sweeper.study_name.") from err
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Appends a line for each entry."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import secrets
 import warnings
@@ -82,9 +83,17 @@ def sampler(plan: SweepPlan, offset: int = 0) -> BaseSampler:
     elif issubclass(cls, CmaEsSampler) and len(plan.directions) > 1:
         raise SweepError("CMA-ES takes one objective only: choose another hydra/sweeper/sampler, such as nsgaii or tpe.")
     elif node.get("seed") is not None and not issubclass(cls, QMCSampler):
-        node["seed"] += offset
+        node["seed"] = _seed(node["seed"]) + offset
+    if issubclass(cls, CmaEsSampler) and importlib.util.find_spec("cmaes") is None:
+        raise SweepError("hydra/sweeper/sampler=cmaes needs the module cmaes: pip install it.")
     made: BaseSampler = _made(cls, node, "sampler")
     return made
+
+
+def _seed(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise SweepError(f"hydra.sweeper.sampler.seed={value} is no seed: give a whole number, or null.")
+    return value
 
 
 def _pruner(node: Node) -> BasePruner:

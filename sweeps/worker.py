@@ -216,6 +216,10 @@ class Worker:
             raise job.error
         if job.error is not None:
             end = of_error(job.error, one.result)
+            if (
+                self._is_stopped and end.reason is StopReason.ERROR
+            ):  # an import may swallow what the signal raised, and stay half done
+                end = of_error(KeyboardInterrupt(), None)
             job.error = None  # its traceback holds the model
         else:
             end = of_return(job.returned, one.result, self.plan.objectives, len(self.plan.directions))

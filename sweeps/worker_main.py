@@ -57,6 +57,9 @@ def watch(fd: int) -> None:
 
 def main(fd: int) -> int:
     """Reads the work and does it; returns the exit code."""
+    signal.signal(
+        signal.SIGINT, signal.SIG_DFL
+    )  # until it has a trial: numpy's imports swallow an exception, and stay half done
     with os.fdopen(os.dup(fd), "rb") as pipe:
         theirs = pickle.load(pipe)
         sys.path[:] = [*theirs, *(path for path in sys.path if path not in theirs)]  # other machines need their own

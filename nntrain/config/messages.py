@@ -26,6 +26,8 @@ def sentence(err: Exception) -> str:
             return _missing_config(one)
         if isinstance(one, OverrideParseException):
             override = redact(one.override)
+            if isinstance(one.__cause__, TypeError | ValueError):
+                return f"{override!r} cannot be read: {one.__cause__}."
             return f"{override!r} is no override: write key=value, +key=value or ~key, special characters in quotes."
         if isinstance(one, OmegaConfBaseException):
             return _omegaconf(one)

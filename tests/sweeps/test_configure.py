@@ -26,7 +26,9 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["modle=cnn,mlp"], "modle is no key of the configuration: did you mean model?"),
     (["model.hiden=1,2"], "model.hiden is no key of the configuration: did you mean model.hidden?"),
     (["zzzzzz=1,2"], "zzzzzz is no key of the configuration: expected one of model, "),
-    (["+x=1,2"], "Could not append to config. An item is already at 'x'."),
+    (["+x=1,2"], "+x=1 is no configuration: Could not append to config. An item is already at 'x'."),
+    (["model=cnn,cnnn"], "model=cnnn is no configuration: model=cnnn is no choice of model: expected one of cnn, "),
+    (["=interval(0,1)"], "=interval(0,1) has no key: write KEY=VALUE."),
     ([X, "hydra.sweeper.direction=minimise"], "hydra.sweeper.direction=minimise is no direction: choose minimize or maximize."),
     ([X, "hydra.sweeper.direction=[maximize,min]"], "hydra.sweeper.direction=min is no direction"),
     (

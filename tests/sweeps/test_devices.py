@@ -52,7 +52,7 @@ def test_a_device_may_have_a_name() -> None:
 
 MISTAKES: list[tuple[Any, int, int | None, list[str], str]] = [
     (5, 1, None, FOUR, "hydra.sweeper.gpus=5 asks for other than 1 to 4, the GPUs that are there: 0, 1, 2, 3."),
-    (1, 1, None, [], "hydra.sweeper.gpus=1 asks for other than 1 to 0, the GPUs that are there: none."),
+    (1, 1, None, [], "hydra.sweeper.gpus=1: there is no GPU here, leave it out."),
     (0, 1, None, FOUR, "hydra.sweeper.gpus=0 asks for other than 1 to 4"),
     ([0, 7], 1, None, FOUR, "hydra.sweeper.gpus names 7, which is not there: there are 0, 1, 2, 3."),
     ("all", 1, None, FOUR, "hydra.sweeper.gpus names all, which is not there"),

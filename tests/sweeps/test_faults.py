@@ -76,7 +76,7 @@ def test_a_killed_worker_is_replaced_and_its_trial_run_again(tmp_path: Path) -> 
     first = {trial.number: trial for trial in command.trials()}
     for trial in command.trials():
         if (before := trial.user_attrs.get(RETRY_OF)) is not None:
-            assert trial.params == first[before].params
+            assert trial.params.items() >= first[before].params.items()  # it may have died before all were chosen
 
 
 def test_after_the_death_of_the_sweep_the_same_command_finishes_it(tmp_path: Path) -> None:

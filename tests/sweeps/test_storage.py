@@ -63,6 +63,21 @@ def test_a_study_whose_last_line_is_torn_is_read_and_goes_on(tmp_path: Path) -> 
     assert all(json.loads(line) for line in path.read_text().splitlines())
 
 
+def test_a_folder_that_cannot_be_is_told() -> None:
+    with pytest.raises(
+        SweepError, match=r"folder /dev/null/no cannot be used \(Not a directory\): give another hydra\.sweep\.dir"
+    ):
+        open_storage(None, Path("/dev/null/no"))
+
+
+def test_a_damaged_line_is_told_with_the_file(tmp_path: Path) -> None:
+    study = optuna.create_study(study_name="s", storage=open_storage(None, tmp_path))
+    path = tmp_path / STUDY_FILE
+    path.write_bytes(b"garbage\n" + path.read_bytes())
+    with pytest.raises(SweepError, match=r"study\.jsonl is damaged: move it away, or give another hydra\.sweeper\.study_name"):
+        optuna.load_study(study_name=study.study_name, storage=open_storage(None, tmp_path))
+
+
 def test_the_disk_is_waited_for_when_a_trial_ends_not_at_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = optuna.create_study(storage=open_storage(None, tmp_path))
     synced: list[bytes] = []

@@ -338,3 +338,9 @@ def test_the_first_configuration_of_a_space_can_be_tried(tmp_path: Path) -> None
     trial = study.ask()
     suggest(trial, plan.space)
     assert trial.params == first_params(plan.space)
+
+
+def test_a_seed_that_is_none_is_told(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, sampler={**SAMPLERS["tpe"], "seed": "abc"})
+    with pytest.raises(SweepError, match=r"hydra\.sweeper\.sampler\.seed=abc is no seed: give a whole number, or null\."):
+        sampler(plan)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -106,3 +107,18 @@ def test_a_mistake_in_a_users_own_space_fails_its_trial_only(app: App, tmp_path:
     states: Mapping[int, str] = {trial.number: trial.state.name for trial in worker.study.get_trials()}
     assert states == {0: "COMPLETE", 1: "FAIL", 2: "COMPLETE"}
     assert worker.study.get_trials()[1].user_attrs[MESSAGE] == "ZeroDivisionError: in the space"
+
+
+def test_an_error_after_the_signal_is_the_interruption(app: App, tmp_path: Path) -> None:
+    def swallows(cfg: DictConfig) -> float:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise AttributeError("half imported") from None  # as numpy's modules do
+        return 0.0
+
+    worker = worker_of(app, tmp_path, swallows, "x=interval(0,1)", "hydra.sweeper.n_trials=3")
+    worker.run()
+    first, second = worker.study.get_trials()
+    assert (first.state, first.user_attrs[OUTCOME], second.state) == (TrialState.FAIL, "interrupted", TrialState.WAITING)
+    assert worker.signum == signal.SIGINT

@@ -22,6 +22,7 @@ from nntrain.config.errors import ConfigError
         (["experiment=nosuch"], "experiment=nosuch is no choice of experiment: expected one of "),
         (["nosuch=1"], "nosuch is no key"),
         (["foo bar"], "'foo bar' is no override: write key=value"),
+        (["lr=interval(1)"], "'lr=interval(1)' cannot be read: missing a required argument: 'end'."),
         (["model.hidden=[1"], "'model.hidden=[1' is no override"),
         (["data._target_=os.system"], "data._target_=os.system is not trusted: choose from nntrain.callbacks"),
         (["+hydra.callbacks.x._target_=os.system"], "hydra.callbacks.x._target_=os.system is not trusted"),
