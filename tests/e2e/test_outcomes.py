@@ -46,7 +46,7 @@ def assert_outcome(run: TrainingRun, database: Path, status: str, outcome: str, 
     assert {key: len(series) for key, series in wandb_points(kept).items()} == {
         key: len(series) for key, series in stored.points.items()
     }
-    assert processes_in(run.cwd) == []
+    wait_until(lambda: processes_in(run.cwd) == [], "the end of wandb-core, which sees that the shipper has ended", 15)
     return stored
 
 
