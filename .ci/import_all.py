@@ -5,7 +5,17 @@ import pkgutil
 
 import nntrain
 
-EXPECTED = {"callbacks", "conf", "config", "data", "integrations", "metrics", "models", "statistics", "sweeps"}
+EXPECTED = {
+    "callbacks",
+    "conf",
+    "config",
+    "data",
+    "integrations",
+    "metrics",
+    "models",
+    "statistics",
+    "sweeps",
+}
 
 names = [module.name for module in pkgutil.walk_packages(nntrain.__path__, "nntrain.")]
 for name in [*names, "hydra_plugins.nntrain_sweeper"]:

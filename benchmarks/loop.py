@@ -125,8 +125,12 @@ def same_weights(plain: Fit, fit: Fit) -> bool:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15, help="pairs of measurements for each variant")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=15, help="pairs of measurements for each variant"
+    )
     parser.add_argument("--json", help="where to write the figures")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -134,9 +138,13 @@ def main() -> None:
     plain: Fit = lambda n: plain_loop(dls, n)  # noqa: E731
     made = variants(dls)
     if not same_weights(plain, made["Learner"]):
-        raise SystemExit("The Learner and the plain loop end with different weights: they do not do the same work.")
+        raise SystemExit(
+            "The Learner and the plain loop end with different weights: they do not do the same work."
+        )
     figures: dict[str, Any] = {}
-    print(f"nntrain {nntrain.__version__}, torch {torch.__version__}, Python {platform.python_version()}, one thread")
+    print(
+        f"nntrain {nntrain.__version__}, torch {torch.__version__}, Python {platform.python_version()}, one thread"
+    )
     print(f"{'variant':36} {'us/step':>8} {'plain':>8} {'ratio':>7} {'min':>6} {'max':>6}")
     for name, fit in made.items():
         row = figures[name] = compare(plain, fit, len(dls.train), args.rounds)

@@ -43,7 +43,11 @@ PEERS = HERE / "peers"
 N_JOBS = 2
 SEED = 1
 
-SPACE = ["lr=tag(log, interval(1e-4, 1))", "model.hidden=choice(32,64,128,256)", "optimizer=choice(sgd,adam,adamw)"]
+SPACE = [
+    "lr=tag(log, interval(1e-4, 1))",
+    "model.hidden=choice(32,64,128,256)",
+    "optimizer=choice(sgd,adam,adamw)",
+]
 
 EMPTY = """
 import hydra
@@ -82,11 +86,17 @@ def run(command: Sequence[str], **env: str) -> tuple[float, str]:
     """Seconds that a command took, and what it printed."""
     start = time.perf_counter()
     done = subprocess.run(
-        command, env={**os.environ, "OMP_NUM_THREADS": "1", **env}, capture_output=True, text=True, check=False
+        command,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **env},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     seconds = time.perf_counter() - start
     if done.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+        raise SystemExit(
+            f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+        )
     return seconds, done.stdout
 
 
@@ -127,7 +137,9 @@ def stock(python: str) -> Contender:
             "hydra.sweep.dir": "stock",
         }
         overrides = [f"{key}={value}" for key, value in keys.items()]
-        seconds, _ = run([python, str(PEERS / "stock_sweep.py"), "-m", *overrides], PYTHONPATH=str(HERE.parent))
+        seconds, _ = run(
+            [python, str(PEERS / "stock_sweep.py"), "-m", *overrides], PYTHONPATH=str(HERE.parent)
+        )
         best = yaml.safe_load(Path("stock/optimization_results.yaml").read_text())["best_value"]
         return {"seconds": seconds, "best": best, "n_trials": task.n_trials, "n_pruned": 0}
 
@@ -136,7 +148,15 @@ def stock(python: str) -> Contender:
 
 def plain_optuna(task: Task) -> Result:
     """Optuna alone, with threads."""
-    return script(sys.executable, "optuna_threads.py", task, "--pruner", task.pruner, "--grace", str(task.grace))
+    return script(
+        sys.executable,
+        "optuna_threads.py",
+        task,
+        "--pruner",
+        task.pruner,
+        "--grace",
+        str(task.grace),
+    )
 
 
 def ray_tune(python: str) -> Contender:
@@ -152,7 +172,9 @@ def script(python: str, name: str, task: Task, *more: str) -> Result:
     return {"seconds": seconds, **json.loads(out.strip().splitlines()[-1])}
 
 
-def side_by_side(contenders: dict[str, Contender], task: Task, rounds: int) -> dict[str, list[Result]]:
+def side_by_side(
+    contenders: dict[str, Contender], task: Task, rounds: int
+) -> dict[str, list[Result]]:
     """Every contender in turn, so that a slow moment of the machine does not hit one alone."""
     found: dict[str, list[Result]] = {name: [] for name in contenders}
     print(f"{'contender':40} {'seconds':>8} {'best':>8} {'trials':>7} {'pruned':>7}")
@@ -163,7 +185,10 @@ def side_by_side(contenders: dict[str, Contender], task: Task, rounds: int) -> d
                 row = contender(task)
                 os.chdir("/")
             found[name].append(row)
-            print(f"{name:40} {row['seconds']:8.1f} {row['best']:8.4f} {row['n_trials']:7} {row['n_pruned']:7}", flush=True)
+            print(
+                f"{name:40} {row['seconds']:8.1f} {row['best']:8.4f} {row['n_trials']:7} {row['n_pruned']:7}",
+                flush=True,
+            )
     return found
 
 
@@ -172,10 +197,17 @@ def ms_of_empty_trial(n_jobs: int, n_trials: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         Path("empty.py").write_text(EMPTY)
-        keys = [f"hydra.sweeper.n_trials={n_trials}", f"hydra.sweeper.n_jobs={n_jobs}", "hydra.sweeper.study_name=empty"]
+        keys = [
+            f"hydra.sweeper.n_trials={n_trials}",
+            f"hydra.sweeper.n_jobs={n_jobs}",
+            "hydra.sweeper.study_name=empty",
+        ]
         keys += ["hydra/sweeper/sampler=random", "hydra.sweeper.sampler.seed=1"]
         run([sys.executable, "empty.py", "-m", "x=interval(-1,1)", *keys])
-        study = optuna.load_study(study_name="empty", storage=JournalStorage(JournalFileBackend("multirun/empty/study.jsonl")))
+        study = optuna.load_study(
+            study_name="empty",
+            storage=JournalStorage(JournalFileBackend("multirun/empty/study.jsonl")),
+        )
         trials = study.get_trials(states=(TrialState.COMPLETE,))
         os.chdir("/")
     if len(trials) != n_trials:
@@ -186,18 +218,41 @@ def ms_of_empty_trial(n_jobs: int, n_trials: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stock", type=os.path.abspath, help="python of the environment with hydra-optuna-sweeper 1.3")
-    parser.add_argument("--ray", type=os.path.abspath, help="python of the environment with Ray Tune")
-    parser.add_argument("--n-trials", type=int, default=60)
-    parser.add_argument("--n-epoch", type=int, default=300, help="epochs of a trial that is not stopped: 3 to 6 s")
-    parser.add_argument(
-        "--pruner", choices=["median", "successive_halving"], default="successive_halving", help="ours, Optuna's"
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--grace", type=int, default=20, help="epochs before successive halving stops a trial, Ray's ASHA too")
+    parser.add_argument(
+        "--stock",
+        type=os.path.abspath,
+        help="python of the environment with hydra-optuna-sweeper 1.3",
+    )
+    parser.add_argument(
+        "--ray", type=os.path.abspath, help="python of the environment with Ray Tune"
+    )
+    parser.add_argument("--n-trials", type=int, default=60)
+    parser.add_argument(
+        "--n-epoch", type=int, default=300, help="epochs of a trial that is not stopped: 3 to 6 s"
+    )
+    parser.add_argument(
+        "--pruner",
+        choices=["median", "successive_halving"],
+        default="successive_halving",
+        help="ours, Optuna's",
+    )
+    parser.add_argument(
+        "--grace",
+        type=int,
+        default=20,
+        help="epochs before successive halving stops a trial, Ray's ASHA too",
+    )
     parser.add_argument("--rounds", type=int, default=1, help="measurements of each")
     parser.add_argument("--empty-trials", type=int, default=500, help="trials of the empty job")
-    parser.add_argument("--only", nargs="+", choices=["ours", "stock", "optuna", "ray", "empty"], help="what to measure")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=["ours", "stock", "optuna", "ray", "empty"],
+        help="what to measure",
+    )
     parser.add_argument("--json", type=os.path.abspath, help="where to write the figures")
     args = parser.parse_args()
     task = Task(args.n_trials, args.n_epoch, args.pruner, args.grace)
@@ -206,11 +261,15 @@ def main() -> None:
     all_of_them |= {"ray": ray_tune(args.ray)} if args.ray else {}
     asked = args.only or [*all_of_them, "empty"]
     figures: dict[str, Any] = {"task": vars(task)}
-    print(f"nntrain {nntrain.__version__}, optuna {optuna.__version__}, Python {platform.python_version()}, {task}")
+    print(
+        f"nntrain {nntrain.__version__}, optuna {optuna.__version__}, Python {platform.python_version()}, {task}"
+    )
     if contenders := {name: contender for name, contender in all_of_them.items() if name in asked}:
         figures["side by side"] = side_by_side(contenders, task, args.rounds)
     if "empty" in asked:
-        figures["ms of an empty trial"] = empty = {n: ms_of_empty_trial(n, args.empty_trials) for n in (1, N_JOBS)}
+        figures["ms of an empty trial"] = empty = {
+            n: ms_of_empty_trial(n, args.empty_trials) for n in (1, N_JOBS)
+        }
         for n, ms in empty.items():
             print(f"an empty trial: {ms:.1f} ms with {n} worker{'s' * (n > 1)}", flush=True)
     if args.json:

@@ -32,11 +32,11 @@ from torch.nn.functional import cross_entropy
 
 import nntrain
 from nntrain import Callback, Learner, accuracy
-from nntrain.integrations.adapter import TrackerCallback
-from nntrain.integrations.base import Tracker
-from nntrain.integrations.delivery import backlog
-from nntrain.integrations.launch import ShipperProcess
+from nntrain.integrations.callback import TrackerCallback
 from nntrain.integrations.mlflow import MLflowTracker
+from nntrain.integrations.shipping.client import ShipperProcess
+from nntrain.integrations.shipping.delivery import backlog
+from nntrain.integrations.tracker import Tracker
 from nntrain.integrations.wandb import WandbTracker
 from nntrain.statistics import ActivationStats
 
@@ -110,7 +110,9 @@ class Work:
         return clock.us_per_step(len(self.dls.train))
 
     def fit(self, n_epoch: int, model: nn.Module, *cbs: Callback) -> None:
-        learn = Learner(model, self.dls, cross_entropy, lr=LR, metrics=[accuracy], device="cpu", cbs=cbs)
+        learn = Learner(
+            model, self.dls, cross_entropy, lr=LR, metrics=[accuracy], device="cpu", cbs=cbs
+        )
         learn.fit(n_epoch)
 
     def tracked(self) -> TrackerCallback:
@@ -121,7 +123,13 @@ class Work:
         torch.manual_seed(0)
         layers = [nn.Linear(n, m) for n, m in itertools.pairwise([64, *[32] * 7, 10])]
         logs = LogsMuch()
-        self.fit(2_000 // len(self.dls.train), nn.Sequential(*layers), *cbs, ActivationStats(every=10), logs)
+        self.fit(
+            2_000 // len(self.dls.train),
+            nn.Sequential(*layers),
+            *cbs,
+            ActivationStats(every=10),
+            logs,
+        )
         return logs.seconds
 
 
@@ -140,7 +148,10 @@ def compare(work: Work, rounds: int) -> dict[str, float]:
         wait_for_delivery()
         row["both"] = work.us_per_step(work.tracked(), ActivationStats(every=10))
         wait_for_delivery()
-        rows.append(row | {"ratio": row["tracked"] / row["plain"], "stats_ratio": row["both"] / row["stats"]})
+        rows.append(
+            row
+            | {"ratio": row["tracked"] / row["plain"], "stats_ratio": row["both"] / row["stats"]}
+        )
         rows[-1]["both_ratio"] = row["both"] / row["plain"]
     return {name: statistics.median(row[name] for row in rows) for name in rows[0]}
 
@@ -160,8 +171,19 @@ def seconds_to_leave(tracker: str) -> float:
     """From the end of a fit of 10,000 batches to the end of its process, through the command line; all delivered by then."""
     n_epoch = -(-N_BATCH * BATCH // 1438)
     Path("timing.py").write_text(TIMES_ITS_END)
-    overrides = [f"tracker={tracker}", f"n_epoch={n_epoch}", "callbacks=[signals]", "trusted_targets=[timing]"]
-    command = [sys.executable, "-m", "nntrain.run", *overrides, "+callbacks.timing._target_=timing.TimesItsEnd"]
+    overrides = [
+        f"tracker={tracker}",
+        f"n_epoch={n_epoch}",
+        "callbacks=[signals]",
+        "trusted_targets=[timing]",
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "nntrain.run",
+        *overrides,
+        "+callbacks.timing._target_=timing.TimesItsEnd",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     left = time.time()
     if "lacks" in done.stderr:
@@ -176,15 +198,24 @@ def steps(rounds: int) -> dict[str, Any]:
         work = Work(tracker)
         row = figures[name] = compare(work, rounds)
         print(f"{name:24} {row['tracked']:8.0f} {row['plain']:10.0f} {row['ratio']:7.2f}")
-        print(f"{name + ', statistics':24} {row['both']:8.0f} {row['stats']:10.0f} {row['stats_ratio']:7.2f}", end="")
+        print(
+            f"{name + ', statistics':24} {row['both']:8.0f} {row['stats']:10.0f} {row['stats_ratio']:7.2f}",
+            end="",
+        )
         print(f"   {row['both_ratio']:.2f} times the fit without both", flush=True)
         if left := work.shipper.finish(600):
             raise SystemExit(f"{name}: undelivered is {left}")
     with socket.create_server(("127.0.0.1", 0)) as hanging:
-        for name, port in {"mlflow, server dead": 9, "mlflow, server hangs": hanging.getsockname()[1]}.items():
+        for name, port in {
+            "mlflow, server dead": 9,
+            "mlflow, server hangs": hanging.getsockname()[1],
+        }.items():
             work = Work(MLflowTracker(f"http://127.0.0.1:{port}"))
             row = figures[name] = compare_broken(work, rounds)
-            print(f"{name:24} {row['tracked']:8.0f} {row['plain']:10.0f} {row['ratio']:7.2f}", flush=True)
+            print(
+                f"{name:24} {row['tracked']:8.0f} {row['plain']:10.0f} {row['ratio']:7.2f}",
+                flush=True,
+            )
             if not work.shipper.finish(0):
                 raise SystemExit(f"{name}: all was delivered to a server that takes nothing.")
     return figures
@@ -195,11 +226,16 @@ def much() -> dict[str, float]:
     work = Work(MLflowTracker())
     runs = [(work.much(), work.much(work.tracked())) for _ in range(5)]
     work.shipper.finish(600)
-    return {name: statistics.median(at(tracked) - at(plain) for plain, tracked in runs) for name, at in SHARES.items()}
+    return {
+        name: statistics.median(at(tracked) - at(plain) for plain, tracked in runs)
+        for name, at in SHARES.items()
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each fit")
     parser.add_argument("--json", type=os.path.abspath, help="where to write the figures")
     args = parser.parse_args()
@@ -207,14 +243,23 @@ def main() -> None:
     os.environ["WANDB_MODE"] = "offline"
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        print(f"nntrain {nntrain.__version__}, torch {torch.__version__}, Python {platform.python_version()}, one thread")
+        print(
+            f"nntrain {nntrain.__version__}, torch {torch.__version__}, Python {platform.python_version()}, one thread"
+        )
         print(f"{'tracked in':24} {'us/step':>8} {'untracked':>10} {'ratio':>7}")
         figures = steps(args.rounds)
         figures["20 numbers a batch, added us"] = added = much()
-        print(f"20 numbers a batch: {added['median']:.0f} us more in the median, {added['p99']:.0f} us at the 99th percentile")
+        print(
+            f"20 numbers a batch: {added['median']:.0f} us more in the median, {added['p99']:.0f} us at the 99th percentile"
+        )
         for name in ("mlflow", "wandb"):
-            figures[f"{name}, seconds to leave"] = left = statistics.median(seconds_to_leave(name) for _ in range(3))
-            print(f"{name}: {left:.2f} s from the end of {N_BATCH} batches to the end of the process", flush=True)
+            figures[f"{name}, seconds to leave"] = left = statistics.median(
+                seconds_to_leave(name) for _ in range(3)
+            )
+            print(
+                f"{name}: {left:.2f} s from the end of {N_BATCH} batches to the end of the process",
+                flush=True,
+            )
         os.chdir("/")
     if args.json:
         Path(args.json).write_text(json.dumps(figures, indent=1))

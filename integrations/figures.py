@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nntrain import plots
-from nntrain.integrations.adapter import Figures
+from nntrain.integrations.callback import Figures
 from nntrain.statistics import ActivationStats
 
 if TYPE_CHECKING:
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from nntrain.learner import Learner
 
 
-def _of_activations(draw: Callable[[ActivationStats], Figure]) -> Callable[[Learner], Figure | None]:
+def _of_activations(
+    draw: Callable[[ActivationStats], Figure],
+) -> Callable[[Learner], Figure | None]:
     """The figure of the learner's activation statistics, if it has any."""
 
     def figure(learn: Learner) -> Figure | None:

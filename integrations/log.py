@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Protocol
 
 from torch import Tensor
 
-from nntrain.integrations.journal import Record, metrics_record
-from nntrain.integrations.resume import link_or_copy
-from nntrain.integrations.writer import Job
-from nntrain.tracking import Cell, Figure, RunLog
+from nntrain.core.run_log import Cell, Figure, RunLog
+from nntrain.integrations.journal.records import Record, metrics_record
+from nntrain.integrations.journal.writer import Job
+from nntrain.integrations.shipping.continuation import link_or_copy
 
 if TYPE_CHECKING:
     from nntrain.learner import Learner
@@ -91,7 +91,9 @@ class JournalLog(RunLog):
         files: where files are kept.
     """
 
-    def __init__(self, learn: Learner, write: Writes, write_later: Callable[[Job], None], files: Files) -> None:
+    def __init__(
+        self, learn: Learner, write: Writes, write_later: Callable[[Job], None], files: Files
+    ) -> None:
         super().__init__(learn)
         self._write, self._write_later, self._files = write, write_later, files
         self._has_ended = self._has_warned = False
@@ -103,7 +105,9 @@ class JournalLog(RunLog):
     def _records(self) -> bool:
         if self._has_ended and not self._has_warned:
             self._has_warned = True
-            _LOG.warning("What is logged now is not recorded, for the fit has ended: log in after_fit or before.")
+            _LOG.warning(
+                "What is logged now is not recorded, for the fit has ended: log in after_fit or before."
+            )
         return not self._has_ended and super()._records()
 
     def _metrics(self, values: Mapping[str, float | Tensor], step: int) -> None:
@@ -111,14 +115,38 @@ class JournalLog(RunLog):
 
     def _figure(self, figure: Figure, name: str, step: int) -> None:
         with self._unless_full(name):
-            self._write({"kind": "figure", "path": self._files.draw(figure, name), "name": name, "step": step})
+            self._write(
+                {
+                    "kind": "figure",
+                    "path": self._files.draw(figure, name),
+                    "name": name,
+                    "step": step,
+                }
+            )
 
-    def _table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]], step: int) -> None:
-        self._write({"kind": "table", "name": name, "columns": list(columns), "rows": list(rows), "step": step})
+    def _table(
+        self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]], step: int
+    ) -> None:
+        self._write(
+            {
+                "kind": "table",
+                "name": name,
+                "columns": list(columns),
+                "rows": list(rows),
+                "step": step,
+            }
+        )
 
     def _artifact(self, path: Path, name: str, aliases: Sequence[str]) -> None:
         with self._unless_full(name):
-            self._write({"kind": "artifact", "path": self._files.copy(path), "name": name, "aliases": list(aliases)})
+            self._write(
+                {
+                    "kind": "artifact",
+                    "path": self._files.copy(path),
+                    "name": name,
+                    "aliases": list(aliases),
+                }
+            )
 
     @contextmanager
     def _unless_full(self, name: str) -> Iterator[None]:
@@ -129,4 +157,6 @@ class JournalLog(RunLog):
 
 
 def _row(time_ms: int, step: int, values: Mapping[str, float | Tensor]) -> Iterator[Record]:
-    yield metrics_record([time_ms], [step], {name: [float(value)] for name, value in values.items()})
+    yield metrics_record(
+        [time_ms], [step], {name: [float(value)] for name, value in values.items()}
+    )

@@ -7,7 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nntrain.integrations.base import MetricRow, ModelFile, Refused, RunEnd, RunInfo, Started, Table
+from nntrain.integrations.tracker import (
+    MetricRow,
+    ModelFile,
+    Refused,
+    RunEnd,
+    RunInfo,
+    Started,
+    Table,
+)
 
 
 @dataclass
@@ -21,7 +29,9 @@ class MemoryRun:
     texts: dict[str, str] = field(default_factory=dict)
     rows: list[MetricRow] = field(default_factory=list)
     """The rows of metrics in the order in which they came, without values that came before."""
-    histograms: list[tuple[MetricRow, list[float], dict[str, list[float]]]] = field(default_factory=list)
+    histograms: list[tuple[MetricRow, list[float], dict[str, list[float]]]] = field(
+        default_factory=list
+    )
     """Row, edges, and counts by name."""
     figures: dict[str, bytes] = field(default_factory=dict)
     tables: dict[str, Table] = field(default_factory=dict)
@@ -98,13 +108,20 @@ class MemoryTracker:
         """Keeps the values that are new."""
         seen = self._seen.setdefault(self.run.id, set())
         for row in rows:
-            points = {key: (key, row.time_ms, row.step, repr(float(value))) for key, value in row.values.items()}
-            values = {key: float(row.values[key]) for key, point in points.items() if point not in seen}
+            points = {
+                key: (key, row.time_ms, row.step, repr(float(value)))
+                for key, value in row.values.items()
+            }
+            values = {
+                key: float(row.values[key]) for key, point in points.items() if point not in seen
+            }
             seen.update(points.values())
             if values:
                 self.run.rows.append(MetricRow(row.time_ms, row.step, values))
 
-    def histograms(self, row: MetricRow, edges: Sequence[float], counts: Mapping[str, Sequence[float]]) -> None:
+    def histograms(
+        self, row: MetricRow, edges: Sequence[float], counts: Mapping[str, Sequence[float]]
+    ) -> None:
         """Keeps histograms, unless they were kept before."""
         entry = (row, list(edges), {name: list(values) for name, values in counts.items()})
         if entry not in self.run.histograms:

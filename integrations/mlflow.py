@@ -25,10 +25,18 @@ from urllib.parse import urlsplit
 from nntrain.config.errors import ConfigError
 from nntrain.config.flatten import flatten
 from nntrain.config.redact import redact
-from nntrain.events import StopReason
-from nntrain.integrations.base import MetricRow, ModelFile, Refused, RunEnd, RunInfo, Started, Table
+from nntrain.core.names import Keys, check_file_name, metric_key
 from nntrain.integrations.standin import run_whole_package
-from nntrain.names import Keys, check_file_name, metric_key
+from nntrain.integrations.tracker import (
+    MetricRow,
+    ModelFile,
+    Refused,
+    RunEnd,
+    RunInfo,
+    Started,
+    Table,
+)
+from nntrain.result import StopReason
 
 if TYPE_CHECKING:
     from torch import nn
@@ -130,7 +138,9 @@ class MLflowTracker:
         _check_uri(given, "tracker.mlflow.tracking_uri" if self.tracking_uri else URI_VARIABLE)
         self.uri = _absolute(given)
         """The store, with the environment and the default looked up and the path of an SQLite database made absolute."""
-        self.experiment = self.experiment_name or os.environ.get("MLFLOW_EXPERIMENT_NAME") or DEFAULT_EXPERIMENT
+        self.experiment = (
+            self.experiment_name or os.environ.get("MLFLOW_EXPERIMENT_NAME") or DEFAULT_EXPERIMENT
+        )
         """The experiment's name, likewise."""
         self.run_id = ""
         """The id of the run, once it is begun."""
@@ -179,7 +189,9 @@ class MLflowTracker:
     def _create(self, run: RunInfo) -> Any:
         tags = {**run.tags, **self.tags} | ({RUN_TAG: run.uid} if run.uid else {})
         tags |= self._parent_tags(run)
-        with _unseeded():  # MLflow draws the name of a run from a generator that the user may have seeded
+        with (
+            _unseeded()
+        ):  # MLflow draws the name of a run from a generator that the user may have seeded
             return self._client.create_run(
                 self._experiment_id,
                 start_time=run.time_ms or None,
@@ -206,7 +218,9 @@ class MLflowTracker:
         from mlflow.entities import ViewType
 
         where = f"tags.`{tag}` = '{value}'"
-        return self._client.search_runs([self._experiment_id], where, run_view_type=ViewType.ALL, max_results=n)
+        return self._client.search_runs(
+            [self._experiment_id], where, run_view_type=ViewType.ALL, max_results=n
+        )
 
     def _take(self, entity: Any) -> None:
         """Makes a run the one that all else goes to, and opens it if it has ended."""
@@ -224,11 +238,17 @@ class MLflowTracker:
         found = self._client.get_experiment_by_name(self.experiment)
         if found is None:
             try:
-                return str(self._client.create_experiment(self.experiment, self._artifact_location(), _EXPERIMENT_TAGS))
+                return str(
+                    self._client.create_experiment(
+                        self.experiment, self._artifact_location(), _EXPERIMENT_TAGS
+                    )
+                )
             except MlflowException as err:
                 if err.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
-            found = self._client.get_experiment_by_name(self.experiment)  # another process was faster
+            found = self._client.get_experiment_by_name(
+                self.experiment
+            )  # another process was faster
         if found.lifecycle_stage == "deleted":
             raise LookupError(
                 f"the MLflow experiment {self.experiment!r} was deleted: restore it with 'mlflow experiments restore "
@@ -241,7 +261,9 @@ class MLflowTracker:
         path = _sqlite_path(self.uri)
         if path is None or path.parent == Path.cwd():
             return None
-        return str(path.parent / "mlruns" / hashlib.sha256(self.experiment.encode()).hexdigest()[:8])
+        return str(
+            path.parent / "mlruns" / hashlib.sha256(self.experiment.encode()).hexdigest()[:8]
+        )
 
     def _where(self, run_name: str) -> str:
         """Where the run is, and the command that shows it."""
@@ -275,7 +297,10 @@ class MLflowTracker:
         from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH, MAX_PARAMS_TAGS_PER_BATCH
 
         keys = Keys()
-        values = {keys[name]: _shortened(str(value), MAX_PARAM_VAL_LENGTH) for name, value in flatten(params).items()}
+        values = {
+            keys[name]: _shortened(str(value), MAX_PARAM_VAL_LENGTH)
+            for name, value in flatten(params).items()
+        }
         changed = sorted(key for key, value in values.items() if existing.get(key, value) != value)
         new = [Param(key, value) for key, value in values.items() if key not in existing]
         for batch in _batches(new, MAX_PARAMS_TAGS_PER_BATCH):
@@ -292,7 +317,9 @@ class MLflowTracker:
             with _refusals():
                 self._client.log_batch(self.run_id, metrics=batch)
 
-    def histograms(self, row: MetricRow, edges: Sequence[float], counts: Mapping[str, Sequence[float]]) -> None:
+    def histograms(
+        self, row: MetricRow, edges: Sequence[float], counts: Mapping[str, Sequence[float]]
+    ) -> None:
         """Does nothing: MLflow has no histograms."""
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
@@ -312,17 +339,24 @@ class MLflowTracker:
     def table(self, table: Table, step: int) -> None:
         """Keeps a table as MLflow's `log_table` does, but a later one of the same name takes its place."""
         name = table.name if table.name.endswith(".json") else f"{table.name}.json"
-        rows = [[None if isinstance(cell, float) and not math.isfinite(cell) else cell for cell in row] for row in table.rows]
+        rows = [
+            [None if isinstance(cell, float) and not math.isfinite(cell) else cell for cell in row]
+            for row in table.rows
+        ]
         _check_name(name)
         with _refusals():
-            self._client.log_text(self.run_id, json.dumps({"columns": list(table.columns), "data": rows}), name)
+            self._client.log_text(
+                self.run_id, json.dumps({"columns": list(table.columns), "data": rows}), name
+            )
             self._show_table(name)
 
     def _show_table(self, name: str) -> None:
         """Enters a table into the tag by which the UI shows it as one."""
         from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS
 
-        known = json.loads(self._client.get_run(self.run_id).data.tags.get(MLFLOW_LOGGED_ARTIFACTS, "[]"))
+        known = json.loads(
+            self._client.get_run(self.run_id).data.tags.get(MLFLOW_LOGGED_ARTIFACTS, "[]")
+        )
         entry = {"path": name, "type": "table"}
         if entry not in known:
             self._client.set_tag(self.run_id, MLFLOW_LOGGED_ARTIFACTS, json.dumps([*known, entry]))
@@ -352,7 +386,9 @@ class MLflowTracker:
         Raises:
             Refused: if the model itself is asked for and cannot be made from its configuration and its weights.
         """
-        name = model.name if PurePosixPath(model.name).suffix else f"{model.name}{model.path.suffix}"
+        name = (
+            model.name if PurePosixPath(model.name).suffix else f"{model.name}{model.path.suffix}"
+        )
         self.artifact(model.path, name)
         if self.log_model or self.registered_model_name:
             module = _module(model)
@@ -374,7 +410,11 @@ class MLflowTracker:
     def _create_model(self, model: ModelFile, digest: str) -> Any:
         name = re.sub(r"[^\w\-]+", "_", PurePosixPath(model.name).stem)
         return self._client.create_logged_model(
-            self._experiment_id, name, source_run_id=self.run_id, tags={"nntrain.sha256": digest}, model_type="pytorch"
+            self._experiment_id,
+            name,
+            source_run_id=self.run_id,
+            tags={"nntrain.sha256": digest},
+            model_type="pytorch",
         )
 
     def _upload_model(self, model_id: str, module: nn.Module) -> None:
@@ -382,12 +422,19 @@ class MLflowTracker:
         from mlflow.entities import LoggedModelOutput
         from mlflow.models import Model
 
-        needs = [*mlflow.pytorch.get_default_pip_requirements(), f"nntrain=={importlib.metadata.version('nntrain')}"]
+        needs = [
+            *mlflow.pytorch.get_default_pip_requirements(),
+            f"nntrain=={importlib.metadata.version('nntrain')}",
+        ]
         described = Model(run_id=self.run_id, model_id=model_id)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model"
             mlflow.pytorch.save_model(
-                module, path, mlflow_model=described, pip_requirements=needs, serialization_format="pickle"
+                module,
+                path,
+                mlflow_model=described,
+                pip_requirements=needs,
+                serialization_format="pickle",
             )
             self._client.log_model_artifacts(model_id, str(path))
         self._client.log_outputs(self.run_id, [LoggedModelOutput(model_id, 0)])
@@ -396,7 +443,11 @@ class MLflowTracker:
     def _register(self, model_id: str, name: str, aliases: Sequence[str]) -> None:
         """Makes a model a version in the registry, unless it is one already, and gives it the aliases."""
         versions = self._client.search_model_versions(f"run_id = '{self.run_id}'")
-        found = [version for version in versions if (version.name, version.source) == (name, f"models:/{model_id}")]
+        found = [
+            version
+            for version in versions
+            if (version.name, version.source) == (name, f"models:/{model_id}")
+        ]
         version = found[0] if found else self._create_version(model_id, name)
         for alias in aliases:
             if alias != "latest":  # which MLflow gives by itself
@@ -430,7 +481,9 @@ def _for_the_process(uri: str) -> Iterator[None]:
         try:
             yield
         finally:
-            mlflow.set_tracking_uri(before)  # which leaves it in the environment, for all that come after
+            mlflow.set_tracking_uri(
+                before
+            )  # which leaves it in the environment, for all that come after
             os.environ.pop(URI_VARIABLE, None)
             if in_environment is not None:
                 os.environ[URI_VARIABLE] = in_environment
@@ -438,14 +491,18 @@ def _for_the_process(uri: str) -> Iterator[None]:
 
 def _check_uri(uri: str, key: str) -> None:
     scheme = uri if uri == "databricks" else urlsplit(uri).scheme.split("+")[0]
-    plugins = {entry.name for entry in importlib.metadata.entry_points(group="mlflow.tracking_store")}
+    plugins = {
+        entry.name for entry in importlib.metadata.entry_points(group="mlflow.tracking_store")
+    }
     if scheme not in _SCHEMES and scheme not in plugins:
         raise ConfigError(
             f"{key}={redact(uri)} is no store of MLflow's, which no longer keeps runs in plain files: give the URL of a "
             f"server (http, https), or a database ({', '.join(_DATABASES)}) such as {DEFAULT_URI}."
         )
     if scheme in ("http", "https") and not urlsplit(uri).hostname:
-        raise ConfigError(f"{key}={redact(uri)} names no server: give one such as http://127.0.0.1:5000.")
+        raise ConfigError(
+            f"{key}={redact(uri)} names no server: give one such as http://127.0.0.1:5000."
+        )
 
 
 def _sqlite_path(uri: str) -> Path | None:
@@ -483,7 +540,9 @@ def _check_database(uri: str) -> None:
     settings = {_TIMEOUT_SETTING[backend]: CONNECT_TIMEOUT_S} if backend in _TIMEOUT_SETTING else {}
     engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool, connect_args=settings)
     with engine.connect() as connection:
-        connection.execute(sqlalchemy.text("PRAGMA schema_version" if backend == "sqlite" else "SELECT 1"))
+        connection.execute(
+            sqlalchemy.text("PRAGMA schema_version" if backend == "sqlite" else "SELECT 1")
+        )
 
 
 @contextmanager
@@ -520,7 +579,9 @@ def _refusals() -> Iterator[None]:
 def _is_final(err: Any) -> bool:
     """Whether a request was bad in itself; the store says that of a lost connection to its database, too."""
     is_of_database = "sqlalche.me" in str(err)  # SQLAlchemy's messages end in a link
-    return err.error_code == "INVALID_PARAMETER_VALUE" or (err.error_code == "BAD_REQUEST" and not is_of_database)
+    return err.error_code == "INVALID_PARAMETER_VALUE" or (
+        err.error_code == "BAD_REQUEST" and not is_of_database
+    )
 
 
 def _gist(err: Exception) -> str:
@@ -552,7 +613,9 @@ def _metric(key: str, value: float, row: MetricRow) -> Any:
     from mlflow.entities import Metric
 
     if not (-(2**63) <= row.step < 2**63 and 0 <= row.time_ms < 2**63):
-        raise Refused(f"step {row.step} or time {row.time_ms} is out of the range of 64-bit integers")
+        raise Refused(
+            f"step {row.step} or time {row.time_ms} is out of the range of 64-bit integers"
+        )
     try:
         return Metric(key, float(value), row.time_ms, row.step)
     except (TypeError, ValueError, OverflowError) as err:
@@ -562,7 +625,9 @@ def _metric(key: str, value: float, row: MetricRow) -> Any:
 def _fitting_tags(tags: Mapping[str, Any]) -> dict[str, str]:
     from mlflow.utils.validation import MAX_TAG_VAL_LENGTH
 
-    return {metric_key(key): _shortened(str(value), MAX_TAG_VAL_LENGTH) for key, value in tags.items()}
+    return {
+        metric_key(key): _shortened(str(value), MAX_TAG_VAL_LENGTH) for key, value in tags.items()
+    }
 
 
 def _shortened(text: str, limit: int) -> str:
@@ -581,7 +646,9 @@ def _batches(entities: Iterable[Any], size: int) -> Iterator[list[Any]]:
     batch: list[Any] = []
     n_bytes = 0
     for entity in entities:
-        n = 200 + 12 * (len(entity.key) + len(str(entity.value)))  # JSON writes a character in at most 12 bytes
+        n = 200 + 12 * (
+            len(entity.key) + len(str(entity.value))
+        )  # JSON writes a character in at most 12 bytes
         if batch and (len(batch) == size or n_bytes + n > MAX_BATCH_LOG_REQUEST_SIZE):
             yield batch
             batch, n_bytes = [], 0
@@ -598,22 +665,23 @@ def _module(model: ModelFile) -> nn.Module:
         Refused: if there is no configuration, or it may not or cannot be called, or the weights are of another model.
     """
     if model.node is None:
-        raise Refused(f"model {model.name} was not made from a configuration, so that only its weights are kept")
+        raise Refused(
+            f"model {model.name} was not made from a configuration, so that only its weights are kept"
+        )
     run_whole_package()
     import torch
 
-    from nntrain.config.build import make
-    from nntrain.config.targets import TRUSTED_TARGETS, check_targets, resolve_target, targets_in
+    from nntrain.config.instantiate import instantiate
 
-    nodes = {"model": dict(model.node)}
     try:
-        check_targets(nodes, model.trusted_targets)
-        for key, target in targets_in(nodes):
-            resolve_target(target, (*TRUSTED_TARGETS, *model.trusted_targets), key)
-        module: nn.Module = make(nodes["model"], "model")
-        module.load_state_dict(torch.load(model.path, map_location="cpu", weights_only=True)["model"])
+        module: nn.Module = instantiate(model.node, "model", model.trusted_targets)
+        module.load_state_dict(
+            torch.load(model.path, map_location="cpu", weights_only=True)["model"]
+        )
     except Exception as err:
-        raise Refused(f"model {model.name} cannot be made from its configuration: {_gist(err)}") from err
+        raise Refused(
+            f"model {model.name} cannot be made from its configuration: {_gist(err)}"
+        ) from err
     return module
 
 

@@ -12,5 +12,9 @@ import sys
 def run_whole_package() -> None:
     """Executes the package `nntrain` if only its stand-in is there, for code that imports names from it."""
     package = sys.modules["nntrain"]
-    if not hasattr(package, "Learner") and package.__spec__ is not None and package.__spec__.loader is not None:
+    if (
+        not hasattr(package, "Learner")
+        and package.__spec__ is not None
+        and package.__spec__.loader is not None
+    ):
         package.__spec__.loader.exec_module(package)

@@ -21,9 +21,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nntrain.config.redact import redact
-from nntrain.events import StopReason, exit_code
-from nntrain.integrations.base import OUTCOME_TAG, MetricRow, ModelFile, ProcessInfo, Refused, RunEnd, RunInfo, Started, Table
-from nntrain.names import STEP, check_file_name
+from nntrain.core.names import STEP, check_file_name
+from nntrain.integrations.tracker import (
+    OUTCOME_TAG,
+    MetricRow,
+    ModelFile,
+    ProcessInfo,
+    Refused,
+    RunEnd,
+    RunInfo,
+    Started,
+    Table,
+)
+from nntrain.result import StopReason, exit_code
 
 if TYPE_CHECKING:
     import wandb
@@ -66,7 +76,21 @@ MAX_ARTIFACT_NAME = 128
 
 _FEWER = frozenset({"loss", "error", "mae", "mse", "msle", "rmse", "rmspe", "perplexity"})
 _MORE = frozenset(
-    {"acc", "accuracy", "auc", "auroc", "bleu", "dice", "f1", "fbeta", "iou", "jaccard", "kappa", "precision", "psnr"}
+    {
+        "acc",
+        "accuracy",
+        "auc",
+        "auroc",
+        "bleu",
+        "dice",
+        "f1",
+        "fbeta",
+        "iou",
+        "jaccard",
+        "kappa",
+        "precision",
+        "psnr",
+    }
     | {"r2", "recall", "score", "ssim"}
 )
 
@@ -150,7 +174,9 @@ class WandbTracker:
         if importlib.util.find_spec("wandb") is None:
             raise ImportError("The W&B tracker needs wandb: pip install 'nntrain[wandb]'.")
         if self.mode is not None and self.mode not in MODES:
-            raise ValueError(f"mode={self.mode!r} is no mode of W&B: expected one of {', '.join(MODES)}.")
+            raise ValueError(
+                f"mode={self.mode!r} is no mode of W&B: expected one of {', '.join(MODES)}."
+            )
         self.tags = list(self.tags)
         self._uid = ""
         self._time_ms = 0
@@ -288,14 +314,22 @@ class WandbTracker:
             self._time_ms = row.time_ms
             self._log(row.step, row.values)
 
-    def histograms(self, row: MetricRow, edges: Sequence[float], counts: Mapping[str, Sequence[float]]) -> None:
+    def histograms(
+        self, row: MetricRow, edges: Sequence[float], counts: Mapping[str, Sequence[float]]
+    ) -> None:
         """Records histograms by name, all in one row of W&B's history."""
         import wandb
 
         self._time_ms = row.time_ms
         with self._one_row():
             bins = np.asarray(edges)
-            self._log(row.step, {name: wandb.Histogram(np_histogram=(np.asarray(n), bins)) for name, n in counts.items()})
+            self._log(
+                row.step,
+                {
+                    name: wandb.Histogram(np_histogram=(np.asarray(n), bins))
+                    for name, n in counts.items()
+                },
+            )
 
     def figure(self, path: Path, name: str, step: int) -> None:
         """Keeps an image in a row of W&B's history, under its name without the extension."""
@@ -313,7 +347,9 @@ class WandbTracker:
         with self._one_row():
             check_file_name(table.name, "Table")
             rows = [list(row) for row in table.rows]
-            self._log(step, {table.name: wandb.Table(list(table.columns), rows, allow_mixed_types=True)})
+            self._log(
+                step, {table.name: wandb.Table(list(table.columns), rows, allow_mixed_types=True)}
+            )
 
     def _define(self, values: Mapping[str, float]) -> None:
         """Tells W&B which value of a new key stands for the run; its own patterns know no more than a beginning."""
@@ -326,7 +362,11 @@ class WandbTracker:
     def _log(self, step: int, values: Mapping[str, Any]) -> None:
         """Hands over a row of history; its number there is its place in the journal, so that none is dropped or doubled."""
         session = self._session
-        session.run.log({**values, STEP: step, "_timestamp": self._time_ms / 1000}, step=session.rows, commit=True)
+        session.run.log(
+            {**values, STEP: step, "_timestamp": self._time_ms / 1000},
+            step=session.rows,
+            commit=True,
+        )
         session.rows += 1
 
     @contextmanager
@@ -357,17 +397,25 @@ class WandbTracker:
 
     def model(self, model: ModelFile) -> None:
         """Keeps a model's weights as an artifact of type `model`, the configuration that makes it as its metadata."""
-        node = {} if model.node is None else {"node": dict(model.node), "trusted_targets": list(model.trusted_targets)}
+        node = (
+            {}
+            if model.node is None
+            else {"node": dict(model.node), "trusted_targets": list(model.trusted_targets)}
+        )
         self._keep(model.path, model.name, "model", model.aliases, node)
 
-    def _keep(self, path: Path, name: str, kind: str, aliases: Sequence[str], metadata: Mapping[str, Any]) -> None:
+    def _keep(
+        self, path: Path, name: str, kind: str, aliases: Sequence[str], metadata: Mapping[str, Any]
+    ) -> None:
         import wandb
 
         with _refusing(FileNotFoundError):
             artifact = wandb.Artifact(artifact_name(self._uid, name), kind, metadata=dict(metadata))
             # what lies beside a journal does not change: no need for the copy that W&B makes below the home folder
             artifact.add_file(str(path), name, policy="immutable", skip_cache=True)
-            self._session.artifacts.append(self._session.run.log_artifact(artifact, aliases=list(aliases)))
+            self._session.artifacts.append(
+                self._session.run.log_artifact(artifact, aliases=list(aliases))
+            )
 
     def _console(self, path: Path) -> None:
         """Hands over the lines that came since the last time."""
@@ -431,7 +479,9 @@ def _process_settings(run: RunInfo) -> dict[str, Any]:
         "host": process.host or None,
         "program": process.program or "<python with no main file>",
         "program_abspath": str(script or ""),
-        "program_relpath": str(script.relative_to(process.cwd)) if script and script.is_relative_to(process.cwd) else "",
+        "program_relpath": str(script.relative_to(process.cwd))
+        if script and script.is_relative_to(process.cwd)
+        else "",
         "x_executable": process.executable or None,
         "git_root": process.cwd or None,
         "x_stats_pid": process.pid,
@@ -476,7 +526,9 @@ def _check_login(base_url: str) -> None:
     from wandb.sdk.lib import wbauth
 
     if wbauth.authenticate_session(host=base_url, source="nntrain", prompt=False) is None:
-        raise PermissionError(f"W&B has no API key for {redact(base_url)}: run 'wandb login' or set WANDB_API_KEY.")
+        raise PermissionError(
+            f"W&B has no API key for {redact(base_url)}: run 'wandb login' or set WANDB_API_KEY."
+        )
 
 
 def _init(settings: wandb.Settings, args: Sequence[str]) -> wandb.Run:
@@ -566,13 +618,19 @@ def _end(session: _Session, code: int) -> None:
     run = session.run
     try:
         if not (run.offline or run.disabled):
-            for artifact in session.artifacts:  # W&B ends a run without a word about those that it could not upload
+            for artifact in (
+                session.artifacts
+            ):  # W&B ends a run without a word about those that it could not upload
                 artifact.wait()
     finally:
         run.finish(exit_code=code)
     if not run.disabled:
         _wait_until_closed(run)
-    if not run.offline and session.rows > session.n_held and _MESSAGES.n_warning > session.n_warning:
+    if (
+        not run.offline
+        and session.rows > session.n_held
+        and _MESSAGES.n_warning > session.n_warning
+    ):
         # after some answers of a server W&B gives the upload up and ends the run as if nothing were: the next start asks how
         # much the server holds
         raise ConnectionError(f"W&B may not hold all of run {run.id}: {_MESSAGES.last_warning}")
@@ -583,7 +641,9 @@ def _wait_until_closed(run: wandb.Run) -> None:
     from wandb.proto.wandb_server_pb2 import ServerRequest  # type: ignore[attr-defined]  # made when it is imported
 
     service = _library().ensure_service()
-    answer = service.api_init_request(run.settings.to_proto())  # any question would do: they are answered in their order
+    answer = service.api_init_request(
+        run.settings.to_proto()
+    )  # any question would do: they are answered in their order
     cleanup = ServerRequest()
     cleanup.api_cleanup_request.api_id = answer.api_id
     service.finalize(run, cleanup)()

@@ -1,7 +1,7 @@
 """nntrain: a minimal event Learner for PyTorch, configured by Hydra, with tracking and pruned sweeps."""
 
-from nntrain.callback import Callback, Purpose
-from nntrain.events import (
+from nntrain.core.callback import Callback, Purpose
+from nntrain.core.events import (
     CancelBackwardException,
     CancelBatchException,
     CancelEpochException,
@@ -11,8 +11,6 @@ from nntrain.events import (
     CancelTrainException,
     CancelValidException,
     Event,
-    FitResult,
-    StopReason,
 )
 from nntrain.learner import Learner
 from nntrain.metrics import (
@@ -26,6 +24,7 @@ from nntrain.metrics import (
     skm_to_fastai,
 )
 from nntrain.recorder import Recorder
+from nntrain.result import FitResult, StopReason
 
 __version__ = "0.1.0"
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from nntrain.batch import map_tensors
-from nntrain.callback import Callback
-from nntrain.optimizer import Optimizer, param_groups
-from nntrain.rng import generators_of, rng_state, set_rng_state
+from nntrain.core.batch import map_tensors
+from nntrain.core.callback import Callback
+from nntrain.core.optimizer import Optimizer, param_groups
+from nntrain.core.rng import generators_of, rng_state, set_rng_state
 
 if TYPE_CHECKING:
     from nntrain.learner import Learner
@@ -32,7 +32,9 @@ class CheckpointError(RuntimeError):
 # --- files
 
 
-def write_checkpoint(state: Mapping[str, Any], path: str | Path, *, previous: str | Path | None = None) -> Path:
+def write_checkpoint(
+    state: Mapping[str, Any], path: str | Path, *, previous: str | Path | None = None
+) -> Path:
     """Writes a checkpoint so that `path` holds either the old file or the whole new one, even after a crash.
 
     Args:
@@ -66,7 +68,9 @@ def _write(state: Mapping[str, Any], file: Any, path: Path) -> None:
         file.flush()
         os.fsync(file.fileno())
     except (OSError, RuntimeError) as err:  # torch turns a full disk into a RuntimeError
-        raise CheckpointError(f"{path} could not be written, what was there before is untouched: {err}") from err
+        raise CheckpointError(
+            f"{path} could not be written, what was there before is untouched: {err}"
+        ) from err
 
 
 def _check_loadable(temporary: str, path: Path) -> None:
@@ -121,9 +125,13 @@ def read_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
         _check_sums(path)
         state = torch.load(path, map_location=device, weights_only=True)
     except Exception as err:  # zipfile and torch raise a different type for each kind of damage
-        raise CheckpointError(f"{path} cannot be loaded: it is damaged, or holds more than tensors and plain values.") from err
+        raise CheckpointError(
+            f"{path} cannot be loaded: it is damaged, or holds more than tensors and plain values."
+        ) from err
     if not isinstance(state, dict) or "model" not in state:
-        raise CheckpointError(f"{path} is no checkpoint: it was expected to hold a dict with the key 'model'.")
+        raise CheckpointError(
+            f"{path} is no checkpoint: it was expected to hold a dict with the key 'model'."
+        )
     return state
 
 
@@ -143,7 +151,9 @@ def save_model(learn: Learner, path: str | Path, *, with_opt: bool = True) -> Pa
     return write_checkpoint(state | (_opt_part(learn.opt) if with_opt else {}), path)
 
 
-def load_model(learn: Learner, path: str | Path, *, with_opt: bool = True, strict: bool = True) -> None:
+def load_model(
+    learn: Learner, path: str | Path, *, with_opt: bool = True, strict: bool = True
+) -> None:
     """Reads the model's and, if asked and present, the optimizer's state.
 
     Raises:
@@ -178,8 +188,14 @@ def _opt_part(opt: Optimizer | None) -> dict[str, Any]:
 def _check_model(model: nn.Module, state: Mapping[str, Any], path: str | Path) -> None:
     own = model.state_dict()
     misfits = _misfits(own, state)
-    shapes = {name: (_shape(state[name]), _shape(value)) for name, value in own.items() if name in state}
-    wrong = [f"{name} {there} instead of {here}" for name, (there, here) in shapes.items() if there != here]
+    shapes = {
+        name: (_shape(state[name]), _shape(value)) for name, value in own.items() if name in state
+    }
+    wrong = [
+        f"{name} {there} instead of {here}"
+        for name, (there, here) in shapes.items()
+        if there != here
+    ]
     if wrong:
         misfits.append(f"it has {_few(wrong)}")
     _refuse(misfits, path, "the model")
@@ -228,7 +244,11 @@ def learner_state(learn: Learner) -> dict[str, Any]:
     return {
         "model": learn.model.state_dict(),
         **_opt_part(learn.opt),
-        "grads": {name: param.grad for name, param in learn.model.named_parameters() if param.grad is not None},
+        "grads": {
+            name: param.grad
+            for name, param in learn.model.named_parameters()
+            if param.grad is not None
+        },
         "callbacks": {key: cb.state_dict() for key, cb in _acting(learn).items()},
         "watchers": {key: cb.state_dict() for key, cb in _watching(learn).items()},
         "rng": learner_rng_state(learn),
@@ -246,7 +266,9 @@ def check_learner_state(learn: Learner, state: Mapping[str, Any], path: str | Pa
             a model alone.
     """
     if "callbacks" not in state:
-        raise CheckpointError(f"{path} holds a model but no fit to resume: read it with Learner.load.")
+        raise CheckpointError(
+            f"{path} holds a model but no fit to resume: read it with Learner.load."
+        )
     _check_model(learn.model, state["model"], path)
     _check_opt(learn.opt or learn.create_opt(), state, path)
     _refuse(_misfits(_acting(learn), state["callbacks"]), path, "the callbacks")

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from nntrain import checkpoint, lr_finder, schedule, summary
-from nntrain.batch import EmptyLoaderError, describe, n_batches, split_batch
-from nntrain.callback import Callback, Purpose
 from nntrain.callbacks.defaults import default_callbacks
-from nntrain.device import resolve_device
-from nntrain.dispatch import Handlers, cleanup, gather, training_loop_text
-from nntrain.events import (
+from nntrain.core.batch import EmptyLoaderError, describe, n_batches, split_batch
+from nntrain.core.callback import Callback, Purpose
+from nntrain.core.device import resolve_device
+from nntrain.core.dispatch import Handlers, cleanup, gather, training_loop_text
+from nntrain.core.events import (
     BACKWARD,
     BATCH,
     EPOCH,
@@ -33,12 +33,10 @@ from nntrain.events import (
     CancelException,
     CancelFitException,
     Event,
-    FitResult,
     Level,
-    StopReason,
+    reason_of,
 )
-from nntrain.metrics import Metric, as_metrics
-from nntrain.optimizer import (
+from nntrain.core.optimizer import (
     LearningRate,
     Optimizer,
     OptimizerFactory,
@@ -49,8 +47,10 @@ from nntrain.optimizer import (
     param_groups,
     set_hyper,
 )
+from nntrain.core.run_log import RunLog
+from nntrain.metrics import Metric, as_metrics
 from nntrain.recorder import GatherPreds, Recorder
-from nntrain.tracking import RunLog
+from nntrain.result import FitResult, StopReason
 
 
 class Loaders(Protocol):
@@ -152,7 +152,9 @@ class Learner:
     def add_cb(self, cb: Callback) -> Learner:
         """Adds one callback and calls its `after_create`."""
         if self._handlers is not None:
-            raise RuntimeError(f"{type(cb).__name__} cannot be added during a fit: give it to fit(cbs=...) or add it before.")
+            raise RuntimeError(
+                f"{type(cb).__name__} cannot be added during a fit: give it to fit(cbs=...) or add it before."
+            )
         self.cbs = sorted([*self.cbs, cb], key=lambda callback: callback.order)
         cb.after_create(self)
         return self
@@ -166,8 +168,14 @@ class Learner:
     def remove_cb(self, cb: Callback | type[Callback]) -> Learner:
         """Removes one callback, or every callback of a class."""
         if self._handlers is not None:
-            raise RuntimeError("Callbacks cannot be removed during a fit: remove them before or after it.")
-        gone = [known for known in self.cbs if known is cb or (isinstance(cb, type) and isinstance(known, cb))]
+            raise RuntimeError(
+                "Callbacks cannot be removed during a fit: remove them before or after it."
+            )
+        gone = [
+            known
+            for known in self.cbs
+            if known is cb or (isinstance(cb, type) and isinstance(known, cb))
+        ]
         self.cbs = [known for known in self.cbs if known not in gone]
         return self
 
@@ -215,7 +223,9 @@ class Learner:
             self.loss_parts = {}
             return loss
         if not isinstance(loss, Mapping):
-            raise TypeError(f"The loss must be a tensor or a mapping of named tensors but is {type(loss).__name__}.")
+            raise TypeError(
+                f"The loss must be a tensor or a mapping of named tensors but is {type(loss).__name__}."
+            )
         self.loss_parts = {name: part.detach() for name, part in loss.items()}
         return torch.stack(list(loss.values())).sum()
 
@@ -266,7 +276,9 @@ class Learner:
                 learning rate is negative or not finite.
         """
         if not (isinstance(n_epoch, Integral) and n_epoch >= 0):
-            raise ValueError(f"n_epoch={n_epoch} must be a whole number of at least 0: the epochs in all.")
+            raise ValueError(
+                f"n_epoch={n_epoch} must be a whole number of at least 0: the epochs in all."
+            )
         if not 0 <= start_epoch <= n_epoch:
             raise ValueError(f"start_epoch={start_epoch} is not between 0 and n_epoch={n_epoch}.")
         with self.added_cbs(*(cbs or ())):
@@ -277,15 +289,21 @@ class Learner:
                 recorder.clear()
             return self._run(Purpose.FIT, self._do_epochs)
 
-    def fit_one_cycle(self, n_epoch: int, lr_max: LearningRate | None = None, **kwargs: Any) -> FitResult:
+    def fit_one_cycle(
+        self, n_epoch: int, lr_max: LearningRate | None = None, **kwargs: Any
+    ) -> FitResult:
         """Trains with a warm-up and a cosine decay; see `nntrain.schedule.fit_one_cycle`."""
         return schedule.fit_one_cycle(self, n_epoch, lr_max, **kwargs)
 
-    def fit_flat_cos(self, n_epoch: int, lr: LearningRate | None = None, **kwargs: Any) -> FitResult:
+    def fit_flat_cos(
+        self, n_epoch: int, lr: LearningRate | None = None, **kwargs: Any
+    ) -> FitResult:
         """Trains at a constant rate, then a cosine decay; see `nntrain.schedule.fit_flat_cos`."""
         return schedule.fit_flat_cos(self, n_epoch, lr, **kwargs)
 
-    def fit_sgdr(self, n_cycles: int, cycle_len: int, lr_max: LearningRate | None = None, **kwargs: Any) -> FitResult:
+    def fit_sgdr(
+        self, n_cycles: int, cycle_len: int, lr_max: LearningRate | None = None, **kwargs: Any
+    ) -> FitResult:
         """Trains with cosine decays and warm restarts; see `nntrain.schedule.fit_sgdr`."""
         return schedule.fit_sgdr(self, n_cycles, cycle_len, lr_max, **kwargs)
 
@@ -293,13 +311,17 @@ class Learner:
         """Finds a learning rate by mock training that leaves no trace; see `nntrain.lr_finder.lr_find`."""
         return lr_finder.lr_find(self, **kwargs)
 
-    def validate(self, dl: Iterable[Any] | None = None, *, cbs: Sequence[Callback] = ()) -> dict[str, float]:
+    def validate(
+        self, dl: Iterable[Any] | None = None, *, cbs: Sequence[Callback] = ()
+    ) -> dict[str, float]:
         """The metrics over a loader (the validation set by default), as `{"valid/loss": ...}`."""
         with self.added_cbs(*cbs):
             self._run(Purpose.VALIDATE, partial(self._validate_on, self._valid_or(dl)))
         return dict(self.recorder.row)
 
-    def get_preds(self, dl: Iterable[Any] | None = None, *, cbs: Sequence[Callback] = ()) -> tuple[Tensor, Tensor | None]:
+    def get_preds(
+        self, dl: Iterable[Any] | None = None, *, cbs: Sequence[Callback] = ()
+    ) -> tuple[Tensor, Tensor | None]:
         """Predictions `(items, ...)` and labels over a loader, on the CPU; the labels are `None` where there are none."""
         gather_preds = GatherPreds()
         with self.added_cbs(gather_preds, *cbs):
@@ -359,7 +381,9 @@ class Learner:
         if self._noted is not err:
             self._noted = err
             part = "train" if self.training else "valid"
-            err.add_note(f"nntrain: raised in {where}, epoch {self.epoch}, iteration {self.iter}, {part}")
+            err.add_note(
+                f"nntrain: raised in {where}, epoch {self.epoch}, iteration {self.iter}, {part}"
+            )
 
     def _level(self, level: Level, body: Callable[[], None]) -> None:
         try:
@@ -371,7 +395,9 @@ class Learner:
 
     def _run(self, purpose: Purpose, body: Callable[[], None]) -> FitResult:
         if self._handlers is not None:
-            raise RuntimeError("The loop is already running: fit, validate and lr_find cannot be called from a callback.")
+            raise RuntimeError(
+                "The loop is already running: fit, validate and lr_find cannot be called from a callback."
+            )
         self.purpose, self._handlers = purpose, gather(self.cbs, purpose)
         try:
             failure = self._run_and_clean_up(body)
@@ -392,7 +418,7 @@ class Learner:
         except BaseException as err:  # noqa: BLE001 - raised again when every callback has cleaned up
             failure = err
             self._note(err, "the loop")
-            self.result = self._failed(StopReason.of(err), err)
+            self.result = self._failed(reason_of(err), err)
         torch.set_grad_enabled(grad_enabled)
         cleanup_failure = cleanup(self, self._handlers, failure)
         if cleanup_failure is not None:
@@ -413,7 +439,9 @@ class Learner:
         result = self._result(reason, f"{type(err).__name__}: {err}")
         return replace(result, traceback="".join(traceback.format_exception(err)))
 
-    def _result(self, reason: StopReason, message: str = "", signum: Signals | None = None) -> FitResult:
+    def _result(
+        self, reason: StopReason, message: str = "", signum: Signals | None = None
+    ) -> FitResult:
         recorder = self._find_recorder()
         metrics, n_epoch = (dict(recorder.row), len(recorder.rows)) if recorder else ({}, 0)
         return FitResult(reason, message, metrics, n_epoch, self.train_iter, signum)
@@ -445,7 +473,9 @@ class Learner:
             start = perf_counter()
         if self.iter < 0:
             part = "training" if self.training else "validation"
-            raise EmptyLoaderError(f"The {part} loader gave no batch: it is empty, or drop_last dropped its only batch.")
+            raise EmptyLoaderError(
+                f"The {part} loader gave no batch: it is empty, or drop_last dropped its only batch."
+            )
 
     def _one_batch(self) -> None:
         self.xb, self.yb = split_batch(self.batch, self.n_inp)
@@ -469,5 +499,7 @@ class Learner:
         except CancelException:
             raise
         except Exception as err:
-            err.add_note(f"nntrain: the loss was given pred {describe(self.pred)} and target {describe(self.yb or self.xb)}")
+            err.add_note(
+                f"nntrain: the loss was given pred {describe(self.pred)} and target {describe(self.yb or self.xb)}"
+            )
             raise

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, ClassVar, TypeAlias
 import numpy as np
 
 from nntrain import plots
-from nntrain.callback import Callback, Purpose
-from nntrain.events import CancelFitException, CancelValidException, StopReason
+from nntrain.core.callback import Callback, Purpose
+from nntrain.core.events import CancelFitException, CancelValidException
+from nntrain.core.optimizer import set_hyper
 from nntrain.metrics import func_name
-from nntrain.optimizer import set_hyper
 from nntrain.recorder import Smoother
+from nntrain.result import StopReason
 from nntrain.schedule import Schedule, sched_exp
 from nntrain.snapshot import leave_no_trace, mock_fit
 
@@ -57,7 +58,12 @@ def valley(lrs: Sequence[float], losses: Sequence[float]) -> float:
 
 
 def slide(
-    lrs: Sequence[float], losses: Sequence[float], *, lr_diff: int = 15, thresh: float = 0.005, adjust_value: float = 1.0
+    lrs: Sequence[float],
+    losses: Sequence[float],
+    *,
+    lr_diff: int = 15,
+    thresh: float = 0.005,
+    adjust_value: float = 1.0,
 ) -> float:
     """The rate before the losses begin to slide up: going back from the end, where the slope has settled.
 
@@ -103,7 +109,9 @@ def steep(lrs: Sequence[float], losses: Sequence[float]) -> float:
 
 def _require(rule: str, losses: Sequence[float], n: int) -> None:
     if len(losses) < n:
-        raise ValueError(f"The rule {rule} needs at least {n} losses but got {len(losses)}: raise num_it or lower end_lr.")
+        raise ValueError(
+            f"The rule {rule} needs at least {n} losses but got {len(losses)}: raise num_it or lower end_lr."
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +126,9 @@ class LRFindResult:
     suggestions: Mapping[str, float]
 
     def __repr__(self) -> str:
-        rates = f"{len(self.lrs)} rates" + (f" from {self.lrs[0]:.2g} to {self.lrs[-1]:.2g}" if self.lrs else "")
+        rates = f"{len(self.lrs)} rates" + (
+            f" from {self.lrs[0]:.2g} to {self.lrs[-1]:.2g}" if self.lrs else ""
+        )
         return f"LRFindResult({', '.join([*(f'{name}={lr:.2g}' for name, lr in self.suggestions.items()), rates])})"
 
     def plot(self, ax: Axes | None = None) -> Axes:
@@ -213,9 +223,13 @@ def lr_find(
         ValueError: if the rates or `num_it` make no sense, or too few losses were numbers.
     """
     if not 0 < start_lr < end_lr:
-        raise ValueError(f"lr_find needs 0 < start_lr < end_lr but got start_lr={start_lr} and end_lr={end_lr}.")
+        raise ValueError(
+            f"lr_find needs 0 < start_lr < end_lr but got start_lr={start_lr} and end_lr={end_lr}."
+        )
     if num_it < _MIN_NUM_IT:
-        raise ValueError(f"lr_find needs num_it of at least {_MIN_NUM_IT} batches but got {num_it}; the default is 100.")
+        raise ValueError(
+            f"lr_find needs num_it of at least {_MIN_NUM_IT} batches but got {num_it}; the default is 100."
+        )
     test = _RangeTest(sched_exp(start_lr, end_lr), num_it, stop_div)
     with leave_no_trace(learn), learn.added_cbs(test):
         mock_fit(learn, Purpose.LR_FIND, num_it)
@@ -227,7 +241,10 @@ def lr_find(
 
 
 def _too_few(test: _RangeTest) -> str:
-    n, why = len(test.losses), "the loss became NaN" if test.hit_nan else "the loss diverged or batches were skipped"
+    n, why = (
+        len(test.losses),
+        "the loss became NaN" if test.hit_nan else "the loss diverged or batches were skipped",
+    )
     needed = test.num_it // 10 + 2 + (0 if test.hit_nan else _SKIP_END)
     return (
         f"lr_find got only {n} usable losses where {needed} are needed, because {why}: "

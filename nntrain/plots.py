@@ -33,7 +33,9 @@ def new_figure(width: float, height: float) -> Figure:
     try:
         from matplotlib.figure import Figure as MplFigure
     except ModuleNotFoundError as err:
-        raise ModuleNotFoundError("Plots need matplotlib: pip install 'nntrain[plots]'.", name=err.name) from err
+        raise ModuleNotFoundError(
+            "Plots need matplotlib: pip install 'nntrain[plots]'.", name=err.name
+        ) from err
     figure: Figure = MplFigure(figsize=(width, height), layout="constrained")
     return figure
 
@@ -49,8 +51,21 @@ def plot_loss(recorder: Recorder) -> Figure:
     figure = new_figure(7, 4)
     axes = figure.subplots()
     steps = range(1, len(losses) + 1)
-    axes.plot(steps, losses.tolist(), color="tab:blue", linewidth=0.8, alpha=0.5, label="train, each batch")
-    axes.plot(steps, recorder.smooth_losses.tolist(), color="tab:blue", linewidth=1.8, label="train, smoothed")
+    axes.plot(
+        steps,
+        losses.tolist(),
+        color="tab:blue",
+        linewidth=0.8,
+        alpha=0.5,
+        label="train, each batch",
+    )
+    axes.plot(
+        steps,
+        recorder.smooth_losses.tolist(),
+        color="tab:blue",
+        linewidth=1.8,
+        label="train, smoothed",
+    )
     _plot_valid(axes, recorder)
     axes.set(title="Loss", xlabel="training batch", ylabel="loss")
     _finish(axes)
@@ -59,11 +74,15 @@ def plot_loss(recorder: Recorder) -> Figure:
 
 def _plot_valid(axes: Axes, recorder: Recorder) -> None:
     points = [
-        (end, row["valid/loss"]) for end, row in zip(recorder.epoch_ends, recorder.rows, strict=True) if "valid/loss" in row
+        (end, row["valid/loss"])
+        for end, row in zip(recorder.epoch_ends, recorder.rows, strict=True)
+        if "valid/loss" in row
     ]
     if points:
         ends, losses = zip(*points, strict=True)
-        axes.plot(ends, losses, color="tab:orange", marker="o", markersize=4, label="valid, end of epoch")
+        axes.plot(
+            ends, losses, color="tab:orange", marker="o", markersize=4, label="valid, end of epoch"
+        )
 
 
 def _finish(axes: Axes) -> None:
@@ -80,11 +99,15 @@ def plot_lrs(recorder: Recorder) -> Figure:
         ValueError: if no learning rate was recorded.
     """
     if not any(recorder.lrs.values()):
-        raise ValueError("There is no learning rate to plot: train with fit() and an optimizer with param_groups first.")
+        raise ValueError(
+            "There is no learning rate to plot: train with fit() and an optimizer with param_groups first."
+        )
     panels = {"Learning rate": recorder.lrs, "Momentum": recorder.moms}
     panels = {title: groups for title, groups in panels.items() if groups}
     figure = new_figure(5 * len(panels), 3.6)
-    for axes, (title, groups) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+    for axes, (title, groups) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+    ):
         _plot_groups(axes, groups)
         axes.set(title=title, xlabel="training batch", ylabel=title.lower())
         _finish(axes)
@@ -93,13 +116,17 @@ def plot_lrs(recorder: Recorder) -> Figure:
 
 def _plot_groups(axes: Axes, groups: Mapping[str, Sequence[float]]) -> None:
     for name, values in groups.items():
-        axes.plot(range(1, len(values) + 1), values, label=f"group {name}" if len(groups) > 1 else None)
+        axes.plot(
+            range(1, len(values) + 1), values, label=f"group {name}" if len(groups) > 1 else None
+        )
 
 
 def _recorded(stats: ActivationStats) -> History:
     history = stats.history()
     if not history.steps:
-        raise ValueError("There are no activations to plot: train with ActivationStats() among the callbacks first.")
+        raise ValueError(
+            "There are no activations to plot: train with ActivationStats() among the callbacks first."
+        )
     return history
 
 
@@ -110,7 +137,9 @@ def _layer_colours(n: int) -> list[Any]:
 
 
 def _plot_by_layer(axes: Axes, history: History, values: Tensor) -> None:
-    for i, (layer, colour) in enumerate(zip(history.layers, _layer_colours(len(history.layers)), strict=True)):
+    for i, (layer, colour) in enumerate(
+        zip(history.layers, _layer_colours(len(history.layers)), strict=True)
+    ):
         axes.plot(history.steps, values[:, i].tolist(), color=colour, linewidth=1.2, label=layer)
     axes.grid(alpha=0.3)
     axes.margins(x=0.02)
@@ -126,7 +155,14 @@ def _legend_columns(layers: Sequence[str]) -> int:
 
 def _layer_legend(figure: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right upper", title="layer", fontsize="small", ncols=_legend_columns(labels))
+    figure.legend(
+        handles,
+        labels,
+        loc="outside right upper",
+        title="layer",
+        fontsize="small",
+        ncols=_legend_columns(labels),
+    )
 
 
 def plot_layer_stats(stats: ActivationStats) -> Figure:
@@ -137,7 +173,9 @@ def plot_layer_stats(stats: ActivationStats) -> Figure:
     """
     history = _recorded(stats)
     figure = _layer_figure(9, history)
-    for axes, (name, title) in zip(figure.subplots(1, 2), {"mean": "Mean", "std": "Standard deviation"}.items(), strict=True):
+    for axes, (name, title) in zip(
+        figure.subplots(1, 2), {"mean": "Mean", "std": "Standard deviation"}.items(), strict=True
+    ):
         _plot_by_layer(axes, history, history.values[name])
         axes.set(title=f"{title} of activations", xlabel="training batch", ylabel=title.lower())
     _layer_legend(figure, axes)
@@ -154,7 +192,12 @@ def plot_dead(stats: ActivationStats) -> Figure:
     figure = _layer_figure(6, history)
     axes = figure.subplots()
     _plot_by_layer(axes, history, 100 * history.values["dead_frac"])
-    axes.set(title="Dead units (0 for a whole batch)", xlabel="training batch", ylabel="units (%)", ylim=(-3, 103))
+    axes.set(
+        title="Dead units (0 for a whole batch)",
+        xlabel="training batch",
+        ylabel="units (%)",
+        ylim=(-3, 103),
+    )
     _layer_legend(figure, axes)
     return figure
 
@@ -178,7 +221,9 @@ def plot_histograms(stats: ActivationStats) -> Figure:
         mesh = _draw_histogram(axes, history.steps, image / image.max().clamp(min=math.log(2)))
         axes.set_title(layer, fontsize="medium")
     _label_histograms(panels, len(history.layers), n_col, counts)
-    figure.colorbar(mesh, ax=panels.tolist(), label="log(1 + count), most = 1", shrink=1 / n_row, anchor=(0, 1))
+    figure.colorbar(
+        mesh, ax=panels.tolist(), label="log(1 + count), most = 1", shrink=1 / n_row, anchor=(0, 1)
+    )
     figure.suptitle("Distribution of activations over training")
     return figure
 
@@ -186,13 +231,17 @@ def plot_histograms(stats: ActivationStats) -> Figure:
 def _draw_histogram(axes: Axes, steps: Sequence[int], image: Tensor) -> Any:
     half = (steps[-1] - steps[0]) / max(len(steps) - 1, 1) / 2 or 0.5
     extent = (steps[0] - half, steps[-1] + half, 0, N_BINS)
-    return axes.imshow(image.T.numpy(), aspect="auto", origin="lower", extent=extent, vmin=0, vmax=1, cmap="magma")
+    return axes.imshow(
+        image.T.numpy(), aspect="auto", origin="lower", extent=extent, vmin=0, vmax=1, cmap="magma"
+    )
 
 
 def _label_histograms(panels: Any, n_layer: int, n_col: int, counts: Tensor) -> None:
     used = counts.sum((0, 1)).nonzero().flatten().tolist() or [0, N_BINS - 1]
     ticks = [-100.0, -10.0, -1.0, -0.1, 0.0, 0.1, 1.0, 10.0, 100.0]
-    panels[0].set_yticks(bin_positions(torch.tensor(ticks)).tolist(), [f"{tick:g}" for tick in ticks])
+    panels[0].set_yticks(
+        bin_positions(torch.tensor(ticks)).tolist(), [f"{tick:g}" for tick in ticks]
+    )
     panels[0].set_ylim(used[0] - 1, used[-1] + 2)
     for i, axes in enumerate(panels):
         axes.set_visible(i < n_layer)

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from nntrain import plots
-from nntrain.batch import batch_size
-from nntrain.callback import Callback, Purpose
+from nntrain.core.batch import batch_size
+from nntrain.core.callback import Callback, Purpose
+from nntrain.core.optimizer import get_hyper, group_names, has_momentum, param_groups
 from nntrain.metrics import AvgLoss, Metric, WeightedMean, as_number, check_loss_part
-from nntrain.optimizer import get_hyper, group_names, has_momentum, param_groups
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -89,7 +89,9 @@ class Smoother:
 
     def add(self, value: float) -> float:
         """Takes a number and returns the mean so far."""
-        self._mean += (value - self._mean) * (1 - self.beta)  # as torch.lerp: from an infinity on it is NaN
+        self._mean += (value - self._mean) * (
+            1 - self.beta
+        )  # as torch.lerp: from an infinity on it is NaN
         self._count += 1
         return self._mean / (1 - self.beta**self._count)
 
@@ -173,7 +175,10 @@ class Recorder(Callback):
 
     def _columns(self, first: int) -> dict[str, list[float]]:
         table = self._hypers.tensor()
-        return {name: table[:, first + i].tolist() if len(table) else [] for i, name in enumerate(self.group_names)}
+        return {
+            name: table[:, first + i].tolist() if len(table) else []
+            for i, name in enumerate(self.group_names)
+        }
 
     @property
     def metric_names(self) -> list[str]:
@@ -187,7 +192,9 @@ class Recorder(Callback):
             LookupError: if it was not recorded; the message lists what was.
         """
         if name not in self.row:
-            raise LookupError(f"{name!r} was not recorded; recorded were {', '.join(self.row) or 'no metrics'}.")
+            raise LookupError(
+                f"{name!r} was not recorded; recorded were {', '.join(self.row) or 'no metrics'}."
+            )
         return self.row[name]
 
     def plot_loss(self) -> Figure:
@@ -281,9 +288,14 @@ class Recorder(Callback):
 
     def _read(self, part: str) -> None:
         self._measuring = False
-        values = [("loss", self._loss.value), *((name, mean.value) for name, mean in self._parts.items())]
+        values = [
+            ("loss", self._loss.value),
+            *((name, mean.value) for name, mean in self._parts.items()),
+        ]
         values += [(metric.name, metric.value) for metric in self._active]
-        self._pending |= {f"{part}/{name}": as_number(name, value) for name, value in values if value is not None}
+        self._pending |= {
+            f"{part}/{name}": as_number(name, value) for name, value in values if value is not None
+        }
         self._forget_batches()
 
     def _forget_batches(self) -> None:
@@ -343,7 +355,9 @@ class GatherPreds(Callback):
     def after_pred(self, learn: Learner) -> None:
         """Takes a batch."""
         if not isinstance(learn.pred, Tensor):
-            raise TypeError(f"get_preds needs a model that returns a tensor but got {type(learn.pred).__name__}.")
+            raise TypeError(
+                f"get_preds needs a model that returns a tensor but got {type(learn.pred).__name__}."
+            )
         self._preds.append(learn.pred.detach().cpu())
         if learn.yb:
             self._targets.append(learn.yb[0].cpu())

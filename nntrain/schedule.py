@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
-from nntrain.callback import Callback, Purpose
-from nntrain.events import FitResult
-from nntrain.optimizer import LearningRate, get_hyper, has_momentum, param_groups, set_hyper
+from nntrain.core.callback import Callback, Purpose
+from nntrain.core.optimizer import LearningRate, get_hyper, has_momentum, param_groups, set_hyper
+from nntrain.result import FitResult
 
 if TYPE_CHECKING:
     from nntrain.learner import Learner
@@ -36,7 +36,9 @@ def sched_cos(start: float, end: float) -> Schedule:
 def sched_exp(start: float, end: float) -> Schedule:
     """Goes from `start` to `end` by equal ratios; both have the same sign and neither is 0."""
     if start * end <= 0:
-        raise ValueError(f"sched_exp needs start and end of the same sign, neither 0, but got {start} and {end}.")
+        raise ValueError(
+            f"sched_exp needs start and end of the same sign, neither 0, but got {start} and {end}."
+        )
     return lambda pos: start * (end / start) ** pos
 
 
@@ -52,15 +54,21 @@ def combine_scheds(pcts: Sequence[float], scheds: Sequence[Schedule]) -> Schedul
         ValueError: if there are not as many shares as schedules, or the shares do not add up to 1.
     """
     if len(pcts) != len(scheds):
-        raise ValueError(f"combine_scheds needs a share for each schedule but got {len(pcts)} for {len(scheds)}.")
+        raise ValueError(
+            f"combine_scheds needs a share for each schedule but got {len(pcts)} for {len(scheds)}."
+        )
     if abs(sum(pcts) - 1) > 1e-6 or min(pcts) < 0:
-        raise ValueError(f"combine_scheds needs shares that are not negative and add up to 1 but got {list(pcts)}.")
+        raise ValueError(
+            f"combine_scheds needs shares that are not negative and add up to 1 but got {list(pcts)}."
+        )
     # Less than any batch's share: five shares of 0.2 must each begin where they say, though 3 * 0.2 > 0.6.
     slack = 1e-12
     starts = [sum(pcts[:i]) for i in range(len(pcts))]
 
     def combined(pos: float) -> float:
-        i = max(i for i, start in enumerate(starts) if pos >= start - slack and (pcts[i] > 0 or i == 0))
+        i = max(
+            i for i, start in enumerate(starts) if pos >= start - slack and (pcts[i] > 0 or i == 0)
+        )
         return scheds[i](min(max(pos - starts[i], 0.0) / pcts[i], 1.0) if pcts[i] else 1.0)
 
     return combined
@@ -97,7 +105,11 @@ class ParamScheduler(Callback):
         if not learn.training or learn.opt is None:
             return
         for name, sched in self.scheds.items():
-            value = [one(learn.pct_train) for one in sched] if isinstance(sched, Sequence) else sched(learn.pct_train)
+            value = (
+                [one(learn.pct_train) for one in sched]
+                if isinstance(sched, Sequence)
+                else sched(learn.pct_train)
+            )
             set_hyper(learn.opt, name, value)
             self.hps[name].append(get_hyper(param_groups(learn.opt)[-1], name))
 
@@ -112,18 +124,28 @@ class ParamScheduler(Callback):
 
 def _check_pct_start(name: str, pct_start: float) -> None:
     if not 0 <= pct_start <= 1:
-        raise ValueError(f"{name} got pct_start={pct_start}: it must be from 0 to 1, as a share of the fit.")
+        raise ValueError(
+            f"{name} got pct_start={pct_start}: it must be from 0 to 1, as a share of the fit."
+        )
 
 
 def _check_divisors(name: str, **divisors: float) -> None:
     for arg, value in divisors.items():
         if not value > 0:
-            raise ValueError(f"{name} got {arg}={value}: it must be above 0, for the learning rate is divided by it.")
+            raise ValueError(
+                f"{name} got {arg}={value}: it must be above 0, for the learning rate is divided by it."
+            )
 
 
 def _check_moms(name: str, moms: Sequence[float]) -> None:
-    if not (isinstance(moms, Sequence) and len(moms) == 3 and all(isinstance(mom, Real) and 0 <= mom < 1 for mom in moms)):
-        raise ValueError(f"{name} got moms={moms!r}: they must be three numbers, each at least 0 and less than 1.")
+    if not (
+        isinstance(moms, Sequence)
+        and len(moms) == 3
+        and all(isinstance(mom, Real) and 0 <= mom < 1 for mom in moms)
+    ):
+        raise ValueError(
+            f"{name} got moms={moms!r}: they must be three numbers, each at least 0 and less than 1."
+        )
 
 
 def _peaks(learn: Learner) -> list[float]:
@@ -188,7 +210,11 @@ class FlatCos(ParamScheduler):
 
     def before_fit(self, learn: Learner) -> None:
         """Makes the schedules."""
-        self.scheds = {"lr": [combined_cos(self.pct_start, lr, lr, lr / self.div_final) for lr in _peaks(learn)]}
+        self.scheds = {
+            "lr": [
+                combined_cos(self.pct_start, lr, lr, lr / self.div_final) for lr in _peaks(learn)
+            ]
+        }
         super().before_fit(learn)
 
 
@@ -202,7 +228,9 @@ class SGDR(ParamScheduler):
 
     def __init__(self, n_cycles: int, cycle_mult: int = 2) -> None:
         if n_cycles < 1 or cycle_mult < 1:
-            raise ValueError(f"SGDR needs n_cycles and cycle_mult of at least 1 but got {n_cycles} and {cycle_mult}.")
+            raise ValueError(
+                f"SGDR needs n_cycles and cycle_mult of at least 1 but got {n_cycles} and {cycle_mult}."
+            )
         super().__init__({})
         self.n_cycles, self.cycle_mult = n_cycles, cycle_mult
 
@@ -210,7 +238,11 @@ class SGDR(ParamScheduler):
         """Makes the schedules."""
         lengths = [self.cycle_mult**i for i in range(self.n_cycles)]
         pcts = [length / sum(lengths) for length in lengths]
-        self.scheds = {"lr": [combine_scheds(pcts, [sched_cos(peak, 0)] * self.n_cycles) for peak in _peaks(learn)]}
+        self.scheds = {
+            "lr": [
+                combine_scheds(pcts, [sched_cos(peak, 0)] * self.n_cycles) for peak in _peaks(learn)
+            ]
+        }
         super().before_fit(learn)
 
 

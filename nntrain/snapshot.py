@@ -14,13 +14,13 @@ from torch import Tensor
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import is_lazy
 
-from nntrain.optimizer import Optimizer
-from nntrain.rng import kept_rng
+from nntrain.core.optimizer import Optimizer
+from nntrain.core.rng import kept_rng
 
 if TYPE_CHECKING:
-    from nntrain.callback import Purpose
-    from nntrain.events import FitResult
+    from nntrain.core.callback import Purpose
     from nntrain.learner import Learner
+    from nntrain.result import FitResult
 
 # Large, replaced by each batch and never written to, so that keeping the reference is enough.
 _BATCH_ATTRIBUTES = frozenset({"dls", "dl", "batch", "xb", "yb", "pred", "loss", "loss_parts"})
@@ -108,7 +108,10 @@ class _Snapshot:
 
     def _keep_lazy(self, tensor: Tensor) -> None:
         data = tensor.data
-        self._restores += [lambda: setattr(tensor, "grad", None), lambda: setattr(tensor, "data", data)]
+        self._restores += [
+            lambda: setattr(tensor, "grad", None),
+            lambda: setattr(tensor, "data", data),
+        ]
         self._keep_class(tensor)
 
     def _keep_tensor(self, tensor: Tensor) -> None:
@@ -140,13 +143,19 @@ class _Snapshot:
 def _is_expanded(tensor: Tensor) -> bool:
     """Whether several elements share their memory; nobody can write to such a tensor, so it need not be kept."""
     strided = tensor.layout is torch.strided
-    return strided and any(stride == 0 and size > 1 for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return strided and any(
+        stride == 0 and size > 1 for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
+    )
 
 
 def _keep_loader(snapshot: _Snapshot, loader: Any) -> None:
     """Keeps counters and generators of a loader, its samplers and its dataset, but not the data they hold."""
     batch_sampler = getattr(loader, "batch_sampler", None)
-    samplers = (getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None))
+    samplers = (
+        getattr(loader, "sampler", None),
+        batch_sampler,
+        getattr(batch_sampler, "sampler", None),
+    )
     for owner in (loader, *samplers, getattr(loader, "dataset", None)):
         attributes = getattr(owner, "__dict__", {})
         snapshot.keep_mapping(attributes, skip=attributes)

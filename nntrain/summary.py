@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from torch import Tensor, nn
 
-from nntrain.batch import tensors_in
-from nntrain.callback import Purpose
-from nntrain.hooks import Hooks
+from nntrain.core.batch import tensors_in
+from nntrain.core.callback import Purpose
+from nntrain.core.hooks import Hooks
 from nntrain.snapshot import leave_no_trace
 from nntrain.statistics import ROOT
 
@@ -83,12 +83,19 @@ _N_LEFT = 4
 
 def _cells(row: LayerSummary) -> tuple[str, ...]:
     shapes = ("-" if shape is None else str(shape) for shape in (row.input_shape, row.output_shape))
-    return (row.name, row.kind, *shapes, *(f"{n:,}" for n in (row.parameters, row.trainable, row.macs)))
+    return (
+        row.name,
+        row.kind,
+        *shapes,
+        *(f"{n:,}" for n in (row.parameters, row.trainable, row.macs)),
+    )
 
 
 def _aligned(table: list[tuple[str, ...]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    return ["  ".join(_padded(cell, i, widths[i]) for i, cell in enumerate(cells)) for cells in table]
+    return [
+        "  ".join(_padded(cell, i, widths[i]) for i, cell in enumerate(cells)) for cells in table
+    ]
 
 
 def _padded(cell: str, column: int, width: int) -> str:
@@ -121,13 +128,18 @@ def _first_shape(value: Any) -> Shape | None:
 
 
 def _is_layer(module: nn.Module) -> bool:
-    return next(module.children(), None) is None or next(module.parameters(recurse=False), None) is not None
+    return (
+        next(module.children(), None) is None
+        or next(module.parameters(recurse=False), None) is not None
+    )
 
 
 def _count(params: Iterable[nn.Parameter], seen: set[nn.Parameter]) -> tuple[int, int]:
     new = [param for param in params if param not in seen]
     seen.update(new)
-    return sum(param.numel() for param in new), sum(param.numel() for param in new if param.requires_grad)
+    return sum(param.numel() for param in new), sum(
+        param.numel() for param in new if param.requires_grad
+    )
 
 
 def _rows(layers: dict[str, nn.Module], probe: _Probe) -> tuple[LayerSummary, ...]:
@@ -154,7 +166,9 @@ def summarize(learn: Learner) -> ModelSummary:
         ValueError: if the loader is empty.
     """
     loader = learn.dls.train if learn.dls.valid is None else learn.dls.valid
-    layers = {name or ROOT: module for name, module in learn.model.named_modules() if _is_layer(module)}
+    layers = {
+        name or ROOT: module for name, module in learn.model.named_modules() if _is_layer(module)
+    }
     probe = _Probe()
     with leave_no_trace(learn), Hooks(layers.values(), probe.take):
         learn._run(Purpose.PREDICT, partial(learn._validate_on, islice(loader, 1)))

@@ -6,7 +6,7 @@ not see it.
 """
 
 from nntrain.sweeps.callbacks import StudyCallback, SweepEnd
-from nntrain.sweeps.current import current_trial
+from nntrain.sweeps.context import current_trial
 from nntrain.sweeps.pruning import PruningCallback
 from nntrain.sweeps.registration import register
 

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from nntrain.events import StopReason
+from nntrain.result import StopReason
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
     from omegaconf import DictConfig
     from optuna import Study
 
-    from nntrain.sweeps.plan import SweepPlan
+    from nntrain.sweeps.spec.plan import SweepPlan
 
 
 @dataclass(frozen=True)
@@ -39,5 +39,7 @@ class StudyCallback(Protocol):
     def before_sweep(self, study: Study, plan: SweepPlan) -> None:
         """The study is open, and no trial has begun."""
 
-    def after_sweep(self, study: Study, plan: SweepPlan, figures: Mapping[str, go.Figure], end: SweepEnd) -> None:
+    def after_sweep(
+        self, study: Study, plan: SweepPlan, figures: Mapping[str, go.Figure], end: SweepEnd
+    ) -> None:
         """The sweep is over, however it ended, and what it leaves in its folder is written."""

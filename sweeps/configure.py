@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import os
 import re
@@ -19,14 +18,22 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from nntrain.callbacks.monitor import mode_of
+from nntrain.config.hints import nearest
 from nntrain.config.messages import sentence
 from nntrain.sweeps.callbacks import StudyCallback
-from nntrain.sweeps.devices import n_cores, slots, threads
 from nntrain.sweeps.errors import SweepError
-from nntrain.sweeps.plan import Node, SweepPlan
 from nntrain.sweeps.pruning import check_every
-from nntrain.sweeps.space import Space, contains, custom_function, first_params, make_space, one_by_one
+from nntrain.sweeps.spec.plan import Node, SweepPlan
+from nntrain.sweeps.spec.space import (
+    Space,
+    contains,
+    custom_function,
+    first_params,
+    make_space,
+    one_by_one,
+)
 from nntrain.sweeps.sweep import Sweep
+from nntrain.sweeps.workers.devices import n_cores, slots, threads
 
 DUPLICATES = ("rerun", "reuse", "resample")
 
@@ -58,7 +65,9 @@ def make_sweep(
     places = slots(settings["gpus"], settings["workers_per_gpu"], settings["n_jobs"])
     share = threads(len(places), n_cores(), os.environ)
     workers = [share | place for place in places]
-    return Sweep(plan, task_function, hydra_context, config, workers, settings["trial_timeout_s"], callbacks)
+    return Sweep(
+        plan, task_function, hydra_context, config, workers, settings["trial_timeout_s"], callbacks
+    )
 
 
 def make_plan(settings: Mapping[str, Any], space: Space, config: DictConfig) -> SweepPlan:
@@ -96,8 +105,16 @@ def make_plan(settings: Mapping[str, Any], space: Space, config: DictConfig) -> 
 
 def study_name(space: Space, objectives: Sequence[str], directions: Sequence[str]) -> str:
     """A name that the same sweep has each time: what is swept over, and six digits for all that makes it this sweep."""
-    swept = "-".join(re.sub(r"[^\w.]+", "", name).rpartition(".")[2] for name in space.distributions) or "sweep"
-    made_from = [sorted(space.describe().items()), sorted(space.fixed), list(objectives), list(directions)]
+    swept = (
+        "-".join(re.sub(r"[^\w.]+", "", name).rpartition(".")[2] for name in space.distributions)
+        or "sweep"
+    )
+    made_from = [
+        sorted(space.describe().items()),
+        sorted(space.fixed),
+        list(objectives),
+        list(directions),
+    ]
     return f"{swept[:60]}-{hashlib.sha256(str(made_from).encode()).hexdigest()[:6]}"
 
 
@@ -115,12 +132,16 @@ def study_folder(config: DictConfig, name: str) -> Path:
 def _node(node: Any, what: str) -> Node:
     plain = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
     if not isinstance(plain, Mapping) or "_target_" not in plain:
-        raise SweepError(f"hydra.sweeper.{what} has no _target_: choose one of the group, as hydra/sweeper/{what}=NAME.")
+        raise SweepError(
+            f"hydra.sweeper.{what} has no _target_: choose one of the group, as hydra/sweeper/{what}=NAME."
+        )
     return {str(key): value for key, value in plain.items()}
 
 
 def _callbacks(nodes: Mapping[str, Any]) -> list[StudyCallback]:
-    made = {f"hydra.sweeper.callbacks.{name}": node for name, node in nodes.items() if node is not None}
+    made = {
+        f"hydra.sweeper.callbacks.{name}": node for name, node in nodes.items() if node is not None
+    }
     return [_callback(key, node) for key, node in made.items()]
 
 
@@ -130,7 +151,9 @@ def _callback(key: str, node: Any) -> StudyCallback:
     except HydraException as err:
         raise SweepError(f"{key}: {' '.join(str(err.__cause__ or err).split())}") from err
     if not isinstance(found, StudyCallback):
-        raise SweepError(f"{key} makes {type(found).__name__}, which is no nntrain.sweeps.StudyCallback.")
+        raise SweepError(
+            f"{key} makes {type(found).__name__}, which is no nntrain.sweeps.StudyCallback."
+        )
     return found
 
 
@@ -151,7 +174,9 @@ def _directions(direction: Any, objectives: Sequence[str]) -> list[str]:
     found = [str(one).lower() for one in _names(direction)]
     for one in found:
         if one not in ("minimize", "maximize"):
-            raise SweepError(f"hydra.sweeper.direction={one} is no direction: choose minimize or maximize.")
+            raise SweepError(
+                f"hydra.sweeper.direction={one} is no direction: choose minimize or maximize."
+            )
     if objectives and len(found) != len(objectives):
         raise SweepError(
             f"hydra.sweeper.direction has {len(found)} directions for {len(objectives)} objectives: give one for each."
@@ -162,7 +187,9 @@ def _directions(direction: Any, objectives: Sequence[str]) -> list[str]:
 def _with_monitor(plan: SweepPlan, metric: str | None) -> SweepPlan:
     """Settles what the pruner sees."""
     prunes = plan.pruner["_target_"] != "optuna.pruners.NopPruner"
-    if metric is None and len(plan.objectives) > 1 and prunes:  # a job that names none reports nothing to prune by
+    if (
+        metric is None and len(plan.objectives) > 1 and prunes
+    ):  # a job that names none reports nothing to prune by
         raise SweepError(
             "With several objectives a pruner does not know what to compare: set hydra.sweeper.pruning_metric to a metric, "
             "or hydra/sweeper/pruner=none."
@@ -193,15 +220,23 @@ def _check_numbers(settings: Mapping[str, Any]) -> None:
             raise SweepError(f"hydra.sweeper.{key}={settings[key]} must be at least 1.")
     for key in ("max_failure_rate", "control_fraction"):
         if not 0 <= settings[key] <= 1:
-            raise SweepError(f"hydra.sweeper.{key}={settings[key]} is no share: give a number from 0 to 1.")
+            raise SweepError(
+                f"hydra.sweeper.{key}={settings[key]} is no share: give a number from 0 to 1."
+            )
     for key in ("timeout_s", "trial_timeout_s"):
         if settings[key] is not None and not settings[key] > 0:
-            raise SweepError(f"hydra.sweeper.{key}={settings[key]} must be more than 0 seconds, or null.")
+            raise SweepError(
+                f"hydra.sweeper.{key}={settings[key]} must be more than 0 seconds, or null."
+            )
     if settings["duplicates"] not in DUPLICATES:
-        raise SweepError(f"hydra.sweeper.duplicates={settings['duplicates']} is no choice: one of {', '.join(DUPLICATES)}.")
+        raise SweepError(
+            f"hydra.sweeper.duplicates={settings['duplicates']} is no choice: one of {', '.join(DUPLICATES)}."
+        )
 
 
-def _check_space(space: Space, settings: Mapping[str, Any], config: DictConfig, loader: ConfigLoader) -> DictConfig:
+def _check_space(
+    space: Space, settings: Mapping[str, Any], config: DictConfig, loader: ConfigLoader
+) -> DictConfig:
     """Returns one of the configurations."""
     if not space.distributions and settings["custom_search_space"] is None:
         raise SweepError(
@@ -213,7 +248,9 @@ def _check_space(space: Space, settings: Mapping[str, Any], config: DictConfig, 
         _check_composes(space, params, config, loader)
     for one in settings["enqueue"] or ():
         _check_enqueued(space, one, has_more=settings["custom_search_space"] is not None)
-    if settings["replicates"] > 1 and not isinstance(OmegaConf.select(config, settings["replicate_key"]), int):
+    if settings["replicates"] > 1 and not isinstance(
+        OmegaConf.select(config, settings["replicate_key"]), int
+    ):
         raise SweepError(
             f"hydra.sweeper.replicates needs a seed: {settings['replicate_key']} is no whole number of the configuration, "
             "name the key of yours in hydra.sweeper.replicate_key."
@@ -227,12 +264,18 @@ def _check_enqueued(space: Space, one: Mapping[str, Any], *, has_more: bool) -> 
         if key not in space.distributions:
             if has_more:
                 continue
-            raise SweepError(f"hydra.sweeper.enqueue: {key} is not swept over: {_near(key, list(space.distributions))}")
+            raise SweepError(
+                f"hydra.sweeper.enqueue: {key} is not swept over: {nearest(key, list(space.distributions))}"
+            )
         if not contains(space.distributions[key], value):
-            raise SweepError(f"hydra.sweeper.enqueue: {key}={value} is none of what is swept over, {space.describe()[key]}.")
+            raise SweepError(
+                f"hydra.sweeper.enqueue: {key}={value} is none of what is swept over, {space.describe()[key]}."
+            )
 
 
-def _check_composes(space: Space, params: Mapping[str, Any], config: DictConfig, loader: ConfigLoader) -> DictConfig:
+def _check_composes(
+    space: Space, params: Mapping[str, Any], config: DictConfig, loader: ConfigLoader
+) -> DictConfig:
     """Composes one configuration; a key that there is none of is told with the nearest one."""
     overrides = space.overrides(params)
     try:
@@ -240,9 +283,17 @@ def _check_composes(space: Space, params: Mapping[str, Any], config: DictConfig,
     except (HydraException, OmegaConfBaseException) as err:
         for name in space.distributions:
             key = name.lstrip("+")
-            if not name.startswith("+") and not _exists(config, key) and not loader.get_group_options(key):
-                raise SweepError(f"{key} is no key of the configuration: {_near(key, _keys(config))}") from err
-        reason = sentence(err.__cause__ if isinstance(err.__cause__, OmegaConfBaseException) else err)
+            if (
+                not name.startswith("+")
+                and not _exists(config, key)
+                and not loader.get_group_options(key)
+            ):
+                raise SweepError(
+                    f"{key} is no key of the configuration: {nearest(key, _keys(config))}"
+                ) from err
+        reason = sentence(
+            err.__cause__ if isinstance(err.__cause__, OmegaConfBaseException) else err
+        )
         raise SweepError(f"{' '.join(overrides)} is no configuration: {reason}") from err
 
 
@@ -262,11 +313,11 @@ def _keys(config: DictConfig, prefix: str = "") -> list[str]:
         path = f"{prefix}{key}"
         found.append(path)
         node = config._get_node(key)
-        if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing() and not node._is_interpolation():
+        if (
+            isinstance(node, DictConfig)
+            and not node._is_none()
+            and not node._is_missing()
+            and not node._is_interpolation()
+        ):
             found += _keys(node, f"{path}.")
     return found
-
-
-def _near(key: str, names: Sequence[str]) -> str:
-    near = difflib.get_close_matches(key, names, n=1)
-    return f"did you mean {near[0]}?" if near else f"expected one of {', '.join(names[:20])}."

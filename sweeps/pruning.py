@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from nntrain.callback import Purpose
 from nntrain.callbacks.monitor import MeasuredCallback
-from nntrain.events import CancelFitException, StopReason
+from nntrain.core.callback import Purpose
+from nntrain.core.events import CancelFitException
 from nntrain.recorder import Smoother
-from nntrain.sweeps.current import Pruning, Running, running
+from nntrain.result import StopReason
+from nntrain.sweeps.context import Pruning, Running, running
 
 if TYPE_CHECKING:
     from nntrain.learner import Learner
@@ -47,14 +48,21 @@ class PruningCallback(MeasuredCallback):
         """Finds the trial."""
         self._running = running()
         if self._running is not None and (pruning := self._running.pruning) is not None:
-            self._monitor, self._every = self.monitor or pruning.monitor, self.every or pruning.every
+            self._monitor, self._every = (
+                self.monitor or pruning.monitor,
+                self.every or pruning.every,
+            )
         else:
             self._monitor, self._every = None, None
         self._smoother, self._n_seen = Smoother(), 0
 
     def after_batch(self, learn: Learner) -> None:
         """Reports the loss, where that is what is reported, every so many training batches."""
-        if self._monitor in BATCH_METRICS and learn.training and learn.train_iter % (self._every or 1) == 0:
+        if (
+            self._monitor in BATCH_METRICS
+            and learn.training
+            and learn.train_iter % (self._every or 1) == 0
+        ):
             self._pruning().report(self._loss(learn), learn.train_iter)
             self._ask()
 
@@ -98,7 +106,9 @@ def check_every(monitor: str | None, every: int | None) -> None:
         ValueError: if it cannot.
     """
     if every is not None and every < 1:
-        raise ValueError(f"every={every} must be at least 1: the training batches between two reports.")
+        raise ValueError(
+            f"every={every} must be at least 1: the training batches between two reports."
+        )
     if every is not None and monitor is not None and monitor not in BATCH_METRICS:
         raise ValueError(
             f"{monitor} is measured once an epoch and cannot be reported every {every} batches: "

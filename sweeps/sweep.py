@@ -14,21 +14,22 @@ from omegaconf import DictConfig
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
-from nntrain.events import StopReason
+from nntrain.core.events import reason_of
+from nntrain.result import StopReason
 from nntrain.sweeps.callbacks import StudyCallback, SweepEnd
-from nntrain.sweeps.hydra_state import taken
-from nntrain.sweeps.launch import Launch, has_other_launcher
-from nntrain.sweeps.live import LiveTable, best_trials
-from nntrain.sweeps.plan import SweepPlan
-from nntrain.sweeps.policy import failures, has_failed
-from nntrain.sweeps.report import write_report
-from nntrain.sweeps.results import final_table, write_best, write_results
-from nntrain.sweeps.storage import STORAGE_ERRORS, lost_storage
-from nntrain.sweeps.study import begin, open_study
-from nntrain.sweeps.supervisor import Supervisor, packed
-from nntrain.sweeps.trials import SweepStudy, repair
-from nntrain.sweeps.verdict import end_reports
-from nntrain.sweeps.worker import Worker
+from nntrain.sweeps.report.html import write_report
+from nntrain.sweeps.report.live import LiveTable, best_trials
+from nntrain.sweeps.report.results import final_table, write_best, write_results
+from nntrain.sweeps.spec.plan import SweepPlan
+from nntrain.sweeps.study.opening import begin, open_study
+from nntrain.sweeps.study.policy import failures, has_failed
+from nntrain.sweeps.study.pruner import end_reports
+from nntrain.sweeps.study.storage import STORAGE_ERRORS, lost_storage
+from nntrain.sweeps.study.trials import SweepStudy, repair
+from nntrain.sweeps.workers.hydra_launcher import Launch, has_other_launcher
+from nntrain.sweeps.workers.hydra_state import taken
+from nntrain.sweeps.workers.supervisor import Supervisor, packed
+from nntrain.sweeps.workers.worker import Worker
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -93,7 +94,13 @@ class Sweep:
         with LiveTable(self.plan) as table:
             table.look(study.get_trials(deepcopy=False))
             if self._is_in_foreground():
-                worker = Worker(self.plan, self.task_function, self.hydra_context, self.config, after_trial=table.look)
+                worker = Worker(
+                    self.plan,
+                    self.task_function,
+                    self.hydra_context,
+                    self.config,
+                    after_trial=table.look,
+                )
                 self._run_all(worker)
             else:
                 self._run_all(self._workers(study, storage, table.look))
@@ -115,7 +122,9 @@ class Sweep:
         if has_other_launcher(self.config):
             workers = self.slots, work, self.trial_timeout_s, look, began
             return Launch(self.plan, study, storage, self.hydra_context, self.config, *workers)
-        return Supervisor(self.plan, study, storage, self.slots, work, self.trial_timeout_s, look, began)
+        return Supervisor(
+            self.plan, study, storage, self.slots, work, self.trial_timeout_s, look, began
+        )
 
     def _run_all(self, workers: Worker | Supervisor | Launch) -> None:
         try:
@@ -132,8 +141,13 @@ class Sweep:
         drawn: Mapping[str, go.Figure] = {}
         try:
             drawn = self._write(study)
-            if end.reason is StopReason.COMPLETED and len(study.get_trials(deepcopy=False)) == n_before:
-                print(f"nothing to do:   n_trials={self.plan.n_trials} is the study's total, give more to go on")
+            if (
+                end.reason is StopReason.COMPLETED
+                and len(study.get_trials(deepcopy=False)) == n_before
+            ):
+                print(
+                    f"nothing to do:   n_trials={self.plan.n_trials} is the study's total, give more to go on"
+                )
         finally:
             for callback in self.callbacks:
                 callback.after_sweep(study, self.plan, drawn, end)
@@ -143,7 +157,10 @@ class Sweep:
         write_results(self.plan, trials)
         if len(self.plan.directions) == 1 and (best := best_trials(self.plan, trials)):
             overrides = [*self.plan.space.fixed, *self.plan.space.overrides(best[0].params)]
-            write_best(self.plan, self.hydra_context.config_loader.load_sweep_config(self.config, overrides))
+            write_best(
+                self.plan,
+                self.hydra_context.config_loader.load_sweep_config(self.config, overrides),
+            )
         drawn = write_report(self.plan, study)
         for line in final_table(self.plan, trials):
             print(line)
@@ -152,9 +169,11 @@ class Sweep:
     def _end(self, study: SweepStudy, err: BaseException | None) -> SweepEnd:
         if self.signum is not None or isinstance(err, KeyboardInterrupt):
             signum = self.signum or signal.SIGINT
-            return SweepEnd(StopReason.INTERRUPTED, f"interrupted by {signal.Signals(signum).name}", signum)
+            return SweepEnd(
+                StopReason.INTERRUPTED, f"interrupted by {signal.Signals(signum).name}", signum
+            )
         if err is not None:
-            return SweepEnd(StopReason.of(err), f"{type(err).__name__}: {err}")
+            return SweepEnd(reason_of(err), f"{type(err).__name__}: {err}")
         trials = study.get_trials(deepcopy=False)
         if has_failed(self.plan, trials):
             return SweepEnd(StopReason.ERROR, self._too_much(trials))
@@ -170,6 +189,9 @@ class Sweep:
             print("go on:           the same command again", flush=True)
             return 128 + self.signum
         if has_failed(self.plan, trials):
-            print(f"nntrain: the sweep was stopped, for {self._too_much(trials)}: see the messages above.", file=sys.stderr)
+            print(
+                f"nntrain: the sweep was stopped, for {self._too_much(trials)}: see the messages above.",
+                file=sys.stderr,
+            )
             return 1
         return 0

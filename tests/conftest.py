@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nntrain.rng import seed_everything
+from nntrain.core.rng import seed_everything
 
 os.environ.setdefault("MPLBACKEND", "agg")
 
@@ -26,7 +26,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 @pytest.fixture(autouse=True)
 def _isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
-    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID", "HYDRA_FULL_ERROR"):
+    for name in (
+        "MLFLOW_TRACKING_URI",
+        "MLFLOW_EXPERIMENT_NAME",
+        "MLFLOW_RUN_ID",
+        "HYDRA_FULL_ERROR",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("WANDB_MODE", "offline")
     threads = torch.get_num_threads()

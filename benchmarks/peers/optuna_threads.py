@@ -8,7 +8,9 @@ from work import HIDDEN, LR, OPTIMIZERS, train
 
 PRUNERS = {
     "median": lambda grace: optuna.pruners.MedianPruner(n_startup_trials=5),
-    "successive_halving": lambda grace: optuna.pruners.SuccessiveHalvingPruner(min_resource=grace, reduction_factor=4),
+    "successive_halving": lambda grace: optuna.pruners.SuccessiveHalvingPruner(
+        min_resource=grace, reduction_factor=4
+    ),
 }
 
 
@@ -37,10 +39,14 @@ def main() -> None:
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = optuna.samplers.TPESampler(seed=1)
-    study = optuna.create_study(direction="maximize", sampler=sampler, pruner=PRUNERS[args.pruner](args.grace))
+    study = optuna.create_study(
+        direction="maximize", sampler=sampler, pruner=PRUNERS[args.pruner](args.grace)
+    )
     study.optimize(objective, n_trials=args.n_trials, n_jobs=args.n_jobs)
     n_pruned = sum(trial.state is optuna.trial.TrialState.PRUNED for trial in study.trials)
-    print(json.dumps({"best": study.best_value, "n_trials": len(study.trials), "n_pruned": n_pruned}))
+    print(
+        json.dumps({"best": study.best_value, "n_trials": len(study.trials), "n_pruned": n_pruned})
+    )
 
 
 if __name__ == "__main__":

@@ -19,7 +19,11 @@ def trial(config: dict) -> None:
     sys.path.insert(0, HERE)
     from work import train
 
-    train(config, config["n_epoch"], lambda value, step: tune.report({"accuracy": value, "epoch": step}))
+    train(
+        config,
+        config["n_epoch"],
+        lambda value, step: tune.report({"accuracy": value, "epoch": step}),
+    )
 
 
 def main() -> None:
@@ -48,14 +52,28 @@ def main() -> None:
             mode="max",
             num_samples=args.n_trials,
             search_alg=ConcurrencyLimiter(search, args.n_jobs),
-            scheduler=ASHAScheduler(time_attr="epoch", max_t=args.n_epoch, grace_period=args.grace, reduction_factor=4),
+            scheduler=ASHAScheduler(
+                time_attr="epoch", max_t=args.n_epoch, grace_period=args.grace, reduction_factor=4
+            ),
         ),
         run_config=tune.RunConfig(storage_path=str(Path("ray").absolute()), verbose=0),
     )
     found = tuner.fit()
     reached = [one.metrics.get("epoch", 0) for one in found]
-    best = max(one.metrics_dataframe["accuracy"].iloc[-1] for one in found if one.metrics.get("epoch") == args.n_epoch)
-    print(json.dumps({"best": float(best), "n_trials": len(found), "n_pruned": sum(n < args.n_epoch for n in reached)}))
+    best = max(
+        one.metrics_dataframe["accuracy"].iloc[-1]
+        for one in found
+        if one.metrics.get("epoch") == args.n_epoch
+    )
+    print(
+        json.dumps(
+            {
+                "best": float(best),
+                "n_trials": len(found),
+                "n_pruned": sum(n < args.n_epoch for n in reached),
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -9,9 +9,9 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from nntrain import Callback, Learner, accuracy
+from nntrain.core.rng import seed_everything
 from nntrain.data import digits
 from nntrain.models import mlp
-from nntrain.rng import seed_everything
 from nntrain.schedule import OneCycle
 
 LR, HIDDEN, OPTIMIZERS = (1e-4, 1.0), (32, 64, 128, 256), ("sgd", "adam", "adamw")
@@ -36,7 +36,9 @@ class Reports(Callback):
         self.report(learn.recorder.last("valid/accuracy"), learn.epoch + 1)
 
 
-def train(params: Mapping[str, Any], n_epoch: int, report: Callable[[float, int], None] | None = None) -> float:
+def train(
+    params: Mapping[str, Any], n_epoch: int, report: Callable[[float, int], None] | None = None
+) -> float:
     """Trains as `python -m nntrain.run callbacks=none tracker=none` does."""
     torch.set_num_threads(1)
     seed_everything(42)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
-from nntrain.batch import batch_size
-from nntrain.callback import Callback
-from nntrain.events import CancelBatchException
+from nntrain.core.batch import batch_size
+from nntrain.core.callback import Callback
+from nntrain.core.events import CancelBatchException
 
 if TYPE_CHECKING:
     from nntrain.learner import Learner
@@ -33,7 +33,9 @@ class GradientAccumulation(Callback):
 
     def __init__(self, n_acc: int = 32) -> None:
         if n_acc < 1:
-            raise ValueError(f"n_acc={n_acc} must be at least 1: the number of items for each step of the optimizer.")
+            raise ValueError(
+                f"n_acc={n_acc} must be at least 1: the number of items for each step of the optimizer."
+            )
         self.n_acc = n_acc
         self.count = 0
         self._size = 0

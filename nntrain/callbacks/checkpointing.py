@@ -8,7 +8,6 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from nntrain.callback import Callback, Purpose
 from nntrain.checkpoint import (
     CheckpointError,
     learner_rng_state,
@@ -19,7 +18,8 @@ from nntrain.checkpoint import (
     set_learner_rng_state,
     write_checkpoint,
 )
-from nntrain.events import StopReason
+from nntrain.core.callback import Callback, Purpose
+from nntrain.result import StopReason
 
 if TYPE_CHECKING:
     from nntrain.learner import Learner
@@ -53,7 +53,12 @@ class Checkpoint(Callback):
     order: ClassVar[int] = 80
     purposes: ClassVar[frozenset[Purpose]] = frozenset({Purpose.FIT})
 
-    def __init__(self, folder: str | Path = "checkpoints", every_epoch: int = 1, resume: str | Path | None = None) -> None:
+    def __init__(
+        self,
+        folder: str | Path = "checkpoints",
+        every_epoch: int = 1,
+        resume: str | Path | None = None,
+    ) -> None:
         if every_epoch < 1:
             raise ValueError(f"every_epoch must be at least 1 but got {every_epoch}.")
         self.folder, self.every_epoch, self.resume = Path(folder), every_epoch, resume
@@ -105,7 +110,10 @@ class Checkpoint(Callback):
         if state["trained"]:
             learn.dl = ()
         else:
-            before, after = lambda: set_learner_rng_state(learn, self._rng_before), lambda: self._catch_up(learn)
+            before, after = (
+                lambda: set_learner_rng_state(learn, self._rng_before),
+                lambda: self._catch_up(learn),
+            )
             learn.dl = _Rest(learn.dl, self._n_done, before, after)
 
     def _catch_up(self, learn: Learner) -> None:
@@ -134,11 +142,16 @@ class Checkpoint(Callback):
             self._save(self._state(learn, self._next_epoch))
 
     def _is_due(self, learn: Learner) -> bool:
-        return self._next_epoch is not None and (self._next_epoch % self.every_epoch == 0 or self._next_epoch == learn.n_epoch)
+        return self._next_epoch is not None and (
+            self._next_epoch % self.every_epoch == 0 or self._next_epoch == learn.n_epoch
+        )
 
     def after_cancel_fit(self, learn: Learner) -> None:
         """Saves where the fit was interrupted."""
-        if learn.result.reason is StopReason.INTERRUPTED and (state := self._state_here(learn)) is not None:
+        if (
+            learn.result.reason is StopReason.INTERRUPTED
+            and (state := self._state_here(learn)) is not None
+        ):
             self._save(state)
 
     def _state_here(self, learn: Learner) -> dict[str, Any] | None:
@@ -150,7 +163,12 @@ class Checkpoint(Callback):
         return self._state(learn, learn.epoch) if between_batches else None
 
     def _state(self, learn: Learner, epoch: int, *, trained: bool = False) -> dict[str, Any]:
-        position = {"epoch": epoch, "n_done": self._n_done, "trained": trained, "rng_before": self._rng_before}
+        position = {
+            "epoch": epoch,
+            "n_done": self._n_done,
+            "trained": trained,
+            "rng_before": self._rng_before,
+        }
         return learner_state(learn) | position
 
     def _save(self, state: dict[str, Any]) -> None:
@@ -164,7 +182,9 @@ class Checkpoint(Callback):
 class _Rest:
     """The batches of a loader after the first `n_done`, which are drawn and dropped between `before` and `after`."""
 
-    def __init__(self, dl: Iterable[Any], n_done: int, before: Callable[[], None], after: Callable[[], None]) -> None:
+    def __init__(
+        self, dl: Iterable[Any], n_done: int, before: Callable[[], None], after: Callable[[], None]
+    ) -> None:
         self._dl, self._n_done, self._before, self._after = dl, n_done, before, after
 
     def __iter__(self) -> Iterator[Any]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import nn
 
-from nntrain.callback import Callback
+from nntrain.core.callback import Callback
 
 if TYPE_CHECKING:
     from nntrain.learner import Learner
@@ -31,7 +31,9 @@ class GradientClip(Callback):
 
     def __init__(self, max_norm: float = 1.0, norm_type: float = 2.0) -> None:
         if not max_norm > 0:
-            raise ValueError(f"max_norm={max_norm} must be positive: the largest norm that the gradients may have.")
+            raise ValueError(
+                f"max_norm={max_norm} must be positive: the largest norm that the gradients may have."
+            )
         self.max_norm, self.norm_type = max_norm, norm_type
 
     def before_step(self, learn: Learner) -> None:

@@ -6,8 +6,8 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
 
-from nntrain.callback import Callback, Purpose
-from nntrain.events import CancelTrainException, CancelValidException, Event
+from nntrain.core.callback import Callback, Purpose
+from nntrain.core.events import CancelTrainException, CancelValidException, Event
 
 if TYPE_CHECKING:
     from nntrain.learner import Learner
@@ -30,7 +30,9 @@ class ShortEpoch(Callback):
 
     def __init__(self, n_batch: int) -> None:
         if n_batch < 1:
-            raise ValueError(f"n_batch={n_batch} must be at least 1: the batches of each part of an epoch.")
+            raise ValueError(
+                f"n_batch={n_batch} must be at least 1: the batches of each part of an epoch."
+            )
         self.n_batch = n_batch
 
     def after_batch(self, learn: Learner) -> None:

@@ -1,8 +1,8 @@
 """The callbacks that every Learner has."""
 
-from nntrain.callback import Callback
 from nntrain.callbacks.device import CastToTensor, DeviceCallback
 from nntrain.callbacks.mode import TrainEvalCallback
+from nntrain.core.callback import Callback
 from nntrain.recorder import Recorder
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor, nn
 
-from nntrain.batch import map_tensors, to_device
-from nntrain.callback import Callback
+from nntrain.core.batch import map_tensors, to_device
+from nntrain.core.callback import Callback
 
 if TYPE_CHECKING:
     from nntrain.learner import Learner

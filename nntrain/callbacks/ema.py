@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from nntrain.callback import Callback, Purpose
+from nntrain.core.callback import Callback, Purpose
 
 if TYPE_CHECKING:
     from nntrain.learner import Learner
@@ -38,7 +38,9 @@ class EMA(Callback):
 
     def __init__(self, decay: float = 0.999) -> None:
         if not 0 <= decay < 1:
-            raise ValueError(f"decay={decay} must be at least 0 and less than 1: the weight of the past in each step.")
+            raise ValueError(
+                f"decay={decay} must be at least 0 and less than 1: the weight of the past in each step."
+            )
         self.decay = decay
         self._average_in = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
         self._other: list[Tensor] = []

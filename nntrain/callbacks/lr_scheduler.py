@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from torch.optim import lr_scheduler
 
-from nntrain.callback import Callback, Purpose
-from nntrain.optimizer import param_groups
+from nntrain.core.callback import Callback, Purpose
+from nntrain.core.optimizer import param_groups
 from nntrain.schedule import SGDR, FlatCos, OneCycle, ParamScheduler
 
 if TYPE_CHECKING:
@@ -30,7 +30,9 @@ class LRScheduler(Callback):
     order: ClassVar[int] = 60
     purposes: ClassVar[frozenset[Purpose]] = frozenset({Purpose.FIT})
 
-    def __init__(self, factory: Callable[..., Any], *, per: Literal["batch", "epoch"] = "batch") -> None:
+    def __init__(
+        self, factory: Callable[..., Any], *, per: Literal["batch", "epoch"] = "batch"
+    ) -> None:
         if per not in ("batch", "epoch"):
             raise ValueError(f"LRScheduler got per={per!r}: choose batch or epoch.")
         self.factory, self.per = factory, per
@@ -42,7 +44,9 @@ class LRScheduler(Callback):
         assert learn.opt is not None
         _check_alone(learn)
         for group in param_groups(learn.opt):
-            group.pop("initial_lr", None)  # what an earlier scheduler left there would overrule this fit's rate
+            group.pop(
+                "initial_lr", None
+            )  # what an earlier scheduler left there would overrule this fit's rate
         self.sched = _checked(self.factory(learn.opt))
         self._skipped = self._stepped = False
 
@@ -75,7 +79,11 @@ class LRScheduler(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The scheduler's state, while a fit runs."""
-        return {} if self.sched is None else {"sched": self.sched.state_dict(), "stepped": self._stepped}
+        return (
+            {}
+            if self.sched is None
+            else {"sched": self.sched.state_dict(), "stepped": self._stepped}
+        )
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes back what `state_dict` gave; the scheduler is there once `before_fit` has run."""
@@ -87,7 +95,9 @@ class LRScheduler(Callback):
 def _check_alone(learn: Learner) -> None:
     for cb in learn.cbs:
         # These three make their schedules when the fit begins, perhaps after this callback.
-        if isinstance(cb, OneCycle | FlatCos | SGDR) or (isinstance(cb, ParamScheduler) and "lr" in cb.scheds):
+        if isinstance(cb, OneCycle | FlatCos | SGDR) or (
+            isinstance(cb, ParamScheduler) and "lr" in cb.scheds
+        ):
             raise ValueError(
                 f"LRScheduler and {type(cb).__name__} would both set the learning rate: "
                 "set schedule=none or leave lr_scheduler out of the callbacks."
@@ -96,7 +106,11 @@ def _check_alone(learn: Learner) -> None:
 
 def _checked(sched: Any) -> lr_scheduler.LRScheduler:
     if isinstance(sched, lr_scheduler.ReduceLROnPlateau):
-        raise ValueError("LRScheduler cannot run torch's ReduceLROnPlateau: use nntrain.callbacks.ReduceLROnPlateau.")
+        raise ValueError(
+            "LRScheduler cannot run torch's ReduceLROnPlateau: use nntrain.callbacks.ReduceLROnPlateau."
+        )
     if not isinstance(sched, lr_scheduler.LRScheduler):
-        raise TypeError(f"LRScheduler needs a factory of torch schedulers, but it made a {type(sched).__name__}.")
+        raise TypeError(
+            f"LRScheduler needs a factory of torch schedulers, but it made a {type(sched).__name__}."
+        )
     return sched

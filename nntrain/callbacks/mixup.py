@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from nntrain.batch import batch_size, map_tensors
-from nntrain.callback import Callback, Purpose
+from nntrain.core.batch import batch_size, map_tensors
+from nntrain.core.callback import Callback, Purpose
 
 if TYPE_CHECKING:
     from nntrain.learner import Learner
@@ -42,7 +42,9 @@ class MixUp(Callback):
 
     def __init__(self, alpha: float = 0.4) -> None:
         if not alpha > 0:
-            raise ValueError(f"alpha={alpha} must be positive: the parameter of the Beta distribution.")
+            raise ValueError(
+                f"alpha={alpha} must be positive: the parameter of the Beta distribution."
+            )
         self.alpha = alpha
         self._original: LossFunc | None = None
         self._reduction: str | None = None
@@ -80,7 +82,9 @@ class MixUp(Callback):
         assert self._original is not None
         if not self._partners:
             return self._original(pred, *target)
-        loss = _lerp_parts(self._unreduced(pred, *self._partners), self._unreduced(pred, *target), self._share)
+        loss = _lerp_parts(
+            self._unreduced(pred, *self._partners), self._unreduced(pred, *target), self._share
+        )
         if self._reduction is None or self._reduction == "none":
             return loss
         return loss.mean() if self._reduction == "mean" else loss.sum()
@@ -102,7 +106,9 @@ def _mix_with(shuffle: Tensor, share: Tensor, items: Tensor) -> Tensor:
 
 def _mix_input(shuffle: Tensor, share: Tensor, items: Tensor) -> Tensor:
     if not items.is_floating_point():
-        raise TypeError(f"MixUp needs inputs of floating type but got {items.dtype}: mix what they are embedded in instead.")
+        raise TypeError(
+            f"MixUp needs inputs of floating type but got {items.dtype}: mix what they are embedded in instead."
+        )
     return _mix_with(shuffle, share, items)
 
 
@@ -113,7 +119,9 @@ def _for_items(share: Tensor, items: Tensor) -> Tensor:
 def _lerp_parts(first: Any, second: Any, share: Tensor) -> Any:
     if isinstance(first, Mapping):
         return {name: _lerp_parts(part, second[name], share) for name, part in first.items()}
-    return torch.lerp(first, second, _for_items(share, first) if first.dim() else share[0].to(first.dtype))
+    return torch.lerp(
+        first, second, _for_items(share, first) if first.dim() else share[0].to(first.dtype)
+    )
 
 
 def reduction_of(loss_func: LossFunc) -> str | None:

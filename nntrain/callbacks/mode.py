@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from nntrain.callback import Callback
+from nntrain.core.callback import Callback
 
 if TYPE_CHECKING:
     from torch import nn

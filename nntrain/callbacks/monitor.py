@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
-from nntrain.callback import Callback, Purpose
+from nntrain.core.callback import Callback, Purpose
 
 if TYPE_CHECKING:
     from nntrain.learner import Learner
@@ -63,7 +63,11 @@ class MeasuredCallback(Callback):
             LookupError: if it was not recorded otherwise; the message lists what was.
         """
         cancelled, self._cancelled = self._cancelled, False
-        return None if cancelled and monitor not in learn.recorder.row else learn.recorder.last(monitor)
+        return (
+            None
+            if cancelled and monitor not in learn.recorder.row
+            else learn.recorder.last(monitor)
+        )
 
 
 class MonitorCallback(MeasuredCallback):
@@ -87,9 +91,13 @@ class MonitorCallback(MeasuredCallback):
 
     def __init__(self, monitor: str, mode: Mode | None, min_delta: float) -> None:
         if mode not in (None, "min", "max"):
-            raise ValueError(f"{type(self).__name__} got mode={mode!r}: choose min or max, or None to tell it from the name.")
+            raise ValueError(
+                f"{type(self).__name__} got mode={mode!r}: choose min or max, or None to tell it from the name."
+            )
         if not min_delta >= 0:
-            raise ValueError(f"{type(self).__name__} got min_delta={min_delta}: it must be at least 0, in either mode.")
+            raise ValueError(
+                f"{type(self).__name__} got min_delta={min_delta}: it must be at least 0, in either mode."
+            )
         self.monitor, self.min_delta = monitor, min_delta
         self.mode: Mode = mode or mode_of(monitor)
 
@@ -114,5 +122,7 @@ def checked_patience(patience: int) -> int:
         ValueError: if it is less than 1.
     """
     if patience < 1:
-        raise ValueError(f"patience={patience} must be at least 1: the number of epochs to wait for an improvement.")
+        raise ValueError(
+            f"patience={patience} must be at least 1: the number of epochs to wait for an improvement."
+        )
     return patience

@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING, ClassVar
 
 from nntrain.callbacks.monitor import Mode, MonitorCallback, checked_patience
-from nntrain.optimizer import get_hyper, param_groups, set_hyper
+from nntrain.core.optimizer import get_hyper, param_groups, set_hyper
 
 if TYPE_CHECKING:
     from nntrain.learner import Learner
@@ -47,7 +47,9 @@ class ReduceLROnPlateau(MonitorCallback):
     ) -> None:
         super().__init__(monitor, mode, min_delta)
         if not 0 < factor < 1:
-            raise ValueError(f"factor={factor} must be between 0 and 1: learning rates are multiplied by it (0.1: a tenth).")
+            raise ValueError(
+                f"factor={factor} must be between 0 and 1: learning rates are multiplied by it (0.1: a tenth)."
+            )
         if not min_lr >= 0:
             raise ValueError(f"min_lr={min_lr} must be at least 0.")
         self.patience, self.factor, self.min_lr = checked_patience(patience), factor, min_lr
@@ -60,4 +62,10 @@ class ReduceLROnPlateau(MonitorCallback):
         new = [min(lr, max(lr * self.factor, self.min_lr)) for lr in old]
         if new != old:
             set_hyper(learn.opt, "lr", new)
-            _log.info("epoch %d: %s has not improved for %d epochs, lr is now %s", learn.epoch, self.monitor, wait, new)
+            _log.info(
+                "epoch %d: %s has not improved for %d epochs, lr is now %s",
+                learn.epoch,
+                self.monitor,
+                wait,
+                new,
+            )

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, ClassVar
 
-from nntrain.callback import Callback, Purpose
-from nntrain.events import StopReason
+from nntrain.core.callback import Callback, Purpose
 from nntrain.metrics import SmoothMean
+from nntrain.result import StopReason
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,9 +42,13 @@ class Progress(Callback):
     order: ClassVar[int] = 90
     purposes: ClassVar[frozenset[Purpose]] = frozenset({Purpose.FIT})
 
-    def __init__(self, interval_s: float = 0.5, beta: float = 0.98, console: Console | None = None) -> None:
+    def __init__(
+        self, interval_s: float = 0.5, beta: float = 0.98, console: Console | None = None
+    ) -> None:
         if interval_s < 0:
-            raise ValueError(f"interval_s must not be negative but got {interval_s}: give seconds, such as 0.5.")
+            raise ValueError(
+                f"interval_s must not be negative but got {interval_s}: give seconds, such as 0.5."
+            )
         self.interval_s, self.beta = interval_s, beta
         self._console = console
         self._smooth_loss = SmoothMean(beta)
@@ -102,7 +106,10 @@ class Progress(Callback):
         columns = [name for name in cells if name not in self._columns]
         if columns:
             self._columns = _in_order([*self._columns, *columns])
-            self._print(_line(self._columns, dict(zip(self._columns, self._columns, strict=True))), style="bold")
+            self._print(
+                _line(self._columns, dict(zip(self._columns, self._columns, strict=True))),
+                style="bold",
+            )
         self._print(_line(self._columns, cells))
 
     def after_cancel_fit(self, learn: Learner) -> None:
@@ -119,7 +126,9 @@ class Progress(Callback):
             bars.close()
 
     def _print(self, text: str, style: str | None = None) -> None:
-        self.console.print(text, style=style, markup=False, highlight=False, emoji=False, soft_wrap=True)
+        self.console.print(
+            text, style=style, markup=False, highlight=False, emoji=False, soft_wrap=True
+        )
 
 
 class _Bars:
@@ -127,14 +136,20 @@ class _Bars:
 
     def __init__(self, console: Console, learn: Learner) -> None:
         self._bars = _rich_bars(console)
-        self._epochs = self._bars.add_task("epoch", total=learn.n_epoch, completed=learn.start_epoch, note="")
+        self._epochs = self._bars.add_task(
+            "epoch", total=learn.n_epoch, completed=learn.start_epoch, note=""
+        )
         self._batches = self._bars.add_task("train", total=None, note="")
         self._bars.start()
 
     def begin_part(self, learn: Learner, part: str) -> None:
         """Starts the batch bar anew."""
-        self._bars.remove_task(self._batches)  # a new task: resetting one cannot make its total unknown
-        self._batches = self._bars.add_task(part, total=learn.n_iter, completed=learn.first_iter, note="")
+        self._bars.remove_task(
+            self._batches
+        )  # a new task: resetting one cannot make its total unknown
+        self._batches = self._bars.add_task(
+            part, total=learn.n_iter, completed=learn.first_iter, note=""
+        )
 
     def move(self, learn: Learner, note: str) -> None:
         """Draws both bars."""
@@ -157,7 +172,13 @@ def _standard_output() -> Console:
 
 
 def _rich_bars(console: Console) -> RichProgress:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
 
     return Progress(
         TextColumn("{task.description:5}"),

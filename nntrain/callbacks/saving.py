@@ -61,7 +61,9 @@ class SaveModel(MonitorCallback):
         if wait:
             return
         if not all_finite(learn.model):
-            _log.warning("epoch %d: not saved, the model has weights that are not finite", learn.epoch)
+            _log.warning(
+                "epoch %d: not saved, the model has weights that are not finite", learn.epoch
+            )
             return
         self._save(learn)
         _log.info("epoch %d: best %s so far, saved to %s", learn.epoch, self.monitor, self.path)

@@ -8,8 +8,9 @@ from signal import Signals
 from types import FrameType
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from nntrain.callback import Callback, Purpose
-from nntrain.events import CancelFitException, StopReason
+from nntrain.core.callback import Callback, Purpose
+from nntrain.core.events import CancelFitException
+from nntrain.result import StopReason
 
 if TYPE_CHECKING:
     from nntrain.learner import Learner
@@ -57,7 +58,9 @@ class StopOnSignal(Callback):
     def _cancel_if_received(self) -> None:
         if self._received is not None:
             name = self._received.name
-            raise CancelFitException(f"{name} was received", reason=StopReason.INTERRUPTED, signum=self._received)
+            raise CancelFitException(
+                f"{name} was received", reason=StopReason.INTERRUPTED, signum=self._received
+            )
 
     def cleanup_fit(self, learn: Learner) -> None:
         """Puts the handlers back, and passes on a signal that did not end the fit."""
@@ -71,5 +74,7 @@ class StopOnSignal(Callback):
 
 def _pass_on(signum: Signals) -> None:
     if signal.getsignal(signum) is signal.SIG_DFL:
-        raise SystemExit(128 + signum)  # the default would kill the process before the other callbacks have cleaned up
+        raise SystemExit(
+            128 + signum
+        )  # the default would kill the process before the other callbacks have cleaned up
     signal.raise_signal(signum)

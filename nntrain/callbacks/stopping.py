@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from nntrain.callback import Callback, Purpose
 from nntrain.callbacks.monitor import Mode, MonitorCallback, checked_patience
-from nntrain.events import CancelFitException, StopReason
+from nntrain.core.callback import Callback, Purpose
+from nntrain.core.events import CancelFitException
+from nntrain.result import StopReason
 
 if TYPE_CHECKING:
     from nntrain.learner import Learner
@@ -34,7 +35,12 @@ class EarlyStopping(MonitorCallback):
     order: ClassVar[int] = 100
 
     def __init__(
-        self, monitor: str = "valid/loss", *, patience: int = 1, min_delta: float = 0.0, mode: Mode | None = None
+        self,
+        monitor: str = "valid/loss",
+        *,
+        patience: int = 1,
+        min_delta: float = 0.0,
+        mode: Mode | None = None,
     ) -> None:
         super().__init__(monitor, mode, min_delta)
         self.patience = checked_patience(patience)
@@ -47,7 +53,10 @@ class EarlyStopping(MonitorCallback):
         """Stops when the patience is spent."""
         if wait >= self.patience:
             epochs = "epoch" if wait == 1 else "epochs"
-            raise CancelFitException(f"{self.monitor} has not improved for {wait} {epochs}.", reason=StopReason.EARLY_STOPPED)
+            raise CancelFitException(
+                f"{self.monitor} has not improved for {wait} {epochs}.",
+                reason=StopReason.EARLY_STOPPED,
+            )
 
 
 class _LossCopy:
@@ -125,7 +134,9 @@ class TimeLimit(Callback):
 
     def __init__(self, max_time_s: float) -> None:
         if not max_time_s > 0:
-            raise ValueError(f"max_time_s={max_time_s} must be positive: the seconds after which the fit stops.")
+            raise ValueError(
+                f"max_time_s={max_time_s} must be positive: the seconds after which the fit stops."
+            )
         self.max_time_s = max_time_s
         self._earlier_s = 0.0
         self._start: float | None = None
@@ -142,7 +153,9 @@ class TimeLimit(Callback):
     def after_batch(self, learn: Learner) -> None:
         """Looks at the clock."""
         if self.elapsed_s >= self.max_time_s:
-            raise CancelFitException(f"The time limit of {self.max_time_s:g} s is reached.", reason=StopReason.BUDGET)
+            raise CancelFitException(
+                f"The time limit of {self.max_time_s:g} s is reached.", reason=StopReason.BUDGET
+            )
 
     def cleanup_fit(self, learn: Learner) -> None:
         """Stops the clock."""

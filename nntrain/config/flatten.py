@@ -14,5 +14,7 @@ def flatten(config: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, Mapping):
             flat |= flatten(value, name)
         else:
-            flat[name] = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+            flat[name] = (
+                list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+            )
     return flat

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 from hydra.errors import MissingConfigException, OverrideParseException
@@ -15,8 +14,8 @@ from omegaconf.errors import (
     ValidationError,
 )
 
+from nntrain.config.hints import first_line, nearest
 from nntrain.config.redact import redact
-from nntrain.config.signature import nearest
 
 
 def sentence(err: Exception) -> str:
@@ -57,7 +56,11 @@ def _omegaconf(err: OmegaConfBaseException) -> str:
     key = str(err.full_key or err.key or "")
     if isinstance(err, ConfigAttributeError | ConfigKeyError):
         parent, _, last = key.rpartition(".")
-        siblings = [str(name) for name in err.parent_node if not str(name).startswith("_")] if err.parent_node else []
+        siblings = (
+            [str(name) for name in err.parent_node if not str(name).startswith("_")]
+            if err.parent_node
+            else []
+        )
         where = f" of {parent}" if parent else ""
         hint = nearest(last, siblings)
         more = "" if hint.endswith("?") else f" (To add a key, write +{key}=VALUE.)"
@@ -65,12 +68,16 @@ def _omegaconf(err: OmegaConfBaseException) -> str:
     if isinstance(err, MissingMandatoryValue):
         return f"{key} needs a value: add '{key}=VALUE'."
     if isinstance(err, ValidationError):
-        return f"{key} needs a value, not null." if "not Optional" in str(err) else f"{key}: {_first_line(err)}"
+        return (
+            f"{key} needs a value, not null."
+            if "not Optional" in str(err)
+            else f"{key}: {_first_line(err)}"
+        )
     if isinstance(err, InterpolationResolutionError):
         return f"{key} cannot be resolved: {_first_line(err)}"
     return _first_line(err)
 
 
 def _first_line(err: BaseException) -> str:
-    line = re.sub(r"\s+", " ", str(err).strip().splitlines()[0])
+    line = first_line(err)
     return line if line.endswith((".", "?")) else f"{line}."

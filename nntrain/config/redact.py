@@ -44,7 +44,8 @@ _URL_LOGIN = re.compile(r"(?<=://)(?:[^/\s?#]{1,512}|[^/\s@:]{1,128}:(?!\d+[/?#]
 _URL_PASSWORD = re.compile(r"://[^/\s@:]*:(?!\d+[/?#])([^\s@]+)@")
 _LOGIN = re.compile(r"(?<![\w.+%/-])[\w.+%-]{1,128}:[^\s@/'\"]{1,256}@(?!sha\d)(?=[\w\[])")
 _HEADER = re.compile(
-    r"\b(authorization['\"]?\s*[:=]\s*['\"]?(?:(?:basic|bearer|token)\s+)?|bearer\s+)[\w.~+/=-]{8,}", re.IGNORECASE
+    r"\b(authorization['\"]?\s*[:=]\s*['\"]?(?:(?:basic|bearer|token)\s+)?|bearer\s+)[\w.~+/=-]{8,}",
+    re.IGNORECASE,
 )
 _ASSIGNMENT = re.compile(
     r"""(?<![\w.])(?P<key>[A-Za-z_][\w.-]{0,127})(?P<sign>=|['"]\s*:\s*)(?P<value>'[^'\n]*'|"[^"\n]*"|[^\s&'"\#()<>]+)"""
@@ -79,7 +80,9 @@ class Redactor:
     ) -> None:
         self._patterns = _compiled(patterns)
         secrets = {*self._secrets_in(config or {}), *self._secrets_in(environ or {})}
-        self._values = _alternation(form for secret in secrets for form in _forms(secret) if _is_telling(form))
+        self._values = _alternation(
+            form for secret in secrets for form in _forms(secret) if _is_telling(form)
+        )
 
     def is_secret(self, key: str) -> bool:
         """Whether a key's name says that its value is secret: `api_key`, `db.password`; not `use_cls_token`."""
@@ -141,7 +144,9 @@ class Redactor:
 
 def _compiled(patterns: Sequence[str]) -> list[re.Pattern[str]]:
     if isinstance(patterns, str):
-        raise ConfigError(f"redact={patterns} is one text: give a list of regular expressions, redact=[{patterns}].")
+        raise ConfigError(
+            f"redact={patterns} is one text: give a list of regular expressions, redact=[{patterns}]."
+        )
     return [_pattern(text, f"redact[{i}]={text}") for i, text in enumerate(patterns)]
 
 
@@ -152,7 +157,9 @@ def _pattern(text: str, where: str) -> re.Pattern[str]:
         remedy = "give one of Python's, with \\ before a character that stands for itself"
         raise ConfigError(f"{where} is no regular expression ({err}): {remedy}.") from err
     if pattern.search(""):
-        raise ConfigError(f"{where} matches the empty text and so would hide everything: give one that must match something.")
+        raise ConfigError(
+            f"{where} matches the empty text and so would hide everything: give one that must match something."
+        )
     return pattern
 
 
@@ -175,7 +182,11 @@ def _blotted(value: Any) -> Any:
         return {name: _blotted(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [_blotted(item) for item in value]
-    harmless = value is None or isinstance(value, bool) or (isinstance(value, str) and _HARMLESS.fullmatch(value))
+    harmless = (
+        value is None
+        or isinstance(value, bool)
+        or (isinstance(value, str) and _HARMLESS.fullmatch(value))
+    )
     return value if harmless else REDACTED
 
 
@@ -183,7 +194,13 @@ def _forms(secret: str) -> Iterator[str]:
     """A secret's lines, since texts come by the line, as they are and as URLs, `repr` and JSON write them."""
     for line in secret.splitlines():
         plain = line.strip()
-        yield from (plain, unquote(plain), quote(plain, safe=""), repr(plain)[1:-1], json.dumps(plain)[1:-1])
+        yield from (
+            plain,
+            unquote(plain),
+            quote(plain, safe=""),
+            repr(plain)[1:-1],
+            json.dumps(plain)[1:-1],
+        )
 
 
 def _is_telling(text: str) -> bool:

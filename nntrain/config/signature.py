@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import types
 import typing
@@ -10,14 +9,9 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from nntrain.config.errors import ConfigError
+from nntrain.config.hints import nearest
 
 RESERVED = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
-
-
-def nearest(name: str, names: Collection[str]) -> str:
-    """A hint for a misspelt name: the nearest one, else all of them."""
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    return f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(sorted(names)) or 'nothing'}."
 
 
 def check_call(func: Callable[..., Any], node: Mapping[str, Any], key: str) -> None:
@@ -32,30 +26,51 @@ def check_call(func: Callable[..., Any], node: Mapping[str, Any], key: str) -> N
         return
     hints = _hints(func)
     given = {name: value for name, value in node.items() if name not in RESERVED}
-    named = {name for name, param in params.items() if param.kind not in (param.VAR_POSITIONAL, param.VAR_KEYWORD)}
+    named = {
+        name
+        for name, param in params.items()
+        if param.kind not in (param.VAR_POSITIONAL, param.VAR_KEYWORD)
+    }
     if not any(param.kind is param.VAR_KEYWORD for param in params.values()):
         for name in given:
             if name not in named:
-                raise ConfigError(f"{key}.{name} is no parameter of {node['_target_']}: {nearest(name, named)}")
+                raise ConfigError(
+                    f"{key}.{name} is no parameter of {node['_target_']}: {nearest(name, named)}"
+                )
     for name, value in given.items():
         if name in hints and not fits(value, hints[name]):
-            raise ConfigError(f"{key}.{name}={value!r} has the wrong type: {node['_target_']} takes {type_name(hints[name])}.")
+            raise ConfigError(
+                f"{key}.{name}={value!r} has the wrong type: {node['_target_']} takes {type_name(hints[name])}."
+            )
     if not node.get("_partial_") and not node.get("_args_"):
         _check_complete(params, given, node, key)
 
 
-def _check_complete(params: Mapping[str, inspect.Parameter], given: Collection[str], node: Mapping[str, Any], key: str) -> None:
+def _check_complete(
+    params: Mapping[str, inspect.Parameter],
+    given: Collection[str],
+    node: Mapping[str, Any],
+    key: str,
+) -> None:
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    needed = [name for name, param in params.items() if param.default is param.empty and param.kind not in variadic]
+    needed = [
+        name
+        for name, param in params.items()
+        if param.default is param.empty and param.kind not in variadic
+    ]
     missing = [name for name in needed if name not in given]
     if missing:
-        raise ConfigError(f"{key}.{missing[0]} is needed by {node['_target_']}: add '+{key}.{missing[0]}=VALUE'.")
+        raise ConfigError(
+            f"{key}.{missing[0]} is needed by {node['_target_']}: add '+{key}.{missing[0]}=VALUE'."
+        )
 
 
 def _hints(func: Callable[..., Any]) -> dict[str, Any]:
     target = inspect.unwrap(func.__init__ if inspect.isclass(func) else func)
     annotations = getattr(target, "__annotations__", {})
-    return {name: hint for name in annotations if (hint := _hint(annotations[name], target)) is not None}
+    return {
+        name: hint for name in annotations if (hint := _hint(annotations[name], target)) is not None
+    }
 
 
 def _hint(annotation: Any, target: Any) -> Any:
@@ -97,7 +112,9 @@ def _fits_collection(value: Any, origin: type, args: tuple[Any, ...]) -> bool:
     if not isinstance(value, list | tuple):
         return False
     if origin is tuple and args and args[-1] is not Ellipsis:
-        return len(value) == len(args) and all(fits(item, arg) for item, arg in zip(value, args, strict=True))
+        return len(value) == len(args) and all(
+            fits(item, arg) for item, arg in zip(value, args, strict=True)
+        )
     return all(fits(item, args[0]) for item in value) if args else True
 
 
@@ -109,7 +126,11 @@ def _may_stand_for(value: Any, hint: type) -> bool:
     """Whether a plain value is taken where a class is expected: a path or a device is written as a string."""
     if hint.__name__ in ("Path", "PathLike", "device", "dtype"):
         return isinstance(value, str)
-    return isinstance(value, hint) if hint in (dict, list, tuple) else value is not None and not isinstance(value, str)
+    return (
+        isinstance(value, hint)
+        if hint in (dict, list, tuple)
+        else value is not None and not isinstance(value, str)
+    )
 
 
 def type_name(hint: Any) -> str:

@@ -7,7 +7,6 @@ not something else (`torch.nn.functional.torch.load`) that can be reached throug
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.util
 import re
@@ -19,6 +18,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
 from nntrain.config.errors import ConfigError
+from nntrain.config.hints import first_line, nearest
 
 TRUSTED_TARGETS: tuple[str, ...] = (
     "nntrain.callbacks",
@@ -39,10 +39,19 @@ TRUSTED_TARGETS: tuple[str, ...] = (
 )
 """Packages whose own public functions and classes a configuration may name."""
 
-HYDRA_TARGETS: tuple[str, ...] = ("hydra._internal.core_plugins", "hydra_plugins", "nntrain.study_run")
+HYDRA_TARGETS: tuple[str, ...] = (
+    "hydra._internal.core_plugins",
+    "hydra_plugins",
+    "nntrain.app.study_run",
+)
 """Packages that may be named below the key `hydra`: launchers, sweepers, and what acts round a sweep."""
 
-EXTRAS: Mapping[str, str] = {"mlflow": "mlflow", "optuna": "sweeps", "torchmetrics": "metrics", "wandb": "wandb"}
+EXTRAS: Mapping[str, str] = {
+    "mlflow": "mlflow",
+    "optuna": "sweeps",
+    "torchmetrics": "metrics",
+    "wandb": "wandb",
+}
 """Optional packages, and the extra of nntrain that installs each."""
 
 _TORCH_BUILTINS = ("torch._C",)
@@ -64,7 +73,9 @@ def check_trusted_targets(trusted: Sequence[str]) -> None:
     """
     for name in trusted:
         if not _DOTTED_NAME.fullmatch(name):
-            raise ConfigError(f"trusted_targets: {name!r} is no package name: give one such as 'mine' or 'mine.models'.")
+            raise ConfigError(
+                f"trusted_targets: {name!r} is no package name: give one such as 'mine' or 'mine.models'."
+            )
 
 
 def targets_in(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -91,7 +102,9 @@ def _value(node: Any, key: Any, needed: bool = False) -> Any:
         return node[key]
     except InterpolationResolutionError as err:
         if needed:
-            raise ConfigError(f"{node._get_full_key(key)} cannot be resolved: {str(err).splitlines()[0]}.") from err
+            raise ConfigError(
+                f"{node._get_full_key(key)} cannot be resolved: {first_line(err)}."
+            ) from err
         return None
 
 
@@ -114,7 +127,9 @@ def check_path(target: Any, trusted: Sequence[str], key: str) -> None:
         ConfigError: if it is no dotted path, or not in a trusted package, or names something private.
     """
     if not isinstance(target, str) or not _DOTTED_NAME.fullmatch(target):
-        raise ConfigError(f"{key}._target_={target!r} is no dotted path: give one such as 'nntrain.models.mlp'.")
+        raise ConfigError(
+            f"{key}._target_={target!r} is no dotted path: give one such as 'nntrain.models.mlp'."
+        )
     package = next((package for package in trusted if in_packages(target, [package])), None)
     if package is None:
         raise ConfigError(
@@ -136,18 +151,26 @@ def resolve_target(target: str, trusted: Sequence[str], key: str) -> Any:
     for i, name in enumerate(names, start=2):
         found = _attribute(found, name, ".".join(target.split(".")[:i]), key)
         if isinstance(found, ModuleType) and not _leads_to(found.__name__, trusted):
-            raise ConfigError(f"{key}._target_={target} is not trusted: it leads to the module {found.__name__}.")
+            raise ConfigError(
+                f"{key}._target_={target} is not trusted: it leads to the module {found.__name__}."
+            )
     if not callable(found):
-        raise ConfigError(f"{key}._target_={target} is no function or class but {type(found).__name__}.")
+        raise ConfigError(
+            f"{key}._target_={target} is no function or class but {type(found).__name__}."
+        )
     home = getattr(found, "__module__", None) or type(found).__module__
     if not in_packages(home, (*trusted, *_TORCH_BUILTINS)):
-        raise ConfigError(f"{key}._target_={target} is not trusted: it belongs to {home}, which would have to be trusted too.")
+        raise ConfigError(
+            f"{key}._target_={target} is not trusted: it belongs to {home}, which would have to be trusted too."
+        )
     return found
 
 
 def _leads_to(module: str, trusted: Sequence[str]) -> bool:
     """Whether a module is trusted or on the way to a trusted one."""
-    return in_packages(module, trusted) or any(package.startswith(f"{module}.") for package in trusted)
+    return in_packages(module, trusted) or any(
+        package.startswith(f"{module}.") for package in trusted
+    )
 
 
 def _import(module: str, target: str, key: str) -> ModuleType:
@@ -157,8 +180,14 @@ def _import(module: str, target: str, key: str) -> ModuleType:
         if err.name is None or not in_packages(target, [err.name]):
             raise
         extra = EXTRAS.get(module.split(".")[0])
-        remedy = f"pip install 'nntrain[{extra}]'" if extra else "install it, or start where Python can import it"
-        raise ConfigError(f"{key}._target_={target}: there is no module {err.name}: {remedy}.") from err
+        remedy = (
+            f"pip install 'nntrain[{extra}]'"
+            if extra
+            else "install it, or start where Python can import it"
+        )
+        raise ConfigError(
+            f"{key}._target_={target}: there is no module {err.name}: {remedy}."
+        ) from err
 
 
 def _attribute(owner: Any, name: str, path: str, key: str) -> Any:
@@ -167,6 +196,4 @@ def _attribute(owner: Any, name: str, path: str, key: str) -> Any:
     if hasattr(owner, "__path__") and importlib.util.find_spec(path) is not None:
         return _import(path, path, key)
     public = [known for known in dir(owner) if not known.startswith("_")]
-    near = difflib.get_close_matches(name, public, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"{getattr(owner, '__name__', owner)} has no such name"
-    raise ConfigError(f"{key}._target_={path} does not exist: {hint}")
+    raise ConfigError(f"{key}._target_={path} does not exist: {nearest(name, public)}")

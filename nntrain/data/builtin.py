@@ -38,13 +38,23 @@ def digits(
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
-    x, y = torch.tensor(bunch.images, dtype=torch.float32).unsqueeze(1) / 16, torch.tensor(bunch.target)
+    x, y = (
+        torch.tensor(bunch.images, dtype=torch.float32).unsqueeze(1) / 16,
+        torch.tensor(bunch.target),
+    )
     train, valid = _split(x.flatten(1) if flat else x, y, valid_pct, seed, stratify=bunch.target)
-    return DataLoaders.from_tensors(train, valid, batch_size=batch_size, drop_last=drop_last, device=device)
+    return DataLoaders.from_tensors(
+        train, valid, batch_size=batch_size, drop_last=drop_last, device=device
+    )
 
 
 def diabetes(
-    batch_size: int = 64, valid_pct: float = 0.2, seed: int = 42, *, drop_last: bool = False, device: str | None = None
+    batch_size: int = 64,
+    valid_pct: float = 0.2,
+    seed: int = 42,
+    *,
+    drop_last: bool = False,
+    device: str | None = None,
 ) -> DataLoaders:
     """10 measurements of 442 patients, and how far their diabetes went in a year (regression).
 
@@ -62,11 +72,16 @@ def diabetes(
     from sklearn.datasets import load_diabetes
 
     bunch = load_diabetes(scaled=False)
-    x, y = torch.tensor(bunch.data, dtype=torch.float32), torch.tensor(bunch.target, dtype=torch.float32).unsqueeze(1)
+    x, y = (
+        torch.tensor(bunch.data, dtype=torch.float32),
+        torch.tensor(bunch.target, dtype=torch.float32).unsqueeze(1),
+    )
     train, valid = _split(x, y, valid_pct, seed)
     moments = [(part.mean(dim=0), part.std(dim=0)) for part in train]
     train, valid = _standardised(train, moments), _standardised(valid, moments)
-    return DataLoaders.from_tensors(train, valid, batch_size=batch_size, drop_last=drop_last, device=device)
+    return DataLoaders.from_tensors(
+        train, valid, batch_size=batch_size, drop_last=drop_last, device=device
+    )
 
 
 def sine(
@@ -96,15 +111,21 @@ def sine(
     x = (torch.rand(n_item, 1, generator=generator) * 2 - 1) * math.pi
     y = x.sin() + noise * torch.randn(n_item, 1, generator=generator)
     train, valid = _split(x, y, valid_pct, seed)
-    return DataLoaders.from_tensors(train, valid, batch_size=batch_size, drop_last=drop_last, device=device)
+    return DataLoaders.from_tensors(
+        train, valid, batch_size=batch_size, drop_last=drop_last, device=device
+    )
 
 
-def _split(x: Tensor, y: Tensor, valid_pct: float, seed: int, stratify: Any = None) -> tuple[Pair, Pair]:
+def _split(
+    x: Tensor, y: Tensor, valid_pct: float, seed: int, stratify: Any = None
+) -> tuple[Pair, Pair]:
     """Inputs and labels to train and to validate on; with `stratify`, of each class alike."""
     from sklearn.model_selection import train_test_split
 
     check_valid_pct(valid_pct)
-    index = train_test_split(range(len(x)), test_size=valid_pct, random_state=seed, stratify=stratify)
+    index = train_test_split(
+        range(len(x)), test_size=valid_pct, random_state=seed, stratify=stratify
+    )
     train, valid = (torch.tensor(part) for part in index)
     return (x[train], y[train]), (x[valid], y[valid])
 

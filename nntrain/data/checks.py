@@ -37,7 +37,9 @@ def check_tensors(tensors: Sequence[Tensor], name: str) -> None:
         raise ValueError(f"The {name} has no tensor: give it at least one.")
     lengths = [len(tensor) for tensor in tensors]
     if len(set(lengths)) > 1:
-        raise ValueError(f"The tensors of the {name} have {', '.join(map(str, lengths))} items: give them equal lengths.")
+        raise ValueError(
+            f"The tensors of the {name} have {', '.join(map(str, lengths))} items: give them equal lengths."
+        )
     for i, tensor in enumerate(tensors):
         n_bad = tensor.numel() - int(tensor.isfinite().sum())
         if n_bad:
@@ -49,4 +51,6 @@ def check_tensors(tensors: Sequence[Tensor], name: str) -> None:
 def check_valid_pct(valid_pct: float) -> None:
     """Raises `ValueError` unless some items are left on either side of the split."""
     if not 0 < valid_pct < 1:
-        raise ValueError(f"valid_pct={valid_pct} must be between 0 and 1, both excluded: it is the share held out.")
+        raise ValueError(
+            f"valid_pct={valid_pct} must be between 0 and 1, both excluded: it is the share held out."
+        )

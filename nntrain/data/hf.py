@@ -52,7 +52,9 @@ def fashion_mnist(
         raise ValueError(f"{path} has no split {missing[0]!r}: it has {', '.join(dataset_dict)}.")
     collate = ImageCollate(mean=mean, std=std)
     train, valid = (_decoded(dataset_dict[split], collate, flat) for split in ("train", "test"))
-    return DataLoaders.from_tensors(train, valid, batch_size=batch_size, drop_last=drop_last, device=device)
+    return DataLoaders.from_tensors(
+        train, valid, batch_size=batch_size, drop_last=drop_last, device=device
+    )
 
 
 def load_dataset_dict(path: str) -> Mapping[str, Any]:
@@ -79,7 +81,9 @@ def _import_datasets() -> ModuleType:
     try:
         import datasets
     except ImportError as err:
-        raise ImportError("fashion_mnist needs the datasets library: pip install 'nntrain[hf]'.") from err
+        raise ImportError(
+            "fashion_mnist needs the datasets library: pip install 'nntrain[hf]'."
+        ) from err
     module: ModuleType = datasets
     return module
 
@@ -87,7 +91,8 @@ def _import_datasets() -> ModuleType:
 def _decoded(dataset: Any, collate: ImageCollate, flat: bool) -> list[Tensor]:
     """All images and labels of a split; decoded in groups, so that PIL images do not pile up."""
     groups = [
-        collate([dataset[i] for i in range(start, min(start + _ROWS, len(dataset)))]) for start in range(0, len(dataset), _ROWS)
+        collate([dataset[i] for i in range(start, min(start + _ROWS, len(dataset)))])
+        for start in range(0, len(dataset), _ROWS)
     ]
     images, labels = (torch.cat(parts) for parts in zip(*groups, strict=True))
     return [images.flatten(1) if flat else images, labels]

@@ -25,7 +25,9 @@ def image_tensor(image: Any) -> Tensor:
     if tensor.dim() == 2:
         tensor = tensor.unsqueeze(0)
     if tensor.dim() != 3:
-        raise ValueError(f"An image has the shape {tuple(tensor.shape)} but two or three dimensions were expected.")
+        raise ValueError(
+            f"An image has the shape {tuple(tensor.shape)} but two or three dimensions were expected."
+        )
     counted = not tensor.is_floating_point() and tensor.dtype is not torch.bool
     return tensor.float() / 255 if counted else tensor.float()
 
@@ -33,7 +35,9 @@ def image_tensor(image: Any) -> Tensor:
 def _from_array(image: Any) -> Tensor:
     mode = getattr(image, "mode", "L")
     if mode not in ("1", "L", "RGB"):
-        raise ValueError(f"An image has the mode {mode!r} but L or RGB was expected: convert it with image.convert('RGB').")
+        raise ValueError(
+            f"An image has the mode {mode!r} but L or RGB was expected: convert it with image.convert('RGB')."
+        )
     tensor = torch.from_numpy(np.array(image))
     return tensor.permute(2, 0, 1) if tensor.dim() == 3 else tensor
 
@@ -47,7 +51,9 @@ def stack_images(images: Sequence[Any]) -> Tensor:
     tensors = [image_tensor(image) for image in images]
     shapes = list(dict.fromkeys(str(tuple(tensor.shape)) for tensor in tensors))
     if len(shapes) > 1:
-        raise ValueError(f"The images of a batch have the shapes {', '.join(shapes)}: bring them to one size and mode first.")
+        raise ValueError(
+            f"The images of a batch have the shapes {', '.join(shapes)}: bring them to one size and mode first."
+        )
     return torch.stack(tensors)
 
 
@@ -84,6 +90,8 @@ def _column(rows: Sequence[Mapping[str, Any]], key: str) -> list[Any]:
 def _labels(values: list[Any], key: str) -> Tensor:
     array = np.asarray(values)
     if array.dtype.kind not in "biuf":
-        raise ValueError(f"The labels in column {key!r} are of type {type(values[0]).__name__}: make numbers of them first.")
+        raise ValueError(
+            f"The labels in column {key!r} are of type {type(values[0]).__name__}: make numbers of them first."
+        )
     labels = torch.from_numpy(array)
     return labels.float() if labels.is_floating_point() else labels.long()

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from nntrain.core.device import resolve_device
 from nntrain.data.checks import check_batch_size, check_batches
 from nntrain.data.images import ImageCollate
 from nntrain.data.tensors import TensorLoader
-from nntrain.device import resolve_device
 
 Collate: TypeAlias = Callable[[list[Any]], Any]
 """Makes a batch of a list of items."""
@@ -33,7 +33,9 @@ class DataLoaders:
         n_inp: how many items of a tuple batch are inputs; `None` takes all but the last.
     """
 
-    def __init__(self, train: Iterable[Any], valid: Iterable[Any] | None = None, n_inp: int | None = None) -> None:
+    def __init__(
+        self, train: Iterable[Any], valid: Iterable[Any] | None = None, n_inp: int | None = None
+    ) -> None:
         self.train, self.valid, self.n_inp = train, valid, n_inp
 
     @classmethod
@@ -70,10 +72,16 @@ class DataLoaders:
         """
         _check_dataset(train, batch_size, drop_last, "training set")
         pin = _gains_by_pinning() if pin_memory is None else pin_memory
-        shared: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers, "collate_fn": collate_fn}
+        shared: dict[str, Any] = {
+            "batch_size": batch_size,
+            "num_workers": num_workers,
+            "collate_fn": collate_fn,
+        }
         shared["pin_memory"] = pin
         shuffled = shuffle and not isinstance(train, IterableDataset)
-        train_dl = DataLoader(train, shuffle=shuffled, drop_last=drop_last, generator=_generator(seed), **shared)
+        train_dl = DataLoader(
+            train, shuffle=shuffled, drop_last=drop_last, generator=_generator(seed), **shared
+        )
         if valid is None:
             return cls(train_dl, None, n_inp)
         _check_dataset(valid, batch_size, False, "validation set")
@@ -117,7 +125,11 @@ class DataLoaders:
         )
         if valid is None:
             return cls(train_dl, None, n_inp)
-        return cls(train_dl, TensorLoader(*_held_on(valid, device), batch_size=batch_size, name="validation set"), n_inp)
+        return cls(
+            train_dl,
+            TensorLoader(*_held_on(valid, device), batch_size=batch_size, name="validation set"),
+            n_inp,
+        )
 
     @classmethod
     def from_dataset_dict(

@@ -6,7 +6,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from nntrain.batch import to_device
+from nntrain.core.batch import to_device
 from nntrain.data.checks import check_batches, check_tensors
 
 _BLOCK = 32
@@ -53,7 +53,9 @@ class TensorLoader:
         order, step = self._order(), self.batch_size * _BLOCK
         for start in range(0, n_item, step):
             stop = min(start + step, n_item)
-            yield from zip(*(self._gather(tensor, order, start, stop) for tensor in self.tensors), strict=True)
+            yield from zip(
+                *(self._gather(tensor, order, start, stop) for tensor in self.tensors), strict=True
+            )
 
     def _order(self) -> Tensor | None:
         if not self.shuffle:
@@ -62,6 +64,12 @@ class TensorLoader:
         order = torch.randperm(len(self.tensors[0]), generator=self.generator, device=device)
         return cast(Tensor, to_device(order, self.tensors[0].device))
 
-    def _gather(self, tensor: Tensor, order: Tensor | None, start: int, stop: int) -> tuple[Tensor, ...]:
-        block = tensor[start:stop].clone() if order is None else tensor.index_select(0, order[start:stop])
+    def _gather(
+        self, tensor: Tensor, order: Tensor | None, start: int, stop: int
+    ) -> tuple[Tensor, ...]:
+        block = (
+            tensor[start:stop].clone()
+            if order is None
+            else tensor.index_select(0, order[start:stop])
+        )
         return torch.split(block, self.batch_size)

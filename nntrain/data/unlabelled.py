@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sized
 from typing import Any
 
-from nntrain.batch import split_batch
+from nntrain.core.batch import split_batch
 from nntrain.data.loaders import DataLoaders
 
 

@@ -5,7 +5,16 @@ from nntrain.metrics.averaged import AvgLoss, AvgMetric, AvgSmoothLoss, AvgSmoot
 from nntrain.metrics.base import Metric
 from nntrain.metrics.calls import as_number, func_name
 from nntrain.metrics.convert import as_metric, as_metrics, check_loss_part
-from nntrain.metrics.functions import accuracy, accuracy_multi, error_rate, mae, mse, r2_score, rmse, top_k_accuracy
+from nntrain.metrics.functions import (
+    accuracy,
+    accuracy_multi,
+    error_rate,
+    mae,
+    mse,
+    r2_score,
+    rmse,
+    top_k_accuracy,
+)
 from nntrain.metrics.means import SmoothMean, WeightedMean
 
 __all__ = [

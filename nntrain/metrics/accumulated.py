@@ -58,7 +58,9 @@ class AccumMetric(Metric):
     ) -> None:
         super().__init__(name or func_name(func), part)
         if activation not in get_args(Activation):
-            raise ValueError(f"activation={activation!r} must be one of {', '.join(get_args(Activation))}.")
+            raise ValueError(
+                f"activation={activation!r} must be one of {', '.join(get_args(Activation))}."
+            )
         self.func = functools.partial(as_function(func), **kwargs)
         self.dim_argmax, self.activation, self.thresh = dim_argmax, activation, thresh
         self.to_np, self.invert_arg, self.flatten = to_np, invert_arg, flatten

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from nntrain.batch import batch_size
+from nntrain.core.batch import batch_size
 from nntrain.metrics.base import Metric, Part
 from nntrain.metrics.calls import MetricFunc, TorchMetric, as_function, call, func_name
 from nntrain.metrics.functions import is_of_whole_set
@@ -57,9 +57,13 @@ class AvgMetric(_MeanMetric):
             more than one number.
     """
 
-    def __init__(self, func: MetricFunc | TorchMetric, *, name: str | None = None, part: Part = "both") -> None:
+    def __init__(
+        self, func: MetricFunc | TorchMetric, *, name: str | None = None, part: Part = "both"
+    ) -> None:
         if is_of_whole_set(func):
-            raise ValueError(f"{func_name(func)} is no mean over items: use AccumMetric({func_name(func)}).")
+            raise ValueError(
+                f"{func_name(func)} is no mean over items: use AccumMetric({func_name(func)})."
+            )
         self.func = as_function(func)
         super().__init__(name or func_name(func), part, WeightedMean())
 
@@ -83,7 +87,12 @@ class AvgSmoothMetric(_MeanMetric):
     """The exponentially weighted mean over batches of `func(pred, target)`; `beta` is the weight of the past."""
 
     def __init__(
-        self, func: MetricFunc | TorchMetric, beta: float = 0.98, *, name: str | None = None, part: Part = "both"
+        self,
+        func: MetricFunc | TorchMetric,
+        beta: float = 0.98,
+        *,
+        name: str | None = None,
+        part: Part = "both",
     ) -> None:
         self.func = as_function(func)
         super().__init__(name or f"{func_name(func)}_smooth", part, SmoothMean(beta))
@@ -96,7 +105,9 @@ class AvgSmoothMetric(_MeanMetric):
 class AvgSmoothLoss(_MeanMetric):
     """The exponentially weighted mean of the loss; `beta` is the weight of the past."""
 
-    def __init__(self, beta: float = 0.98, *, name: str = "loss_smooth", part: Part = "train") -> None:
+    def __init__(
+        self, beta: float = 0.98, *, name: str = "loss_smooth", part: Part = "train"
+    ) -> None:
         super().__init__(name, part, SmoothMean(beta))
 
     def accumulate(self, learn: Learner) -> None:
@@ -107,7 +118,11 @@ class AvgSmoothLoss(_MeanMetric):
 def _called(name: str, func: MetricFunc, learn: Learner) -> Tensor:
     value = call(name, func, (_detached(learn.pred), *(learn.yb or learn.xb)))
     # Python's numbers stay on the CPU even if the default device is another: it may have no double precision.
-    return _detached(value) if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64, device="cpu")
+    return (
+        _detached(value)
+        if isinstance(value, Tensor)
+        else torch.tensor(value, dtype=torch.float64, device="cpu")
+    )
 
 
 def _detached(value: Any) -> Any:

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
-from nntrain.names import check_metric_name
+from nntrain.core.names import check_metric_name
 
 if TYPE_CHECKING:
     from nntrain.learner import Learner
@@ -31,7 +31,9 @@ class Metric(ABC):
     def __init__(self, name: str, part: Part = "both") -> None:
         self.name = name
         if part not in get_args(Part):
-            raise ValueError(f"part={part!r} of metric {name!r} must be 'train', 'valid' or 'both'.")
+            raise ValueError(
+                f"part={part!r} of metric {name!r} must be 'train', 'valid' or 'both'."
+            )
         self.part: Part = part
 
     @property

@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 from torch import Tensor
 
-from nntrain.batch import describe
+from nntrain.core.batch import describe
 
 MetricFunc: TypeAlias = Callable[..., Any]
 """A function of `(pred, target)`."""
@@ -71,7 +71,10 @@ def call(name: str, func: MetricFunc, args: Sequence[Any]) -> Tensor | float:
     try:
         value = func(*args)
     except Exception as err:
-        shapes = [f"{arg.dtype} {arg.shape}" if isinstance(arg, np.ndarray) else describe(arg) for arg in args]
+        shapes = [
+            f"{arg.dtype} {arg.shape}" if isinstance(arg, np.ndarray) else describe(arg)
+            for arg in args
+        ]
         err.add_note(f"nntrain: metric {name!r} was given {' and '.join(shapes)}")
         raise
     return as_number(name, value)

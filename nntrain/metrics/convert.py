@@ -22,7 +22,9 @@ def as_metrics(metrics: Iterable[Any]) -> list[Metric]:
         ValueError: if two would be recorded under one name, or one under `loss`.
     """
     if not isinstance(metrics, Iterable) or isinstance(metrics, nn.ModuleDict | Mapping | str):
-        raise TypeError(f"metrics must be a list of metrics, such as [accuracy], but is a {type(metrics).__name__}.")
+        raise TypeError(
+            f"metrics must be a list of metrics, such as [accuracy], but is a {type(metrics).__name__}."
+        )
     made = [made for metric in metrics for made in _each(metric)]
     for part, training in (("train", True), ("valid", False)):
         _check_names(["loss", *(metric.name for metric in made if metric.active(training))], part)
@@ -46,7 +48,9 @@ def as_metric(metric: Any) -> Metric:
         TypeError: if it is none of these.
     """
     if isinstance(metric, type):
-        raise TypeError(f"{metric.__name__} is a class, not a metric: give an instance of it, {metric.__name__}(...).")
+        raise TypeError(
+            f"{metric.__name__} is a class, not a metric: give an instance of it, {metric.__name__}(...)."
+        )
     if isinstance(metric, Metric):
         return metric
     if isinstance(metric, nn.ModuleDict):
@@ -59,7 +63,9 @@ def as_metric(metric: Any) -> Metric:
         return AccumMetric(metric)
     if callable(metric):
         return AvgMetric(metric)
-    raise TypeError(f"{metric!r} is no metric: give a function of (pred, target), a torchmetrics.Metric or a Metric.")
+    raise TypeError(
+        f"{metric!r} is no metric: give a function of (pred, target), a torchmetrics.Metric or a Metric."
+    )
 
 
 def check_loss_part(name: str, part: Tensor, metrics: Iterable[Metric]) -> None:
@@ -70,9 +76,13 @@ def check_loss_part(name: str, part: Tensor, metrics: Iterable[Metric]) -> None:
     """
     check_name(name)
     if part.dim():
-        raise ValueError(f"Part {name!r} of the loss is a tensor {tuple(part.shape)}: a part must be one number, so reduce it.")
+        raise ValueError(
+            f"Part {name!r} of the loss is a tensor {tuple(part.shape)}: a part must be one number, so reduce it."
+        )
     if name == "loss" or name in [metric.name for metric in metrics]:
-        raise ValueError(f"Part {name!r} of the loss has the name of {_owner(name)}: rename one of the two.")
+        raise ValueError(
+            f"Part {name!r} of the loss has the name of {_owner(name)}: rename one of the two."
+        )
 
 
 def _check_names(names: Sequence[str], part: str) -> None:

@@ -43,13 +43,17 @@ def top_k_accuracy(pred: Tensor, target: Tensor, k: int = 5, axis: int = 1) -> T
     """
     _check_classes(pred, axis)
     if not 1 <= k <= pred.shape[axis]:
-        raise ValueError(f"top_k_accuracy has k={k} for {pred.shape[axis]} classes: k must be from 1 to the number of classes.")
+        raise ValueError(
+            f"top_k_accuracy has k={k} for {pred.shape[axis]} classes: k must be from 1 to the number of classes."
+        )
     best = pred.topk(k, dim=axis).indices
     target = _shaped_like(best.select(axis, 0), target).unsqueeze(axis)
     return (best == target).any(dim=axis).mean(dtype=torch.float32)
 
 
-def accuracy_multi(pred: Tensor, target: Tensor, thresh: float = 0.5, sigmoid: bool = True) -> Tensor:
+def accuracy_multi(
+    pred: Tensor, target: Tensor, thresh: float = 0.5, sigmoid: bool = True
+) -> Tensor:
     """The share of labels that are right where an item may have several, 0 to 1.
 
     Args:
@@ -110,5 +114,7 @@ def _shaped_like(pred: Tensor, target: Tensor) -> Tensor:
     if pred.shape == target.shape:
         return target
     if [n for n in pred.shape if n != 1] != [n for n in target.shape if n != 1]:
-        raise ValueError(f"The predictions {tuple(pred.shape)} and labels {tuple(target.shape)} do not match in shape.")
+        raise ValueError(
+            f"The predictions {tuple(pred.shape)} and labels {tuple(target.shape)} do not match in shape."
+        )
     return target.reshape(pred.shape)

@@ -6,7 +6,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from nntrain.batch import to_device
+from nntrain.core.batch import to_device
 
 _FOLD = 1024
 
@@ -44,7 +44,11 @@ class WeightedMean:
             return self._total
         values = _column(self._values)
         recent = (values * self._weights_like(values)).sum()
-        return recent if self._total is None else self._total.to(recent) * self.beta ** len(self._values) + recent
+        return (
+            recent
+            if self._total is None
+            else self._total.to(recent) * self.beta ** len(self._values) + recent
+        )
 
     def _weights_like(self, values: Tensor) -> Tensor:
         # Made on the CPU, whatever the default device is, and sent without waiting for the accelerator.
@@ -61,7 +65,12 @@ class WeightedMean:
     def state_dict(self) -> dict[str, Any]:
         """The total and the values not yet in it, apart, so that a resumed sum rounds as the uninterrupted one."""
         recent = _column(self._values) if self._values else torch.empty(0)
-        return {"total": self._total, "weight": self._weight, "recent": recent, "recent_weights": list(self._weights)}
+        return {
+            "total": self._total,
+            "weight": self._weight,
+            "recent": recent,
+            "recent_weights": list(self._weights),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes back what `state_dict` gave."""
@@ -90,4 +99,6 @@ def _column(values: Sequence[Tensor]) -> Tensor:
     # A checkpoint, or a function that once gave a Python number, leaves values on another device than the newest.
     device = values[-1].device
     dtype = torch.float32 if device.type == "mps" else torch.float64
-    return torch.stack([value if value.device == device else value.to(device, dtype) for value in values]).to(dtype)
+    return torch.stack(
+        [value if value.device == device else value.to(device, dtype) for value in values]
+    ).to(dtype)

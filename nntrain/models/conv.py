@@ -8,7 +8,9 @@ from torch import Tensor, nn
 from nntrain.models.inits import Activation, activation_gain, kaiming, make_activation
 
 
-def conv_block(n_in: int, n_out: int, *, kernel_size: int = 3, stride: int = 1, act: Activation = "relu") -> nn.Sequential:
+def conv_block(
+    n_in: int, n_out: int, *, kernel_size: int = 3, stride: int = 1, act: Activation = "relu"
+) -> nn.Sequential:
     """Modules `conv`, `norm`, `act`: `(batch, n_in, h, w)` to `(batch, n_out, h / stride, w / stride)`, rounded up."""
     return nn.Sequential(
         OrderedDict(
@@ -47,7 +49,9 @@ def cnn(
     _check_channels(channels)
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for i, (before, after) in enumerate(zip([n_in, *channels], channels, strict=False)):
-        layers[f"block{i}"] = conv_block(before, after, kernel_size=kernel_size, stride=1 if i == 0 else 2, act=act)
+        layers[f"block{i}"] = conv_block(
+            before, after, kernel_size=kernel_size, stride=1 if i == 0 else 2, act=act
+        )
     return nn.Sequential(layers | _head(channels[-1], n_out, act, dropout))
 
 
@@ -63,7 +67,10 @@ class ResBlock(nn.Module):
         super().__init__()
         self.conv1, self.norm1 = _conv(n_in, n_out, 3, stride), nn.BatchNorm2d(n_out)
         self.act1 = make_activation(act)
-        self.conv2, self.norm2 = _conv(n_out, n_out, 3, 1, activation_gain(act)), nn.BatchNorm2d(n_out)
+        self.conv2, self.norm2 = (
+            _conv(n_out, n_out, 3, 1, activation_gain(act)),
+            nn.BatchNorm2d(n_out),
+        )
         nn.init.zeros_(self.norm2.weight)
         self.shortcut = _shortcut(n_in, n_out, stride)
         self.act2 = make_activation(act)
@@ -117,7 +124,9 @@ def _stage(n_in: int, n_out: int, stride: int, n_blocks: int, act: Activation) -
 
 def _conv(n_in: int, n_out: int, kernel_size: int, stride: int, gain: float = 1.0) -> nn.Conv2d:
     """A convolution that keeps the size up to the stride; without a bias, which the normalisation after it would undo."""
-    return kaiming(nn.Conv2d(n_in, n_out, kernel_size, stride, padding=kernel_size // 2, bias=False), gain)
+    return kaiming(
+        nn.Conv2d(n_in, n_out, kernel_size, stride, padding=kernel_size // 2, bias=False), gain
+    )
 
 
 def _shortcut(n_in: int, n_out: int, stride: int) -> nn.Sequential:
@@ -130,7 +139,9 @@ def _shortcut(n_in: int, n_out: int, stride: int) -> nn.Sequential:
 
 
 def _head(n_in: int, n_out: int, act: Activation, dropout: float) -> OrderedDict[str, nn.Module]:
-    layers: OrderedDict[str, nn.Module] = OrderedDict(pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten())
+    layers: OrderedDict[str, nn.Module] = OrderedDict(
+        pool=nn.AdaptiveAvgPool2d(1), flatten=nn.Flatten()
+    )
     if dropout:
         layers["dropout"] = nn.Dropout(dropout)
     layers["head"] = kaiming(nn.Linear(n_in, n_out), activation_gain(act))

@@ -62,7 +62,12 @@ class Autoencoder(nn.Module):
 
 
 def autoencoder(
-    n_in: int = 64, hidden: int | Sequence[int] = 64, n_latent: int = 16, *, act: Activation = "relu", dropout: float = 0.0
+    n_in: int = 64,
+    hidden: int | Sequence[int] = 64,
+    n_latent: int = 16,
+    *,
+    act: Activation = "relu",
+    dropout: float = 0.0,
 ) -> Autoencoder:
     """An autoencoder of two perceptrons, the second the mirror of the first; the output is linear.
 

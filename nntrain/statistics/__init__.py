@@ -6,9 +6,20 @@ asked for, when the buffer is full, and when the fit ends.
 
 from nntrain.statistics.activations import ActivationStats, activation_statistics
 from nntrain.statistics.base import History, Statistics
-from nntrain.statistics.histograms import N_BINS, bin_positions, histogram, histogram_edges, signed_log
+from nntrain.statistics.histograms import (
+    N_BINS,
+    bin_positions,
+    histogram,
+    histogram_edges,
+    signed_log,
+)
 from nntrain.statistics.modules import ROOT, Modules
-from nntrain.statistics.parameters import GradientStats, ParameterStatistics, UpdateStats, WeightStats
+from nntrain.statistics.parameters import (
+    GradientStats,
+    ParameterStatistics,
+    UpdateStats,
+    WeightStats,
+)
 
 __all__ = [
     "N_BINS",

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from nntrain.batch import tensors_in
-from nntrain.hooks import Hooks
+from nntrain.core.batch import tensors_in
+from nntrain.core.hooks import Hooks
 from nntrain.statistics.base import Statistics
 from nntrain.statistics.histograms import N_BINS, histograms
 from nntrain.statistics.modules import Modules
@@ -25,12 +25,16 @@ _ENOUGH = 2**16
 
 def _numbers(outputs: Tensor, unit_dim: int) -> Tensor:
     """The four numbers `(n, 4)` of each of `n` outputs of one shape."""
-    values = outputs if outputs.dim() > 2 else outputs.reshape(len(outputs), -1, 1)  # scalars are values of one unit
+    values = (
+        outputs if outputs.dim() > 2 else outputs.reshape(len(outputs), -1, 1)
+    )  # scalars are values of one unit
     n, unit = values[0].numel(), 1 + unit_dim % (values.dim() - 1)
     means = values.flatten(1).mean(1, keepdim=True)
     variances = (values.flatten(1) - means).square_().sum(1) / max(n - 1, 1)
     largest = values.abs().amax([dim for dim in range(1, values.dim()) if dim != unit])
-    return torch.stack([means[:, 0], variances.sqrt_(), (largest == 0).float().mean(1), largest.amax(1)], 1)
+    return torch.stack(
+        [means[:, 0], variances.sqrt_(), (largest == 0).float().mean(1), largest.amax(1)], 1
+    )
 
 
 def activation_statistics(activation: Tensor, unit_dim: int = 1) -> Tensor:
@@ -72,10 +76,19 @@ class ActivationStats(Statistics):
     prefix: ClassVar[str] = "act"
     names: ClassVar[tuple[str, ...]] = ("mean", "std", "dead_frac", "max_abs")
 
-    def __init__(self, *, modules: Modules | None = None, every: int = 1, buffer_rows: int = 256, unit_dim: int = 1) -> None:
+    def __init__(
+        self,
+        *,
+        modules: Modules | None = None,
+        every: int = 1,
+        buffer_rows: int = 256,
+        unit_dim: int = 1,
+    ) -> None:
         super().__init__(modules=modules, every=every, buffer_rows=buffer_rows)
         if unit_dim not in (1, -1):
-            raise ValueError(f"unit_dim={unit_dim} is neither 1 (channels first) nor -1 (features last).")
+            raise ValueError(
+                f"unit_dim={unit_dim} is neither 1 (channels first) nor -1 (features last)."
+            )
         self.unit_dim = unit_dim
         self._hooks: Hooks | None = None
         self._row = torch.empty(0)
@@ -102,7 +115,9 @@ class ActivationStats(Statistics):
             self._hooks = Hooks(self._watched, self._take)
 
     def _take(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        found = next((part for part in tensors_in(output) if part.is_floating_point() and part.numel()), None)
+        found = next(
+            (part for part in tensors_in(output) if part.is_floating_point() and part.numel()), None
+        )
         if found is None:
             return
         i = self._index[module]
@@ -117,7 +132,9 @@ class ActivationStats(Statistics):
         if self._hooks is not None:
             self._unhook()
             self._end_row(learn, self._outputs)
-            self._waiting += [(self._row[i], output) for i, output in self._outputs.items() if output is not None]
+            self._waiting += [
+                (self._row[i], output) for i, output in self._outputs.items() if output is not None
+            ]
             if sum(output.numel() for _, output in self._waiting) >= _ENOUGH:
                 self._finish_rows()
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from nntrain.callback import Callback, Purpose
+from nntrain.core.callback import Callback, Purpose
 from nntrain.statistics.buffer import RowBuffer
 from nntrain.statistics.modules import Modules, checked, choose_modules
 
@@ -58,9 +58,13 @@ class Statistics(Callback):
     names: ClassVar[tuple[str, ...]]
     """The statistics of one layer."""
 
-    def __init__(self, *, modules: Modules | None = None, every: int = 1, buffer_rows: int = 256) -> None:
+    def __init__(
+        self, *, modules: Modules | None = None, every: int = 1, buffer_rows: int = 256
+    ) -> None:
         if every < 1 or buffer_rows < 1:
-            raise ValueError(f"every and buffer_rows must be at least 1 but are {every} and {buffer_rows}.")
+            raise ValueError(
+                f"every and buffer_rows must be at least 1 but are {every} and {buffer_rows}."
+            )
         self.modules, self.every, self.buffer_rows = checked(modules), every, buffer_rows
         self.layers: list[str] = []
         self._watched: list[nn.Module] = []
@@ -92,7 +96,9 @@ class Statistics(Callback):
         """Chooses the layers and begins a new record."""
         chosen = self._choose(learn.model)
         self.layers, self._watched = list(chosen), list(chosen.values())
-        self._buffer = RowBuffer(self.buffer_rows, self._row_shape(), learn.device, self._finish_rows)
+        self._buffer = RowBuffer(
+            self.buffer_rows, self._row_shape(), learn.device, self._finish_rows
+        )
         self._steps, self._ran, self._n_drained, self._window = [], [], 0, -1
 
     def _is_due(self, learn: Learner) -> bool:
@@ -114,7 +120,9 @@ class Statistics(Callback):
         """For a subclass that counts rows before it has written them: writes the rest; called before any are read."""
 
     def _rows(self, start: int = 0) -> Tensor:
-        return torch.empty(0, *self._row_shape()) if self._buffer is None else self._buffer.rows(start)
+        return (
+            torch.empty(0, *self._row_shape()) if self._buffer is None else self._buffer.rows(start)
+        )
 
     def drain(self) -> list[tuple[int, dict[str, float]]]:
         """The rows since the last call, as `(train_iter, {"act/LAYER/mean": ...})`, in one copy from the device.
@@ -124,12 +132,17 @@ class Statistics(Callback):
         start, self._n_drained = self._n_drained, len(self._steps)
         values = self._rows(start)[..., : len(self.names)].tolist()
         return [
-            (step, self._keyed(ran, row)) for step, ran, row in zip(self._steps[start:], self._ran[start:], values, strict=True)
+            (step, self._keyed(ran, row))
+            for step, ran, row in zip(self._steps[start:], self._ran[start:], values, strict=True)
         ]
 
     def _keyed(self, ran: Iterable[int], row: list[list[float]]) -> dict[str, float]:
         keys = {i: f"{self.prefix}/{self.layers[i]}" for i in ran}
-        return {f"{keys[i]}/{name}": value for i in keys for name, value in zip(self.names, row[i], strict=True)}
+        return {
+            f"{keys[i]}/{name}": value
+            for i in keys
+            for name, value in zip(self.names, row[i], strict=True)
+        }
 
     def history(self) -> History:
         """Everything since the fit began, whether drained or not; this reads the device."""

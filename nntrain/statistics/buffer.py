@@ -18,7 +18,9 @@ class RowBuffer:
         finish: called before rows are read, to write what is still owed to them.
     """
 
-    def __init__(self, n_rows: int, shape: Sequence[int], device: torch.device, finish: Callable[[], None]) -> None:
+    def __init__(
+        self, n_rows: int, shape: Sequence[int], device: torch.device, finish: Callable[[], None]
+    ) -> None:
         self._rows: Tensor | None = torch.empty(n_rows, *shape, device=device)
         self._finish = finish
         self._n = 0

@@ -28,11 +28,15 @@ def checked(modules: Modules | None) -> Modules | None:
     listed = tuple(modules)
     for one in listed:
         if not isinstance(one, str | type):
-            raise TypeError(f"modules holds {one!r}, neither a name nor a type: write a name in quotes, such as '{one}'.")
+            raise TypeError(
+                f"modules holds {one!r}, neither a name nor a type: write a name in quotes, such as '{one}'."
+            )
     return listed
 
 
-def choose_modules(model: nn.Module, modules: Modules | None, default: Callable[[nn.Module], bool]) -> dict[str, nn.Module]:
+def choose_modules(
+    model: nn.Module, modules: Modules | None, default: Callable[[nn.Module], bool]
+) -> dict[str, nn.Module]:
     """The chosen modules by dotted name, in the model's order, each once; the model itself is called `model`.
 
     Args:
@@ -50,11 +54,15 @@ def choose_modules(model: nn.Module, modules: Modules | None, default: Callable[
         accepts = modules if callable(modules) else _listed(tuple(modules), named)
         chosen = {name: module for name, module in named.items() if accepts(name, module)}
     if not chosen:
-        raise ValueError(f"No module was chosen by modules={modules!r}: the model has {', '.join(named)}.")
+        raise ValueError(
+            f"No module was chosen by modules={modules!r}: the model has {', '.join(named)}."
+        )
     return chosen
 
 
-def _listed(wanted: tuple[str | type[nn.Module], ...], known: Collection[str]) -> Callable[[str, nn.Module], bool]:
+def _listed(
+    wanted: tuple[str | type[nn.Module], ...], known: Collection[str]
+) -> Callable[[str, nn.Module], bool]:
     types = tuple(one for one in wanted if isinstance(one, type))
     for one in wanted:
         if isinstance(one, str) and one not in known:

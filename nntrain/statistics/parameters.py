@@ -34,7 +34,9 @@ class NormsByLayer:
     def __init__(self, sizes: Sequence[int], device: torch.device) -> None:
         n = sum(sizes)
         by_layer = torch.arange(n).split_with_sizes(list(sizes))
-        self._slots = nn.utils.rnn.pad_sequence(list(by_layer), batch_first=True, padding_value=n).to(device)
+        self._slots = nn.utils.rnn.pad_sequence(
+            list(by_layer), batch_first=True, padding_value=n
+        ).to(device)
         self._zero = torch.zeros((), device=device)
 
     def __call__(self, tensors: Sequence[Tensor | None]) -> Tensor:
@@ -42,7 +44,9 @@ class NormsByLayer:
         found = [_dense(tensor) for tensor in tensors if tensor is not None]
         known = iter(torch._foreach_norm(found, 2, dtype=torch.float32) if found else ())
         every = [self._zero if tensor is None else next(known) for tensor in tensors]
-        norms: Tensor = torch.linalg.vector_norm(torch.stack([*every, self._zero])[self._slots], dim=1)
+        norms: Tensor = torch.linalg.vector_norm(
+            torch.stack([*every, self._zero])[self._slots], dim=1
+        )
         return norms
 
 
@@ -58,7 +62,9 @@ class ParameterStatistics(Statistics):
         chosen = super()._choose(model)
         if bare := [name for name, module in chosen.items() if not self._watches(module)]:
             able = choose_modules(model, None, self._watches)
-            raise ValueError(f"{', '.join(bare)} has no trainable parameter of its own: choose among {', '.join(able)}.")
+            raise ValueError(
+                f"{', '.join(bare)} has no trainable parameter of its own: choose among {', '.join(able)}."
+            )
         return chosen
 
     def before_fit(self, learn: Learner) -> None:
@@ -97,7 +103,9 @@ class GradientStats(ParameterStatistics):
         """Takes the norms if this batch is to be taken."""
         if self._is_due(learn):
             grads = [param.grad for param in self._params]
-            ran = {owner for owner, grad in zip(self._owners, grads, strict=True) if grad is not None}
+            ran = {
+                owner for owner, grad in zip(self._owners, grads, strict=True) if grad is not None
+            }
             self._record(learn, self._norms(grads), ran)
 
 

@@ -15,7 +15,9 @@ PROVIDER = "nntrain_sweeper"
 class SweeperConfig:
     """What stands under `hydra.sweeper`; times are in seconds."""
 
-    defaults: list[Any] = field(default_factory=lambda: ["_self_", {"sampler": "tpe"}, {"pruner": "median"}])
+    defaults: list[Any] = field(
+        default_factory=lambda: ["_self_", {"sampler": "tpe"}, {"pruner": "median"}]
+    )
 
     _target_: str = "hydra_plugins.nntrain_sweeper.sweeper.NntrainSweeper"
     _recursive_: bool = False
@@ -74,13 +76,23 @@ class SweeperConfig:
 
 
 SAMPLERS: Mapping[str, Mapping[str, Any]] = {
-    "tpe": {"_target_": "optuna.samplers.TPESampler", "seed": None, "n_startup_trials": 10, "multivariate": False},
+    "tpe": {
+        "_target_": "optuna.samplers.TPESampler",
+        "seed": None,
+        "n_startup_trials": 10,
+        "multivariate": False,
+    },
     "random": {"_target_": "optuna.samplers.RandomSampler", "seed": None},
     "grid": {"_target_": "optuna.samplers.GridSampler", "seed": None},
     "brute_force": {"_target_": "optuna.samplers.BruteForceSampler", "seed": None},
     "cmaes": {"_target_": "optuna.samplers.CmaEsSampler", "seed": None, "n_startup_trials": 1},
     "gp": {"_target_": "optuna.samplers.GPSampler", "seed": None, "n_startup_trials": 10},
-    "qmc": {"_target_": "optuna.samplers.QMCSampler", "seed": 0, "qmc_type": "sobol", "scramble": False},
+    "qmc": {
+        "_target_": "optuna.samplers.QMCSampler",
+        "seed": 0,
+        "qmc_type": "sobol",
+        "scramble": False,
+    },
     "nsgaii": {"_target_": "optuna.samplers.NSGAIISampler", "seed": None, "population_size": 50},
 }
 """Arguments of Optuna's samplers, by the name of their config."""
@@ -129,7 +141,11 @@ PRUNERS: Mapping[str, Mapping[str, Any]] = {
         "n_warmup_steps": 0,
         "interval_steps": 1,
     },
-    "wilcoxon": {"_target_": "optuna.pruners.WilcoxonPruner", "p_threshold": 0.1, "n_startup_steps": 2},
+    "wilcoxon": {
+        "_target_": "optuna.pruners.WilcoxonPruner",
+        "p_threshold": 0.1,
+        "n_startup_steps": 2,
+    },
 }
 """Arguments of Optuna's pruners, by the name of their config."""
 
@@ -140,7 +156,9 @@ def store() -> None:
     known.store(group="hydra/sweeper", name="nntrain", node=SweeperConfig, provider=PROVIDER)
     for group, nodes in (("sampler", SAMPLERS), ("pruner", PRUNERS)):
         for name, node in nodes.items():
-            known.store(group=f"hydra/sweeper/{group}", name=name, node=dict(node), provider=PROVIDER)
+            known.store(
+                group=f"hydra/sweeper/{group}", name=name, node=dict(node), provider=PROVIDER
+            )
 
 
 store()

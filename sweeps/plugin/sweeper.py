@@ -23,7 +23,9 @@ class NntrainSweeper(Sweeper):
         self.hydra_context: HydraContext | None = None
         self.task_function: TaskFunction | None = None
 
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
         """Takes what Hydra hands over."""
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
@@ -33,13 +35,18 @@ class NntrainSweeper(Sweeper):
             from nntrain.sweeps.configure import make_sweep
             from nntrain.sweeps.errors import SweepError
         except ModuleNotFoundError as err:
-            print(f"nntrain: a sweep needs the module {err.name}: pip install 'nntrain[sweeps]'.", file=sys.stderr)
+            print(
+                f"nntrain: a sweep needs the module {err.name}: pip install 'nntrain[sweeps]'.",
+                file=sys.stderr,
+            )
             raise SystemExit(1) from err
         assert self.config is not None
         assert self.hydra_context is not None
         assert self.task_function is not None
         try:
-            sweep = make_sweep(self.settings, arguments, self.task_function, self.hydra_context, self.config)
+            sweep = make_sweep(
+                self.settings, arguments, self.task_function, self.hydra_context, self.config
+            )
             code = sweep.run()
         except SweepError as err:
             if os.environ.get("HYDRA_FULL_ERROR") == "1":

@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 
-def nntrain_run(*args: str, cwd: Path | None = None, timeout_s: float = 120, **env: str) -> subprocess.CompletedProcess[str]:
+def nntrain_run(
+    *args: str, cwd: Path | None = None, timeout_s: float = 120, **env: str
+) -> subprocess.CompletedProcess[str]:
     """The finished process, with what it printed."""
     return subprocess.run(
         [sys.executable, "-m", "nntrain.run", *args],
@@ -22,10 +24,14 @@ def nntrain_run(*args: str, cwd: Path | None = None, timeout_s: float = 120, **e
 
 
 _WARM = multiprocessing.get_context("forkserver")
-_WARM.set_forkserver_preload(["nntrain.run", "nntrain.sweeps.configure", "sklearn.datasets", "torch._dynamo"])
+_WARM.set_forkserver_preload(
+    ["nntrain.run", "nntrain.sweeps.configure", "sklearn.datasets", "torch._dynamo"]
+)
 
 
-def warm_nntrain_run(*args: str, cwd: Path, logs: Path, **env: str) -> subprocess.CompletedProcess[str]:
+def warm_nntrain_run(
+    *args: str, cwd: Path, logs: Path, **env: str
+) -> subprocess.CompletedProcess[str]:
     """As `nntrain_run`, in a process that was forked from one that has imported everything already, which saves seconds.
 
     Args:
@@ -58,6 +64,8 @@ def _run(args: Sequence[str], cwd: Path, logs: Path, env: Mapping[str, str]) -> 
 def tree(folder: Path) -> dict[str, bytes]:
     """Every file below a folder with its content; folders end in a slash."""
     return {
-        str(path.relative_to(folder)) + ("/" if path.is_dir() else ""): b"" if path.is_dir() else path.read_bytes()
+        str(path.relative_to(folder)) + ("/" if path.is_dir() else ""): b""
+        if path.is_dir()
+        else path.read_bytes()
         for path in sorted(folder.rglob("*"))
     }

@@ -39,4 +39,8 @@ def choices(group: str) -> list[str]:
 
 def groups() -> list[str]:
     """The groups of the application."""
-    return sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name not in ("hydra", "__pycache__"))
+    return sorted(
+        path.name
+        for path in CONF.iterdir()
+        if path.is_dir() and path.name not in ("hydra", "__pycache__")
+    )

@@ -5,16 +5,33 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nntrain.events import StopReason
-from nntrain.integrations.base import MetricRow, ModelFile, ProcessInfo, RunEnd, RunInfo, Started, Table
-from nntrain.integrations.delivery import Delivery
-from nntrain.integrations.journal import JOURNAL, Record, encode, end_record, metrics_record, start_record
+from nntrain.integrations.journal.records import (
+    JOURNAL,
+    Record,
+    encode,
+    end_record,
+    metrics_record,
+    start_record,
+)
 from nntrain.integrations.memory import MemoryTracker
-from nntrain.integrations.node import node_of
+from nntrain.integrations.shipping.delivery import Delivery
+from nntrain.integrations.shipping.spec import node_of
+from nntrain.integrations.tracker import (
+    MetricRow,
+    ModelFile,
+    ProcessInfo,
+    RunEnd,
+    RunInfo,
+    Started,
+    Table,
+)
+from nntrain.result import StopReason
 
 UID = "0123456789abcdef"
 
-RUN = RunInfo(UID, "a run", {"lr": 0.1}, {"who": "me"}, process=ProcessInfo(args=["a", "b"]), time_ms=500)
+RUN = RunInfo(
+    UID, "a run", {"lr": 0.1}, {"who": "me"}, process=ProcessInfo(args=["a", "b"]), time_ms=500
+)
 START = start_record(RUN, {})
 END = end_record(RunEnd(StopReason.COMPLETED, time_ms=9_000_000))
 
@@ -91,7 +108,9 @@ class FailingTracker(MemoryTracker):
         super().metrics(rows)
         self.after("metrics")
 
-    def histograms(self, row: MetricRow, edges: Sequence[float], counts: Mapping[str, Sequence[float]]) -> None:
+    def histograms(
+        self, row: MetricRow, edges: Sequence[float], counts: Mapping[str, Sequence[float]]
+    ) -> None:
         self.before("histograms")
         self.taken.append((row.step, dict(counts)))
         super().histograms(row, edges, counts)

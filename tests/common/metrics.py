@@ -23,7 +23,13 @@ def _mean_loss(pred: Tensor, target: Tensor) -> Tensor:
 
 def seen(pred: Tensor, target: Tensor, *metrics: Any, bs: int = 16) -> dict[str, float]:
     """What a Learner records for metrics over these predictions, in batches of which the last is smaller."""
-    learn = Learner(nn.Identity(), Lists([], batches(pred, target, bs)), _mean_loss, metrics=metrics, device="cpu")
+    learn = Learner(
+        nn.Identity(),
+        Lists([], batches(pred, target, bs)),
+        _mean_loss,
+        metrics=metrics,
+        device="cpu",
+    )
     return learn.validate()
 
 

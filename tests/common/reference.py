@@ -10,8 +10,15 @@ import torch
 from torch import nn
 
 from nntrain import Learner, accuracy
-from nntrain.optimizer import split_by_children
-from tests.common.toys import Lists, batches, digits_lists, digits_mlp, regression_lists, toy_learner
+from nntrain.core.optimizer import split_by_children
+from tests.common.toys import (
+    Lists,
+    batches,
+    digits_lists,
+    digits_mlp,
+    regression_lists,
+    toy_learner,
+)
 
 FOLDER = Path(__file__).parent.parent / "reference"
 
@@ -43,7 +50,12 @@ def three_groups_learner() -> Learner:
 
 def digits_learner(**kwargs: Any) -> Learner:
     """The digits with Adam."""
-    options: dict[str, Any] = {"lr": 1e-2, "opt_func": torch.optim.Adam, "metrics": [accuracy], "device": "cpu"} | kwargs
+    options: dict[str, Any] = {
+        "lr": 1e-2,
+        "opt_func": torch.optim.Adam,
+        "metrics": [accuracy],
+        "device": "cpu",
+    } | kwargs
     return Learner(digits_mlp(), small_digits_lists(), nn.functional.cross_entropy, **options)
 
 
@@ -56,15 +68,23 @@ FITS: dict[str, tuple[Callable[[], Learner], Callable[[Learner], object]]] = {
     "regression_momentum_wd": (_momentum_learner, lambda learn: learn.fit(2, lr=0.02, wd=0.1)),
     "slice_first_last": (three_groups_learner, lambda learn: learn.fit(2, lr=slice(1e-3, 1e-1))),
     "slice_last": (three_groups_learner, lambda learn: learn.fit(2, lr=slice(1e-1))),
-    "slice_one_cycle": (three_groups_learner, lambda learn: learn.fit_one_cycle(2, slice(1e-3, 1e-1))),
+    "slice_one_cycle": (
+        three_groups_learner,
+        lambda learn: learn.fit_one_cycle(2, slice(1e-3, 1e-1)),
+    ),
     "digits_adam": (digits_learner, lambda learn: learn.fit(2)),
     "digits_one_cycle": (digits_learner, lambda learn: learn.fit_one_cycle(3)),
     "digits_one_cycle_options": (
         digits_learner,
-        lambda learn: learn.fit_one_cycle(2, 5e-3, div=10, div_final=100, pct_start=0.4, moms=(0.9, 0.8, 0.7)),
+        lambda learn: learn.fit_one_cycle(
+            2, 5e-3, div=10, div_final=100, pct_start=0.4, moms=(0.9, 0.8, 0.7)
+        ),
     ),
     "digits_flat_cos": (digits_learner, lambda learn: learn.fit_flat_cos(3)),
-    "digits_flat_cos_options": (digits_learner, lambda learn: learn.fit_flat_cos(2, 5e-3, div_final=10, pct_start=0.5)),
+    "digits_flat_cos_options": (
+        digits_learner,
+        lambda learn: learn.fit_flat_cos(2, 5e-3, div_final=10, pct_start=0.5),
+    ),
     "digits_sgdr": (digits_learner, lambda learn: learn.fit_sgdr(2, 1)),
     "digits_sgdr_options": (digits_learner, lambda learn: learn.fit_sgdr(2, 1, 5e-3, cycle_mult=3)),
 }

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 import torch
 
 from nntrain import Callback, CancelFitException, Learner, StopReason
-from nntrain.rng import rng_state
+from nntrain.core.rng import rng_state
 
 
 class InterruptAt(Callback):
@@ -24,7 +24,10 @@ class InterruptAt(Callback):
 def outcome(learn: Learner) -> dict[str, Any]:
     """What a fit leaves behind, but for times: records, weights, optimizer and random number generators."""
     recorder = learn.recorder
-    rows = [{name: value for name, value in row.items() if not name.startswith("time/")} for row in recorder.rows]
+    rows = [
+        {name: value for name, value in row.items() if not name.startswith("time/")}
+        for row in recorder.rows
+    ]
     return {
         "losses": recorder.losses,
         "rows": rows,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nntrain import Callback, Learner
-from nntrain.optimizer import param_groups
+from nntrain.core.optimizer import param_groups
 
 
 def flat(model: nn.Module) -> Tensor:

@@ -67,13 +67,20 @@ class MlflowServer:
         """Starts it and waits until it answers."""
         with open(self.folder / "server.log", "a") as log:
             self._process = subprocess.Popen(
-                self._command(), cwd=self.folder, env=self._env(), stdout=log, stderr=log, start_new_session=True
+                self._command(),
+                cwd=self.folder,
+                env=self._env(),
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         wait_until(self.answers, f"{self.uri}/health")
 
     def answers(self) -> bool:
         """Whether it is up."""
-        assert self._process is None or self._process.poll() is None, (self.folder / "server.log").read_text()[-3000:]
+        assert self._process is None or self._process.poll() is None, (
+            self.folder / "server.log"
+        ).read_text()[-3000:]
         try:
             with urllib.request.urlopen(f"{self.uri}/health", timeout=5):
                 return True
@@ -92,7 +99,12 @@ class MlflowServer:
         self.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        err: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.kill()
 
     def _command(self) -> list[str]:
@@ -105,7 +117,13 @@ class MlflowServer:
         }
         if self._has_logins:
             options["--app-name"] = "basic-auth"
-        return [sys.executable, "-m", "mlflow", "server", *(word for option in options.items() for word in option)]
+        return [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "server",
+            *(word for option in options.items() for word in option),
+        ]
 
     def _env(self) -> dict[str, str]:
         quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
@@ -122,7 +140,10 @@ class MlflowServer:
             "authorization_function = mlflow.server.auth:authenticate_request_basic_auth",
         ]
         settings.write_text("\n".join(lines))
-        return {"MLFLOW_AUTH_CONFIG_PATH": str(settings), "MLFLOW_FLASK_SERVER_SECRET_KEY": "only for tests"}
+        return {
+            "MLFLOW_AUTH_CONFIG_PATH": str(settings),
+            "MLFLOW_FLASK_SERVER_SECRET_KEY": "only for tests",
+        }
 
 
 class Postgresql:
@@ -131,7 +152,11 @@ class Postgresql:
     def __init__(self) -> None:
         self._bin = POSTGRES_BIN
         assert self._bin is not None
-        owner = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.geteuid() == 0 else {}  # it refuses root
+        owner = (
+            {"user": "postgres", "group": "postgres", "extra_groups": []}
+            if os.geteuid() == 0
+            else {}
+        )  # it refuses root
         self.folder = Path(tempfile.mkdtemp(prefix="nntrain-postgresql-"))
         if owner:
             shutil.chown(self.folder, "postgres", "postgres")
@@ -139,13 +164,26 @@ class Postgresql:
         self.uri = f"postgresql+psycopg2://nntrain@127.0.0.1:{self.port}/postgres"
         self._options: dict[str, Any] = {"cwd": self.folder, **owner}
         self._process: subprocess.Popen[bytes] | None = None
-        initdb = [self._bin / "initdb", "-D", self.folder / "data", "-A", "trust", "-U", "nntrain", "--no-sync"]
+        initdb = [
+            self._bin / "initdb",
+            "-D",
+            self.folder / "data",
+            "-A",
+            "trust",
+            "-U",
+            "nntrain",
+            "--no-sync",
+        ]
         subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, **self._options)
 
     def start(self) -> None:
         """Starts it and waits until it answers."""
         assert self._bin is not None
-        listens = [f"-cport={self.port}", "-clisten_addresses=127.0.0.1", f"-cunix_socket_directories={self.folder}"]
+        listens = [
+            f"-cport={self.port}",
+            "-clisten_addresses=127.0.0.1",
+            f"-cunix_socket_directories={self.folder}",
+        ]
         command = [self._bin / "postgres", "-D", self.folder / "data", *listens, "-cfsync=off"]
         with open(self.folder / "log", "a") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, **self._options)
@@ -163,7 +201,12 @@ class Postgresql:
         self.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        err: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.kill(signal.SIGQUIT)  # its word for: at once, with all its processes
         shutil.rmtree(self.folder)
 
@@ -197,7 +240,9 @@ class OptunaProxy:
             f"run_grpc_proxy_server(storage, host='127.0.0.1', port={self.port})\n"
         )
         with open(self.folder / "proxy.log", "a") as log:
-            self._process = subprocess.Popen([sys.executable, "-c", program], stdout=log, stderr=log)
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", program], stdout=log, stderr=log
+            )
         wait_until(self._answers, self.uri)
 
     def _answers(self) -> bool:
@@ -215,7 +260,12 @@ class OptunaProxy:
         self.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        err: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.kill()
 
 
@@ -236,7 +286,9 @@ class FaultyServer:
         target: the real server's URI; `None` for none, with any fault that needs none.
     """
 
-    def __init__(self, target: str | None = None, fault: Fault = Fault.NONE, every: int = 1) -> None:
+    def __init__(
+        self, target: str | None = None, fault: Fault = Fault.NONE, every: int = 1
+    ) -> None:
         self.target, self.fault, self.every = target, fault, every
         self.n_requests = 0
         self.n_faults = 0
@@ -258,7 +310,12 @@ class FaultyServer:
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        err: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.closed.set()
         self._server.shutdown()
         self._server.server_close()
@@ -290,9 +347,15 @@ def _handler(faulty: FaultyServer) -> type[BaseHTTPRequestHandler]:
             place = urlsplit(faulty.target or "").netloc
             connection = http.client.HTTPConnection(place, timeout=30)
             try:
-                connection.request(self.command, self.path, body, {**dict(self.headers), "Host": place})
+                connection.request(
+                    self.command, self.path, body, {**dict(self.headers), "Host": place}
+                )
                 reply = connection.getresponse()
-                return reply.status, {"Content-Type": reply.headers.get("Content-Type", "")}, reply.read()
+                return (
+                    reply.status,
+                    {"Content-Type": reply.headers.get("Content-Type", "")},
+                    reply.read(),
+                )
             except OSError:
                 return 502, {}, b"the server behind this one does not answer"
             finally:

@@ -46,7 +46,13 @@ for _event in Event:
 class RaiseAt(Spy):
     """Raises an exception at one event, in a given epoch and iteration (or the first time)."""
 
-    def __init__(self, event: Event, err: BaseException, epoch: int | None = None, iteration: int | None = None) -> None:
+    def __init__(
+        self,
+        event: Event,
+        err: BaseException,
+        epoch: int | None = None,
+        iteration: int | None = None,
+    ) -> None:
         super().__init__()
         self.event, self.err, self.epoch, self.iteration = event, err, epoch, iteration
         self.raised = False
@@ -64,7 +70,10 @@ class _ReadCounter(TorchDispatchMode):
         self.n = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.aten._local_scalar_dense.default or func is torch.ops.aten.is_nonzero.default:
+        if (
+            func is torch.ops.aten._local_scalar_dense.default
+            or func is torch.ops.aten.is_nonzero.default
+        ):
             self.n += 1
         return func(*args, **(kwargs or {}))
 
@@ -92,7 +101,11 @@ class NoDoubles(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if isinstance(result, torch.Tensor) and result.device.type == "mps" and result.dtype is torch.float64:
+        if (
+            isinstance(result, torch.Tensor)
+            and result.device.type == "mps"
+            and result.dtype is torch.float64
+        ):
             raise TypeError(f"{func} made a tensor in double precision on MPS.")
         return result
 
@@ -105,6 +118,9 @@ class Transfers(TorchDispatchMode):
         self.blocking: dict[str, bool] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is torch.ops.aten._to_copy.default and (device := (kwargs or {}).get("device")) is not None:
+        if (
+            func is torch.ops.aten._to_copy.default
+            and (device := (kwargs or {}).get("device")) is not None
+        ):
             self.blocking[str(device)] = not kwargs.get("non_blocking", False)
         return func(*args, **(kwargs or {}))

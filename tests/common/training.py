@@ -18,7 +18,7 @@ from typing import Self
 
 import psutil
 
-from nntrain.integrations.journal import RunRecord, read_journal
+from nntrain.integrations.journal.records import RunRecord, read_journal
 from tests.common.servers import wait_until
 from tests.common.wandb_store import WandbRun
 
@@ -32,7 +32,12 @@ Points = Mapping[str, list[tuple[int, int, str]]]
 
 
 def small(
-    n_batch: int, *args: str, n_epoch: int = 1, batch_ms: float = 0.0, folder: str = "run", workers: int = 0
+    n_batch: int,
+    *args: str,
+    n_epoch: int = 1,
+    batch_ms: float = 0.0,
+    folder: str = "run",
+    workers: int = 0,
 ) -> list[str]:
     """The command line of a training that costs next to nothing, in that folder."""
     return [
@@ -65,7 +70,11 @@ class TrainingRun:
         self.started_s = time.time()
         with open(self._beside("out"), "wb") as out:
             self.process = psutil.Popen(
-                [sys.executable, "-m", "nntrain.run", *args], cwd=cwd, env=_environ(env), stdout=out, stderr=out
+                [sys.executable, "-m", "nntrain.run", *args],
+                cwd=cwd,
+                env=_environ(env),
+                stdout=out,
+                stderr=out,
             )
 
     def _beside(self, suffix: str) -> Path:
@@ -103,13 +112,22 @@ class TrainingRun:
 
     def shipper(self) -> psutil.Process:
         """The process that ships for it."""
-        (found,) = (child for child in self.process.children() if any("shipper_main" in word for word in child.cmdline()))
+        (found,) = (
+            child
+            for child in self.process.children()
+            if any("shipper_main" in word for word in child.cmdline())
+        )
         return found
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, err: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        err: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         with suppress(psutil.NoSuchProcess):
             self.process.kill()
         self.process.wait()
@@ -134,7 +152,11 @@ def nntrain_sync(cwd: Path, *args: str, **env: str) -> subprocess.CompletedProce
 
 def processes_in(folder: Path) -> list[psutil.Process]:
     """The processes that work in a folder, whoever their parent is now."""
-    return [process for process in psutil.process_iter() if process.pid != os.getpid() and _works_in(process, folder)]
+    return [
+        process
+        for process in psutil.process_iter()
+        if process.pid != os.getpid() and _works_in(process, folder)
+    ]
 
 
 def _works_in(process: psutil.Process, folder: Path) -> bool:
@@ -159,7 +181,9 @@ class StoredRun:
 def stored_run(database: Path, uid: str) -> StoredRun | None:
     """The one run of that `uid` in MLflow's database; `None` if there is none yet."""
     with sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=30) as connection:
-        found = connection.execute("SELECT run_uuid FROM tags WHERE key = 'nntrain.run' AND value = ?", [uid]).fetchall()
+        found = connection.execute(
+            "SELECT run_uuid FROM tags WHERE key = 'nntrain.run' AND value = ?", [uid]
+        ).fetchall()
         return _stored(connection, found[0][0]) if found else None
 
 
@@ -170,9 +194,13 @@ def n_runs(database: Path) -> int:
 
 
 def _stored(connection: sqlite3.Connection, run_id: str) -> StoredRun:
-    status, end_time = connection.execute("SELECT status, end_time FROM runs WHERE run_uuid = ?", [run_id]).fetchone()
+    status, end_time = connection.execute(
+        "SELECT status, end_time FROM runs WHERE run_uuid = ?", [run_id]
+    ).fetchone()
     tags = dict(connection.execute("SELECT key, value FROM tags WHERE run_uuid = ?", [run_id]))
-    columns = "SELECT key, step, timestamp, value, is_nan FROM metrics WHERE run_uuid = ? ORDER BY rowid"
+    columns = (
+        "SELECT key, step, timestamp, value, is_nan FROM metrics WHERE run_uuid = ? ORDER BY rowid"
+    )
     points = defaultdict(list)
     for key, step, time_ms, value, is_nan in connection.execute(columns, [run_id]):
         if not key.startswith("system/"):  # what the shipper measures is in no journal

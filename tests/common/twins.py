@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from nntrain import Callback, Learner, accuracy
-from nntrain.rng import seed_everything
+from nntrain.core.rng import seed_everything
 from tests.common.toys import Lists
 
 
@@ -24,7 +24,12 @@ class Noise(Callback):
 
     def before_batch(self, learn: Learner) -> None:
         self.n += 1
-        learn.xb = (learn.xb[0] + 0.01 * random.random() + 0.01 * np.random.rand() + 0.01 * torch.rand(()) * self.n,)
+        learn.xb = (
+            learn.xb[0]
+            + 0.01 * random.random()
+            + 0.01 * np.random.rand()
+            + 0.01 * torch.rand(()) * self.n,
+        )
 
 
 class SeenBatches(Callback):
@@ -61,24 +66,37 @@ class StatefulNet(nn.Module):
         return out
 
 
-def shuffled_learner(own_generator: bool = False, opt_func: Any = torch.optim.SGD, **loader_kwargs: Any) -> Learner:
+def shuffled_learner(
+    own_generator: bool = False, opt_func: Any = torch.optim.SGD, **loader_kwargs: Any
+) -> Learner:
     """Learns three classes from shuffled batches; whatever can be random or stateful is; the same each time."""
     seed_everything(3)
     x = torch.randn(96, 4)
     y = (x[:, 0] > 0).long() + (x[:, 1] > 0).long()
     generator = torch.Generator().manual_seed(5) if own_generator else None
-    train = DataLoader(TensorDataset(x[:64], y[:64]), 8, shuffle=True, generator=generator, **loader_kwargs)
+    train = DataLoader(
+        TensorDataset(x[:64], y[:64]), 8, shuffle=True, generator=generator, **loader_kwargs
+    )
     valid = DataLoader(TensorDataset(x[64:], y[64:]), 16)
     loss_func = nn.functional.cross_entropy
     cbs = [Noise(), SeenBatches()]
     return Learner(
-        StatefulNet(), Lists(train, valid), loss_func, lr=0.05, opt_func=opt_func, metrics=[accuracy], cbs=cbs, device="cpu"
+        StatefulNet(),
+        Lists(train, valid),
+        loss_func,
+        lr=0.05,
+        opt_func=opt_func,
+        metrics=[accuracy],
+        cbs=cbs,
+        device="cpu",
     )
 
 
 def training_record(learn: Learner) -> dict[str, Any]:
     """Everything that training gave, to be compared bit for bit."""
-    values = {name: value for name, value in learn.recorder.row.items() if not name.startswith("time/")}
+    values = {
+        name: value for name, value in learn.recorder.row.items() if not name.startswith("time/")
+    }
     seen = next(cb for cb in learn.cbs if isinstance(cb, SeenBatches)).seen
     assert isinstance(learn.opt, torch.optim.Optimizer)
     return {
@@ -98,7 +116,9 @@ def assert_same(one: Any, other: Any) -> None:
     torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
 
 
-def assert_same_training(make: Callable[[], Learner], act: Callable[[Learner], Any], *, n_epoch_before: int) -> None:
+def assert_same_training(
+    make: Callable[[], Learner], act: Callable[[Learner], Any], *, n_epoch_before: int
+) -> None:
     """Trains a learner that did `act` (after `n_epoch_before` epochs), and one that did not; both must give the same."""
     records = []
     for acting in (False, True):

@@ -49,7 +49,9 @@ class WandbServer(ThreadingHTTPServer):
         files = body.get("files") or {}
         for name, chunk in files.items():
             if name == "wandb-history.jsonl":
-                self.rows |= {chunk["offset"] + i: json.loads(line) for i, line in enumerate(chunk["content"])}
+                self.rows |= {
+                    chunk["offset"] + i: json.loads(line) for i, line in enumerate(chunk["content"])
+                }
             elif name == "output.log":
                 self.console += [line.split(" ", 1)[1] for line in chunk["content"]]
         if body.get("complete"):
@@ -60,7 +62,15 @@ class WandbServer(ThreadingHTTPServer):
         name = query.replace("{", "(").split("(")[0].split()[-1]
         match name:
             case "Viewer":
-                return {"viewer": {**ENTITY, "entity": "team", "username": "me", "flags": "{}", "teams": {"edges": []}}}
+                return {
+                    "viewer": {
+                        **ENTITY,
+                        "entity": "team",
+                        "username": "me",
+                        "flags": "{}",
+                        "teams": {"edges": []},
+                    }
+                }
             case "ServerFeaturesQuery":
                 return {"serverInfo": {"features": []}}
             case "OrganizationCoreWeaveOrganizationID":
@@ -70,12 +80,21 @@ class WandbServer(ThreadingHTTPServer):
             case "RunStoppedStatus":
                 return {"project": {"run": {"stopped": False}}}
             case "RunResumeStatus":
-                return {"model": {"id": "p", "name": values["project"], "entity": ENTITY, "bucket": self._held(values["name"])}}
+                return {
+                    "model": {
+                        "id": "p",
+                        "name": values["project"],
+                        "entity": ENTITY,
+                        "bucket": self._held(values["name"]),
+                    }
+                }
             case "UpsertBucket":
                 return {"upsertBucket": {"bucket": self._upsert(values), "inserted": not self.rows}}
             case "CreateRunFiles":
                 self.files |= set(values["files"])
-                files = [{"name": file, "uploadUrl": f"{self.url}/upload"} for file in values["files"]]
+                files = [
+                    {"name": file, "uploadUrl": f"{self.url}/upload"} for file in values["files"]
+                ]
                 return {"createRunFiles": {"runID": "x", "uploadHeaders": [], "files": files}}
         return None
 
@@ -83,17 +102,40 @@ class WandbServer(ThreadingHTTPServer):
         if not self.rows:
             return None
         tail = json.dumps([json.dumps(self.rows[max(self.rows)])])
-        counts = {"historyLineCount": len(self.rows), "logLineCount": len(self.console), "eventsLineCount": 0}
-        texts = {"summaryMetrics": "{}", "config": json.dumps(self.config), "notes": "", "wandbConfig": '{"t": 1}'}
+        counts = {
+            "historyLineCount": len(self.rows),
+            "logLineCount": len(self.console),
+            "eventsLineCount": 0,
+        }
+        texts = {
+            "summaryMetrics": "{}",
+            "config": json.dumps(self.config),
+            "notes": "",
+            "wandbConfig": '{"t": 1}',
+        }
         tails = {"historyTail": tail, "eventsTail": "[]"}
-        return {"id": "x", "name": name, "displayName": name, "tags": self.tags, **counts, **texts, **tails}
+        return {
+            "id": "x",
+            "name": name,
+            "displayName": name,
+            "tags": self.tags,
+            **counts,
+            **texts,
+            **tails,
+        }
 
     def _upsert(self, values: dict[str, Any]) -> dict[str, Any]:
         self.config |= json.loads(values.get("config") or "{}")
         self.tags = values.get("tags") or self.tags
         project = {"id": "p", "name": values.get("project") or "p", "entity": ENTITY}
         name = values.get("displayName") or "happy-1"
-        return {"id": "x", "name": values["name"], "displayName": name, "config": "{}", "project": project}
+        return {
+            "id": "x",
+            "name": values["name"],
+            "displayName": name,
+            "config": "{}",
+            "project": project,
+        }
 
 
 class _Handler(BaseHTTPRequestHandler):

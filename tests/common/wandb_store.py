@@ -47,7 +47,15 @@ class WandbRun:
     @property
     def params(self) -> dict[str, Any]:
         """The config flattened as W&B's page shows it, without W&B's own and the tags."""
-        return dict(_flat({key: value for key, value in self.config.items() if key not in ("_wandb", "nntrain")}))
+        return dict(
+            _flat(
+                {
+                    key: value
+                    for key, value in self.config.items()
+                    if key not in ("_wandb", "nntrain")
+                }
+            )
+        )
 
     @property
     def tags(self) -> dict[str, str]:
@@ -109,7 +117,9 @@ def _take(found: WandbRun, record: pb.Record) -> None:
         case "output_logger":
             found.console += record.output_logger.line
         case "stats":
-            found.stats.append({item.key: json.loads(item.value_json) for item in record.stats.item})
+            found.stats.append(
+                {item.key: json.loads(item.value_json) for item in record.stats.item}
+            )
         case "exit":
             found.exit_code = record.exit.exit_code
 

@@ -10,11 +10,12 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from nntrain import Callback, Metric
-from nntrain.config.build import make, make_all, make_learner, make_metrics, resolve
-from nntrain.integrations.base import Tracker
-from nntrain.optimizer import Optimizer
-from nntrain.preflight import check_first_batch
-from nntrain.run import make_trackers
+from nntrain.app.build import make_all, make_learner, make_metrics, resolve
+from nntrain.app.preflight import check_first_batch
+from nntrain.app.tracking import make_trackers
+from nntrain.config.instantiate import instantiate
+from nntrain.core.optimizer import Optimizer
+from nntrain.integrations.tracker import Tracker
 from nntrain.schedule import ParamScheduler
 from tests.common.cli import nntrain_run
 from tests.common.compose import CONF, choices, composed, groups
@@ -30,7 +31,9 @@ def test_the_groups_are_those_that_the_readme_names() -> None:
 @pytest.fixture
 def fashion(tmp_path: Path) -> Path:
     """A tiny stand-in for Fashion-MNIST, saved where the config is told to look."""
-    part = Dataset.from_dict({"image": [[[i % 256] * 28] * 28 for i in range(20)], "label": [i % 10 for i in range(20)]})
+    part = Dataset.from_dict(
+        {"image": [[[i % 256] * 28] * 28 for i in range(20)], "label": [i % 10 for i in range(20)]}
+    )
     DatasetDict({"train": part, "test": part}).save_to_disk(str(tmp_path / "fashion"))
     return tmp_path / "fashion"
 
@@ -38,31 +41,37 @@ def fashion(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("choice", choices("data"))
 def test_every_data_config_gives_batches(choice: str, fashion: Path) -> None:
     overrides = [f"data={choice}"] + ([f"data.path={fashion}"] if choice == "fashion_mnist" else [])
-    dls = make(resolve(composed(*overrides))["data"], "data")
+    dls = instantiate(resolve(composed(*overrides))["data"], "data")
     assert next(iter(dls.train)) is not None
     assert next(iter(dls.valid)) is not None
 
 
 @pytest.mark.parametrize("choice", choices("model"))
 def test_every_model_config_makes_a_module(choice: str) -> None:
-    assert isinstance(make(resolve(composed(f"model={choice}"))["model"], "model"), nn.Module)
+    assert isinstance(
+        instantiate(resolve(composed(f"model={choice}"))["model"], "model"), nn.Module
+    )
 
 
 @pytest.mark.parametrize("choice", choices("loss"))
 def test_every_loss_config_makes_a_function(choice: str) -> None:
-    assert callable(make(resolve(composed(f"loss={choice}"))["loss"], "loss"))
+    assert callable(instantiate(resolve(composed(f"loss={choice}"))["loss"], "loss"))
 
 
 @pytest.mark.parametrize("choice", choices("optimizer"))
 def test_every_optimizer_config_makes_a_factory(choice: str) -> None:
-    factory = make(resolve(composed(f"optimizer={choice}"))["optimizer"], "optimizer")
+    factory = instantiate(resolve(composed(f"optimizer={choice}"))["optimizer"], "optimizer")
     assert isinstance(factory([nn.Parameter(torch.zeros(1))], lr=0.1), Optimizer)
 
 
 @pytest.mark.parametrize("choice", choices("schedule"))
 def test_every_schedule_config_makes_a_scheduler(choice: str) -> None:
     node = resolve(composed(f"schedule={choice}"))["schedule"]
-    assert node == {} if choice == "none" else isinstance(make(node, "schedule"), ParamScheduler)
+    assert (
+        node == {}
+        if choice == "none"
+        else isinstance(instantiate(node, "schedule"), ParamScheduler)
+    )
 
 
 @pytest.mark.parametrize("choice", choices("metrics"))
@@ -88,12 +97,17 @@ def test_every_tracker_config_makes_trackers(choice: str) -> None:
 
 
 def test_several_trackers_can_be_chosen() -> None:
-    assert list(make_trackers(resolve(composed("tracker=[mlflow,wandb]"))["tracker"])) == ["mlflow", "wandb"]
+    assert list(make_trackers(resolve(composed("tracker=[mlflow,wandb]"))["tracker"])) == [
+        "mlflow",
+        "wandb",
+    ]
 
 
 @pytest.mark.parametrize("choice", choices("debug"))
 @pytest.mark.parametrize("experiment", [None, *choices("experiment")])
-def test_every_experiment_and_debug_config_makes_a_learner_that_fits_its_data(choice: str, experiment: str | None) -> None:
+def test_every_experiment_and_debug_config_makes_a_learner_that_fits_its_data(
+    choice: str, experiment: str | None
+) -> None:
     preset = [f"experiment={experiment}"] if experiment else []
     plain = resolve(composed(*preset, f"debug={choice}", "device=cpu", "tracker=none"))
     check_first_batch(make_learner(plain))
@@ -120,22 +134,40 @@ def test_every_key_has_a_comment_above_it(path: Path) -> None:
         key = re.match(r"\s*([A-Za-z_]\w*|-)\s*:?", line)
         if key is None or line.lstrip().startswith("#") or key[1] in free or line == "{}":
             continue
-        assert lines[number - 1].lstrip().startswith("#"), f"{path.name}: no comment above {line.strip()!r}"
+        assert lines[number - 1].lstrip().startswith("#"), (
+            f"{path.name}: no comment above {line.strip()!r}"
+        )
 
 
 def test_the_whole_configuration_can_be_printed() -> None:
     text = OmegaConf.to_yaml(composed())
-    for key in ("seed", "n_epoch", "lr", "device", "objective", "trusted_targets", "resume", "data", "model", "callbacks"):
+    for key in (
+        "seed",
+        "n_epoch",
+        "lr",
+        "device",
+        "objective",
+        "trusted_targets",
+        "resume",
+        "data",
+        "model",
+        "callbacks",
+    ):
         assert re.search(rf"^{key}:", text, re.MULTILINE)
 
 
 def test_the_trace_goes_to_the_runs_log_without_more_than_its_preset(tmp_path: Path) -> None:
-    done = nntrain_run("debug=trace", "n_epoch=1", "tracker=none", "hydra.run.dir=here", cwd=tmp_path)
+    done = nntrain_run(
+        "debug=trace", "n_epoch=1", "tracker=none", "hydra.run.dir=here", cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     assert "epoch 0 train_iter 0 before_batch" in (tmp_path / "here" / "run.log").read_text()
     assert "before_batch" not in done.stdout + done.stderr
 
 
 def test_the_moving_average_is_shorter_than_a_short_fit() -> None:
-    span, n_step = 1 / (1 - composed("callbacks=ema").callbacks.ema.decay), 276  # steps of the README's example
+    span, n_step = (
+        1 / (1 - composed("callbacks=ema").callbacks.ema.decay),
+        276,
+    )  # steps of the README's example
     assert span < n_step / 2

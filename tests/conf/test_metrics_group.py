@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from sklearn.metrics import f1_score
 
-from nntrain.config.build import make_metrics
+from nntrain.app.build import make_metrics
 from tests.common.toys import digits_lists, digits_mlp, toy_learner
 
 GROUP = Path(__file__).parents[2] / "conf/metrics"
@@ -45,7 +45,10 @@ def test_the_group_holds_what_is_tested_here() -> None:
 )
 def test_a_classification_config_records_its_metrics(name: str, metrics: set[str]) -> None:
     learn = toy_learner(
-        digits_lists(), digits_mlp(), loss_func=torch.nn.CrossEntropyLoss(), metrics=make_metrics(composed(name))
+        digits_lists(),
+        digits_mlp(),
+        loss_func=torch.nn.CrossEntropyLoss(),
+        metrics=make_metrics(composed(name)),
     )
     learn.fit(1)
     assert recorded(learn.recorder.row) == LOSSES | metrics
@@ -66,7 +69,9 @@ def test_f1_of_the_full_config_is_that_of_scikit_learn() -> None:
     )
     pred, target = learn.get_preds()
     assert target is not None
-    assert learn.validate()["valid/f1"] == pytest.approx(f1_score(target, pred.argmax(1), average="macro"))
+    assert learn.validate()["valid/f1"] == pytest.approx(
+        f1_score(target, pred.argmax(1), average="macro")
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -78,5 +83,7 @@ def test_hydra_itself_makes_every_metric(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_key_has_a_comment_above_it(name: str) -> None:
     lines = (GROUP / f"{name}.yaml").read_text().splitlines()
-    keys = [i for i, line in enumerate(lines) if re.match(r"\s*[\w]+:", line) and line != "defaults:"]
+    keys = [
+        i for i, line in enumerate(lines) if re.match(r"\s*[\w]+:", line) and line != "defaults:"
+    ]
     assert [lines[i] for i in keys if not lines[i - 1].strip().startswith("#")] == []

@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_module
 from hydra.utils import get_method, instantiate
 from omegaconf import OmegaConf
 
-from nntrain.config.build import make_learner, resolve
+from nntrain.app.build import make_learner, resolve
 
 CONF = Path(__file__).parents[2] / "conf"
 QUIET = ["callbacks=none", "tracker=none", "device=cpu"]
@@ -20,7 +20,9 @@ CHOSEN_OTHERWISE = {"data/digits": {"flat"}}
 
 
 def choices(*groups: str) -> list[str]:
-    return [f"{group}/{path.stem}" for group in groups for path in sorted((CONF / group).glob("*.yaml"))]
+    return [
+        f"{group}/{path.stem}" for group in groups for path in sorted((CONF / group).glob("*.yaml"))
+    ]
 
 
 @pytest.fixture(autouse=True)
@@ -33,19 +35,27 @@ def resolved(*overrides: str) -> dict[str, Any]:
     return resolve(compose("config", overrides=[*overrides, *QUIET]))
 
 
-@pytest.mark.parametrize("choice", [choice for choice in choices("data", "model") if "unlabelled" not in choice])
+@pytest.mark.parametrize(
+    "choice", [choice for choice in choices("data", "model") if "unlabelled" not in choice]
+)
 def test_a_config_has_every_setting_of_its_function_at_its_default(choice: str) -> None:
     group, name = choice.split("/")
     node = resolved(f"{group}={name}")[group]
     target = get_method(node["_target_"])
     defaults = {key: param.default for key, param in inspect.signature(target).parameters.items()}
-    given = {key: tuple(value) if isinstance(value, list) else value for key, value in node.items() if key != "_target_"}
+    given = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in node.items()
+        if key != "_target_"
+    }
     assert given.keys() == defaults.keys()
     differing = {key for key in given if given[key] != defaults[key]}
     assert differing == CHOSEN_OTHERWISE.get(choice, set())
 
 
-@pytest.mark.parametrize("choice", [choice for choice in choices("data", "model", "loss") if "fashion" not in choice])
+@pytest.mark.parametrize(
+    "choice", [choice for choice in choices("data", "model", "loss") if "fashion" not in choice]
+)
 def test_a_config_makes_its_object(choice: str) -> None:
     group, name = choice.split("/")
     node = resolved(f"{group}={name}")[group]
@@ -67,7 +77,11 @@ def test_an_experiment_trains(choice: str) -> None:
     name = choice.removeprefix("experiment/")
     cfg = resolved(f"experiment={name}")
     default = resolved()
-    assert (cfg["n_epoch"], cfg["data"], cfg["model"]) != (default["n_epoch"], default["data"], default["model"])
+    assert (cfg["n_epoch"], cfg["data"], cfg["model"]) != (
+        default["n_epoch"],
+        default["data"],
+        default["model"],
+    )
     metrics = make_learner(cfg).fit(1).metrics
     assert cfg["objective"] in metrics
 
@@ -75,7 +89,9 @@ def test_an_experiment_trains(choice: str) -> None:
 @pytest.mark.parametrize("hidden", ["32", "[64,32]"])
 def test_hidden_may_be_a_number_or_a_list(hidden: str) -> None:
     model = make_learner(resolved(f"model.hidden={hidden}")).model
-    linear = [module.out_features for module in model.modules() if isinstance(module, torch.nn.Linear)]
+    linear = [
+        module.out_features for module in model.modules() if isinstance(module, torch.nn.Linear)
+    ]
     assert linear == [*([32] if hidden == "32" else [64, 32]), 10]
 
 

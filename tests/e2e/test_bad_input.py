@@ -35,50 +35,107 @@ def own(**keys: object) -> list[str]:
 
 CASES = {
     "unknown key": (["n_epochs=3"], ["n_epochs is no key: did you mean 'n_epoch'?"]),
-    "unknown key of a target": (["+model.hiden=3"], ["model.hiden is no parameter of", "did you mean 'hidden'?"]),
-    "wrong type at the top": (["n_epoch=many"], ["n_epoch: Value 'many' of type 'str' could not be converted to Integer."]),
-    "wrong type in a group": (["model.hidden=many"], ["model.hidden='many' has the wrong type", "int or a list of int"]),
-    "unknown choice": (["model=nosuch"], ["model=nosuch is no choice of model: expected one of autoencoder, cnn, mlp"]),
-    "unknown metric as objective": (["objective=valid/acc"], ["objective=valid/acc is not going to be", "valid/accuracy"]),
-    "unknown metric to monitor": (["callbacks.save_model.monitor=valid/los"], ["SaveModel(monitor='valid/los')", "valid/loss"]),
+    "unknown key of a target": (
+        ["+model.hiden=3"],
+        ["model.hiden is no parameter of", "did you mean 'hidden'?"],
+    ),
+    "wrong type at the top": (
+        ["n_epoch=many"],
+        ["n_epoch: Value 'many' of type 'str' could not be converted to Integer."],
+    ),
+    "wrong type in a group": (
+        ["model.hidden=many"],
+        ["model.hidden='many' has the wrong type", "int or a list of int"],
+    ),
+    "unknown choice": (
+        ["model=nosuch"],
+        ["model=nosuch is no choice of model: expected one of autoencoder, cnn, mlp"],
+    ),
+    "unknown metric as objective": (
+        ["objective=valid/acc"],
+        ["objective=valid/acc is not going to be", "valid/accuracy"],
+    ),
+    "unknown metric to monitor": (
+        ["callbacks.save_model.monitor=valid/los"],
+        ["SaveModel(monitor='valid/los')", "valid/loss"],
+    ),
     "a metric that does not fit": (
         ["data=diabetes", "model.n_in=10", "model.n_out=1", "loss=mse"],
         ["metrics.accuracy does not"],
     ),
-    "a folder that cannot be made": (["hydra.run.dir=keep.txt/run"], ["keep.txt/run cannot be made"]),
+    "a folder that cannot be made": (
+        ["hydra.run.dir=keep.txt/run"],
+        ["keep.txt/run cannot be made"],
+    ),
     "a key that was taken away": (["~lr"], ["lr is gone from the configuration"]),
-    "a value that is no config": (["callbacks.progress=42"], ["callbacks.progress has no _target_"]),
+    "a value that is no config": (
+        ["callbacks.progress=42"],
+        ["callbacks.progress has no _target_"],
+    ),
     "null as a group": (["model=null"], ["must be a string or a list"]),
     "null as a value": (["seed=null"], ["seed needs a value, not null."]),
-    "a learning rate of the optimizer's": (["+optimizer.lr=0.1"], ["optimizer.lr=0.1 would have no effect: set lr instead."]),
+    "a learning rate of the optimizer's": (
+        ["+optimizer.lr=0.1"],
+        ["optimizer.lr=0.1 would have no effect: set lr instead."],
+    ),
     "a schedule that cannot be": (["schedule.pct_start=2"], ["schedule: ", "pct_start"]),
     "a loss that does not fit": (["loss=mse"], ["MSELoss", "(64, 10)", "(64,)"]),
     "a model that does not fit": (["model.n_in=63"], ["(64, 1, 8, 8)", "63"]),
     "an empty dataset": (own(n=0, batch_size=4), ["empty"]),
-    "a batch larger than the dataset": (own(n=10, batch_size=64, drop_last="true"), ["64", "10", "drop_last"]),
+    "a batch larger than the dataset": (
+        own(n=10, batch_size=64, drop_last="true"),
+        ["64", "10", "drop_last"],
+    ),
     "NaN in the data": (own(n=100, bad="true", batch_size=16), ["NaN", "1024"]),
-    "no such device": (["device=cuda"], ["device=cuda cannot be used here: choose one of auto, cpu"]),
+    "no such device": (
+        ["device=cuda"],
+        ["device=cuda cannot be used here: choose one of auto, cpu"],
+    ),
     "nonsense as device": (["device=gpu7"], ["device=gpu7 cannot be used here"]),
-    "untrusted target": (["model._target_=os.system"], ["model._target_=os.system is not trusted", "trusted_targets=[os]"]),
+    "untrusted target": (
+        ["model._target_=os.system"],
+        ["model._target_=os.system is not trusted", "trusted_targets=[os]"],
+    ),
     "unreadable store": (
         ["tracker.mlflow.tracking_uri=foo://bar"],
         ["tracker.mlflow.tracking_uri=foo://bar is no store of MLflow's", "sqlite:///mlflow.db"],
     ),
-    "no server in the URL": (["tracker.mlflow.tracking_uri=http://"], ["tracker.mlflow.tracking_uri=http:// names no server"]),
-    "no mode of W&B's": (["tracker=wandb", "tracker.wandb.mode=nosuch"], ["nosuch", "online, offline, disabled"]),
-    "unknown tracker": (["tracker=tensorboard"], ["tracker=tensorboard is no choice of tracker", "mlflow, none, wandb"]),
-    "unknown key of a tracker": (["+tracker.mlflow.url=x"], ["tracker.mlflow.url is no parameter of"]),
+    "no server in the URL": (
+        ["tracker.mlflow.tracking_uri=http://"],
+        ["tracker.mlflow.tracking_uri=http:// names no server"],
+    ),
+    "no mode of W&B's": (
+        ["tracker=wandb", "tracker.wandb.mode=nosuch"],
+        ["nosuch", "online, offline, disabled"],
+    ),
+    "unknown tracker": (
+        ["tracker=tensorboard"],
+        ["tracker=tensorboard is no choice of tracker", "mlflow, none, wandb"],
+    ),
+    "unknown key of a tracker": (
+        ["+tracker.mlflow.url=x"],
+        ["tracker.mlflow.url is no parameter of"],
+    ),
     "a tracker that is none": (
         ["+tracker.mine._target_=torch.nn.ReLU"],
-        ["tracker.mine makes ReLU, which is no nntrain.integrations.base.Tracker"],
+        ["tracker.mine makes ReLU, which is no nntrain.integrations.tracker.Tracker"],
     ),
-    "no time": (["tracker.finish_timeout_s=soon"], ["tracker.finish_timeout_s=soon is no time to wait"]),
-    "a negative time": (["tracker.finish_timeout_s=-1"], ["tracker.finish_timeout_s=-1 is no time to wait"]),
+    "no time": (
+        ["tracker.finish_timeout_s=soon"],
+        ["tracker.finish_timeout_s=soon is no time to wait"],
+    ),
+    "a negative time": (
+        ["tracker.finish_timeout_s=-1"],
+        ["tracker.finish_timeout_s=-1 is no time to wait"],
+    ),
     "a misspelt key of the trackers": (
         ["+tracker.finish_timeout=3"],
         ["tracker.finish_timeout=3 is no key", "did you mean 'finish_timeout_s'?"],
     ),
-    "no truth value": (["tracker.offline=perhaps"], ["tracker.offline=perhaps is neither true nor false"]),
+    "no truth value": (
+        ["tracker.offline=perhaps"],
+        ["tracker.offline=perhaps is neither true nor false"],
+    ),
     "a pattern that is none": (["redact=['(']"], ["redact[0]=( is no regular expression"]),
     "infinite learning rate": (["lr=inf"], ["lr=inf is no learning rate"]),
     "no epochs": (["n_epoch=0"], ["n_epoch=0 trains nothing"]),
@@ -89,7 +146,9 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_bad_input_is_told_in_one_sentence_and_writes_nothing(name: str, tmp_path: Path, logs: Path) -> None:
+def test_bad_input_is_told_in_one_sentence_and_writes_nothing(
+    name: str, tmp_path: Path, logs: Path
+) -> None:
     (tmp_path / "own.py").write_text(USER_DATA)
     (tmp_path / "keep.txt").write_text("what was there")
     before = tree(tmp_path)

@@ -20,7 +20,11 @@ echo "${COMPREPLY[@]}"
 
 @pytest.mark.parametrize(
     ("typed", "expected"),
-    [("model=", "model=autoencoder model=cnn model=mlp model=resnet"), ("model.hi", "model.hidden="), ("n_e", "n_epoch=")],
+    [
+        ("model=", "model=autoencoder model=cnn model=mlp model=resnet"),
+        ("model.hi", "model.hidden="),
+        ("n_e", "n_epoch="),
+    ],
 )
 def test_groups_and_keys_are_completed(typed: str, expected: str, tmp_path: Path) -> None:
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"

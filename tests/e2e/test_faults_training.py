@@ -44,17 +44,23 @@ def wait_until_ended(database: Path, run: TrainingRun, timeout_s: float = 15) ->
         return stored is not None and stored.status != "RUNNING"
 
     wait_until(has_ended, f"the end of {run.folder}", timeout_s)
-    wait_until(lambda: processes_in(run.cwd) == [], f"the end of {processes_in(run.cwd)}", timeout_s)
+    wait_until(
+        lambda: processes_in(run.cwd) == [], f"the end of {processes_in(run.cwd)}", timeout_s
+    )
     return assert_delivered(run.record, database)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_killed_run_is_closed_by_its_shipper(tmp_path: Path, database: Path, workers: int) -> None:
+def test_a_killed_run_is_closed_by_its_shipper(
+    tmp_path: Path, database: Path, workers: int
+) -> None:
     rng = random.Random(workers)
     folders = [f"run{i}" for i in range(3)]
     with ExitStack() as stack:
         runs = [
-            stack.enter_context(TrainingRun(tmp_path, small(9999, batch_ms=10, folder=name, workers=workers), name))
+            stack.enter_context(
+                TrainingRun(tmp_path, small(9999, batch_ms=10, folder=name, workers=workers), name)
+            )
             for name in folders
         ]
         for run in runs:
@@ -72,7 +78,10 @@ def test_a_killed_run_is_closed_by_its_shipper(tmp_path: Path, database: Path, w
         assert "killed, out of memory, or crashed" in stored.tags["nntrain.message"]
         assert stored.end_time is not None
         assert stored.end_time / 1000 - run.started_s < 60
-        assert run.record.metrics["batch/loss"].value.tolist() == [loss for _, loss in run.seen][: _n_journal(run)]
+        assert (
+            run.record.metrics["batch/loss"].value.tolist()
+            == [loss for _, loss in run.seen][: _n_journal(run)]
+        )
 
 
 def _n_journal(run: TrainingRun) -> int:
@@ -82,7 +91,11 @@ def _n_journal(run: TrainingRun) -> int:
 
 @pytest.mark.parametrize(
     ("uri", "pause_s", "workers"),
-    [("sqlite:///mlflow.db", 0.05, 0), ("sqlite:///mlflow.db", 0.5, 1), ("http://127.0.0.1:9", 0.5, 0)],
+    [
+        ("sqlite:///mlflow.db", 0.05, 0),
+        ("sqlite:///mlflow.db", 0.5, 1),
+        ("http://127.0.0.1:9", 0.5, 0),
+    ],
     ids=["soon", "with a loader's process", "dead server"],
 )
 def test_a_second_ctrl_c_leaves_at_once_and_keeps_the_journal(
@@ -118,7 +131,10 @@ def test_where_the_disk_is_full_for_a_while_nothing_is_lost(tmp_path: Path, data
         shipper = run.shipper()
         limit_file_size(shipper, 0)
         limit_file_size(run.process, (run.folder / "journal.jsonl").stat().st_size + 1000)
-        wait_until(lambda: "cannot be written (File too large): training goes on" in run.output, "the warning")
+        wait_until(
+            lambda: "cannot be written (File too large): training goes on" in run.output,
+            "the warning",
+        )
         run.wait_for_batches(len(run.seen) + 100)
         for process in (run.process, shipper):
             limit_file_size(process, resource.RLIM_INFINITY)
@@ -129,8 +145,12 @@ def test_where_the_disk_is_full_for_a_while_nothing_is_lost(tmp_path: Path, data
 
 
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="Linux only")
-def test_where_the_disk_stays_full_training_ends_well_and_says_what_is_lost(tmp_path: Path, database: Path) -> None:
-    with TrainingRun(tmp_path, small(100, "tracker.finish_timeout_s=5", n_epoch=4, batch_ms=5)) as run:
+def test_where_the_disk_stays_full_training_ends_well_and_says_what_is_lost(
+    tmp_path: Path, database: Path
+) -> None:
+    with TrainingRun(
+        tmp_path, small(100, "tracker.finish_timeout_s=5", n_epoch=4, batch_ms=5)
+    ) as run:
         run.wait_for_batches(100)
         limit_file_size(run.process, (run.folder / "journal.jsonl").stat().st_size + 1000)
         assert run.wait() == 0, run.output
@@ -142,7 +162,11 @@ def test_where_the_disk_stays_full_training_ends_well_and_says_what_is_lost(tmp_
 
 
 def test_a_tracked_run_imports_no_trackers_library(tmp_path: Path, database: Path) -> None:
-    both = ["tracker=[mlflow,wandb]", "tracker.wandb.mode=offline", "+callbacks.modules._target_=tests.e2e.user.Modules"]
+    both = [
+        "tracker=[mlflow,wandb]",
+        "tracker.wandb.mode=offline",
+        "+callbacks.modules._target_=tests.e2e.user.Modules",
+    ]
     with TrainingRun(tmp_path, small(50, *both)) as run:
         assert run.wait() == 0, run.output
     assert "imported: []" in run.output
@@ -176,7 +200,12 @@ def test_no_secret_is_anywhere(tmp_path: Path) -> None:
     assert stored.tags["nntrain.message"] == "RuntimeError: the user's own mistake***"
     assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    found = [(name, path.relative_to(tmp_path)) for name, secret in SECRETS.items() for path in files if _holds(path, secret)]
+    found = [
+        (name, path.relative_to(tmp_path))
+        for name, secret in SECRETS.items()
+        for path in files
+        if _holds(path, secret)
+    ]
     assert found == []
 
 
@@ -185,7 +214,9 @@ def _holds(path: Path, secret: str) -> bool:
     return secret.encode() in data or b64encode(f"user:{secret}".encode()) in data
 
 
-def test_100_000_batches_are_delivered_in_order_in_constant_memory(tmp_path: Path, database: Path) -> None:
+def test_100_000_batches_are_delivered_in_order_in_constant_memory(
+    tmp_path: Path, database: Path
+) -> None:
     memory = "+callbacks.memory={_target_: tests.e2e.user.Memory, every: 10000}"
     args = small(10_000, "tracker.finish_timeout_s=120", memory, n_epoch=10)
     shipper = []
@@ -198,9 +229,14 @@ def test_100_000_batches_are_delivered_in_order_in_constant_memory(tmp_path: Pat
             time.sleep(0.5)
         assert run.wait() == 0, run.output
     stored = assert_delivered(run.record, database)
-    assert all(len(stored.points[key]) == 100_000 for key in ("batch/loss", "batch/loss_smooth", "lr/0", "mom/0"))
+    assert all(
+        len(stored.points[key]) == 100_000
+        for key in ("batch/loss", "batch/loss_smooth", "lr/0", "mom/0")
+    )
     assert_journal_is_whole(run)
-    training = [float(line.split()[1]) for line in run.output.splitlines() if line.startswith("memory: ")]
+    training = [
+        float(line.split()[1]) for line in run.output.splitlines() if line.startswith("memory: ")
+    ]
     assert len(training) == 10
     assert training[-1] - training[1] < 20  # the recorder itself keeps some 100 bytes a batch
     assert max(shipper) - shipper[len(shipper) // 5] < 50

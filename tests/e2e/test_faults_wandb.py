@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nntrain.integrations.journal import RunRecord
+from nntrain.integrations.journal.records import RunRecord
 from tests.common.cli import tree
 from tests.common.servers import MlflowServer, wait_until
 from tests.common.training import (
@@ -35,7 +35,9 @@ BOTH = ("tracker=[mlflow,wandb]", "tracker.wandb.mode=offline")
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> list[float]:
     """The losses of the run that is not tracked."""
-    with TrainingRun(tmp_path_factory.mktemp("untracked"), small(N_BATCH, "tracker=none", n_epoch=N_EPOCH)) as run:
+    with TrainingRun(
+        tmp_path_factory.mktemp("untracked"), small(N_BATCH, "tracker=none", n_epoch=N_EPOCH)
+    ) as run:
         assert run.wait() == 0, run.output
         return [loss for _, loss in run.seen]
 
@@ -53,7 +55,9 @@ def assert_in_wandb(record: RunRecord, folder: Path) -> WandbRun:
     return run
 
 
-def test_both_trackers_get_everything(tmp_path: Path, database: Path, expected: list[float]) -> None:
+def test_both_trackers_get_everything(
+    tmp_path: Path, database: Path, expected: list[float]
+) -> None:
     with TrainingRun(tmp_path, small(N_BATCH, *BOTH, n_epoch=N_EPOCH)) as run:
         assert run.wait() == 0, run.output
     assert_unhurt(run, expected)
@@ -62,12 +66,23 @@ def test_both_trackers_get_everything(tmp_path: Path, database: Path, expected: 
     assert assert_in_wandb(run.record, tmp_path).exit_code == 0
 
 
-def test_wandbs_own_process_is_killed_and_followed_by_another_one(tmp_path: Path, expected: list[float]) -> None:
-    args = small(N_BATCH, "tracker=wandb", "tracker.wandb.mode=offline", n_epoch=N_EPOCH, batch_ms=20)
+def test_wandbs_own_process_is_killed_and_followed_by_another_one(
+    tmp_path: Path, expected: list[float]
+) -> None:
+    args = small(
+        N_BATCH, "tracker=wandb", "tracker.wandb.mode=offline", n_epoch=N_EPOCH, batch_ms=20
+    )
     with TrainingRun(tmp_path, args) as run:
         run.wait_for_batches(10)
-        wait_until(lambda: run.lives() and list(tmp_path.glob("wandb/offline-run-*/*.wandb")) != [], "W&B's file")
-        cores = [child for child in run.shipper().children(recursive=True) if child.name().startswith("wandb-core")]
+        wait_until(
+            lambda: run.lives() and list(tmp_path.glob("wandb/offline-run-*/*.wandb")) != [],
+            "W&B's file",
+        )
+        cores = [
+            child
+            for child in run.shipper().children(recursive=True)
+            if child.name().startswith("wandb-core")
+        ]
         assert cores
         for core in cores:
             core.kill()
@@ -80,7 +95,13 @@ def test_wandbs_own_process_is_killed_and_followed_by_another_one(tmp_path: Path
 
 def test_a_dead_mlflow_server_does_not_hold_up_wandb(tmp_path: Path, expected: list[float]) -> None:
     server = MlflowServer(tmp_path / "server")
-    args = small(N_BATCH, *BOTH, f"tracker.mlflow.tracking_uri={server.uri}", "tracker.finish_timeout_s=5", n_epoch=N_EPOCH)
+    args = small(
+        N_BATCH,
+        *BOTH,
+        f"tracker.mlflow.tracking_uri={server.uri}",
+        "tracker.finish_timeout_s=5",
+        n_epoch=N_EPOCH,
+    )
     with TrainingRun(tmp_path, args) as run:
         assert run.wait() == 0, run.output
     assert "mlflow lacks" in run.output
@@ -94,8 +115,14 @@ def test_a_dead_mlflow_server_does_not_hold_up_wandb(tmp_path: Path, expected: l
     assert tree(tmp_path / "wandb") == before
 
 
-def test_a_dead_wandb_server_does_not_hold_up_mlflow(tmp_path: Path, database: Path, expected: list[float]) -> None:
-    online = ["tracker=[mlflow,wandb]", "tracker.wandb.mode=online", "tracker.wandb.base_url=http://127.0.0.1:9"]
+def test_a_dead_wandb_server_does_not_hold_up_mlflow(
+    tmp_path: Path, database: Path, expected: list[float]
+) -> None:
+    online = [
+        "tracker=[mlflow,wandb]",
+        "tracker.wandb.mode=online",
+        "tracker.wandb.base_url=http://127.0.0.1:9",
+    ]
     args = small(N_BATCH, *online, "tracker.finish_timeout_s=5", n_epoch=N_EPOCH)
     with TrainingRun(tmp_path, args, WANDB_API_KEY="k" * 40) as run:
         assert run.wait() == 0, run.output
@@ -125,7 +152,9 @@ def test_a_killed_run_that_is_resumed_is_one_run_with_one_curve(
         assert stored.status == "KILLED"
         assert read_offline(tmp_path, uid).exit_code == 128 + signal.SIGKILL
         assert_in_wandb(first.record, tmp_path)
-    with TrainingRun(tmp_path, small(N_BATCH, *both, "resume=run", n_epoch=N_EPOCH, folder="run2"), "run2") as second:
+    with TrainingRun(
+        tmp_path, small(N_BATCH, *both, "resume=run", n_epoch=N_EPOCH, folder="run2"), "run2"
+    ) as second:
         assert second.wait() == 0, second.output
     record = second.record
     assert record.run.uid == uid
@@ -135,5 +164,13 @@ def test_a_killed_run_that_is_resumed_is_one_run_with_one_curve(
     stored = stored_run(database, uid)
     assert stored is not None
     assert (stored.status, n_runs(database)) == ("FINISHED", 1)
-    untimed = {key: series for key, series in without_time(stored.points).items() if not key.startswith("time/")}
-    assert untimed == {key: series for key, series in without_time(journal_points(record)).items() if key in untimed}
+    untimed = {
+        key: series
+        for key, series in without_time(stored.points).items()
+        if not key.startswith("time/")
+    }
+    assert untimed == {
+        key: series
+        for key, series in without_time(journal_points(record)).items()
+        if key in untimed
+    }

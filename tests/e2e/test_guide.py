@@ -16,7 +16,10 @@ GUIDE = ROOT / "docs/guide.md"
 def blocks() -> list[tuple[int, str]]:
     """The Python blocks of the page, each with the number of its first line."""
     text = GUIDE.read_text()
-    return [(text.count("\n", 0, found.start(1)), found[1]) for found in re.finditer(r"```python\n(.*?)```", text, re.DOTALL)]
+    return [
+        (text.count("\n", 0, found.start(1)), found[1])
+        for found in re.finditer(r"```python\n(.*?)```", text, re.DOTALL)
+    ]
 
 
 def promised(block: str) -> list[str]:

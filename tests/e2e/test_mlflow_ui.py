@@ -26,7 +26,7 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
-from nntrain.integrations.journal import RunRecord, read_journal
+from nntrain.integrations.journal.records import RunRecord, read_journal
 from tests.common.cli import nntrain_run
 from tests.common.training import REPOSITORY
 
@@ -36,9 +36,12 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.browser,
     pytest.mark.skipif(
-        CHROMEDRIVER is None and not os.environ.get("CI"), reason="needs Chromium: apt install chromium chromium-driver"
+        CHROMEDRIVER is None and not os.environ.get("CI"),
+        reason="needs Chromium: apt install chromium chromium-driver",
     ),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # the driver's sockets are closed by its process
+    pytest.mark.filterwarnings(
+        "ignore::ResourceWarning"
+    ),  # the driver's sockets are closed by its process
 ]
 
 TIMEOUT_S = 90
@@ -93,11 +96,18 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """Two runs that differ in their learning rates."""
     folder = tmp_path_factory.mktemp("compared")
     for name, lr in LR.items():
-        args = ["n_epoch=3", f"lr={lr}", f"tracker.mlflow.run_name={name}", *(WITH_PAUSES if name == LONG else [])]
+        args = [
+            "n_epoch=3",
+            f"lr={lr}",
+            f"tracker.mlflow.run_name={name}",
+            *(WITH_PAUSES if name == LONG else []),
+        ]
         done = nntrain_run(*args, cwd=folder, PYTHONPATH=str(REPOSITORY))
         assert done.returncode == 0, done.stderr
     client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
-    found = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+    found = client.search_runs(
+        [experiment.experiment_id for experiment in client.search_experiments()]
+    )
     journals = [read_journal(path) for path in folder.glob("outputs/*/*/journal.jsonl")]
     return Trained(
         folder,
@@ -117,9 +127,22 @@ def free_port() -> int:
 def server(trained: Trained) -> Iterator[str]:
     """`mlflow ui` beside the store, as the runs' last lines say."""
     port = free_port()
-    command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "ui",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
     with open(trained.folder / "ui.log", "w") as log:
-        process = subprocess.Popen(command, cwd=trained.folder, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(
+            command, cwd=trained.folder, stdout=log, stderr=log, start_new_session=True
+        )
     url = f"http://127.0.0.1:{port}"
     try:
         wait_until_it_answers(url)
@@ -143,7 +166,12 @@ def wait_until_it_answers(url: str) -> None:
 @pytest.fixture(scope="module")
 def driver() -> Iterator[webdriver.Chrome]:
     options = webdriver.ChromeOptions()
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1600,1200"):
+    for argument in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-dev-shm-usage",
+        "--window-size=1600,1200",
+    ):
         options.add_argument(argument)
     driver = webdriver.Chrome(options=options, service=Service(CHROMEDRIVER))
     yield driver
@@ -160,14 +188,17 @@ class Browser:
     def open(self, page: str) -> None:
         """Opens a page anew: nothing of the last one is taken for it, and what was searched for there is forgotten."""
         self.driver.get("about:blank")
-        self.driver.execute_cdp_cmd("Storage.clearDataForOrigin", {"origin": self.url, "storageTypes": "all"})
+        self.driver.execute_cdp_cmd(
+            "Storage.clearDataForOrigin", {"origin": self.url, "storageTypes": "all"}
+        )
         self.driver.get(f"{self.url}/{page}")
 
     def wait_for(self, script: str, *args: str) -> Any:
         """What a script returns, as soon as that is something."""
         wait = WebDriverWait(self.driver, TIMEOUT_S)
         return wait.until(
-            lambda driver: driver.execute_script(script, *args), f"in vain for {args} on {self.driver.current_url}"
+            lambda driver: driver.execute_script(script, *args),
+            f"in vain for {args} on {self.driver.current_url}",
         )
 
     def find(self, selector: str) -> WebElement:
@@ -181,7 +212,9 @@ class Browser:
 
     def wait_for_text(self, text: str) -> None:
         """Waits until a text can be read, however it is laid out."""
-        self.wait_for("return document.body.innerText.replace(/\\s+/g, ' ').includes(arguments[0])", text)
+        self.wait_for(
+            "return document.body.innerText.replace(/\\s+/g, ' ').includes(arguments[0])", text
+        )
 
     def row(self, head: str) -> list[str]:
         """The cells of the table row with that head."""
@@ -194,7 +227,10 @@ class Browser:
 
     def curves(self, metric: str) -> dict[str, Curve]:
         """What is drawn of a metric, by the name of the run in the legend."""
-        return {trace["name"]: (trace["x"], trace["y"]) for trace in self.driver.execute_script(TRACES, metric)}
+        return {
+            trace["name"]: (trace["x"], trace["y"])
+            for trace in self.driver.execute_script(TRACES, metric)
+        }
 
     def n_colour(self) -> int:
         """How many colours the lines have that can be seen."""
@@ -203,7 +239,9 @@ class Browser:
     def assert_drawn(self, metric: str, expected: Mapping[str, Curve]) -> None:
         """These curves of a metric are drawn, each in a colour of its own, and no others."""
         with suppress(TimeoutException):
-            WebDriverWait(self.driver, TIMEOUT_S).until(lambda _: self.n_colour() == len(expected) == len(self.curves(metric)))
+            WebDriverWait(self.driver, TIMEOUT_S).until(
+                lambda _: self.n_colour() == len(expected) == len(self.curves(metric))
+            )
         assert self.curves(metric) == expected
         assert self.n_colour() == len(expected)
 
@@ -266,7 +304,11 @@ def test_the_status_and_the_outcome_are_shown(browser: Browser, trained: Trained
 
 
 def test_the_use_of_the_machine_is_drawn(browser: Browser, trained: Trained) -> None:
-    latest = {key: value for key, value in trained.runs[LONG].data.metrics.items() if key.startswith("system/")}
+    latest = {
+        key: value
+        for key, value in trained.runs[LONG].data.metrics.items()
+        if key.startswith("system/")
+    }
     assert latest.keys() >= {"system/cpu_percent", "system/memory_rss_mib"}
     browser.open(trained.page(LONG, "/system-metrics"))
     for key, value in latest.items():
@@ -276,7 +318,9 @@ def test_the_use_of_the_machine_is_drawn(browser: Browser, trained: Trained) -> 
 
 
 def test_a_figure_is_shown(browser: Browser, trained: Trained) -> None:
-    (figure,) = [file.path for file in trained.journals["high"].files if file.name == "plots/loss.png"]
+    (figure,) = [
+        file.path for file in trained.journals["high"].files if file.name == "plots/loss.png"
+    ]
     height, width, _ = matplotlib.image.imread(figure).shape
     browser.open(trained.page("high", "/artifacts/plots/loss.png"))
     assert browser.wait_for(IMAGE_SIZE, "img[alt='plots/loss.png']") == [width, height]
@@ -314,7 +358,9 @@ def test_the_compare_page_tells_how_the_runs_ended(browser: Browser, trained: Tr
 
 
 @pytest.mark.parametrize("metric", ["batch/loss", "valid/loss"])
-def test_the_compare_page_leads_to_the_curves_of_both_runs(browser: Browser, trained: Trained, metric: str) -> None:
+def test_the_compare_page_leads_to_the_curves_of_both_runs(
+    browser: Browser, trained: Trained, metric: str
+) -> None:
     browser.open(compare_page(trained))
     browser.click(f"a[title='Plot chart'][href*='metric=%22{quote(metric, safe='')}%22']")
     browser.assert_drawn(metric, trained.curves(metric))
@@ -323,7 +369,9 @@ def test_the_compare_page_leads_to_the_curves_of_both_runs(browser: Browser, tra
 
 
 @pytest.mark.parametrize("metric", ["batch/loss", "valid/loss"])
-def test_the_chart_view_draws_the_curves_of_both_runs(browser: Browser, trained: Trained, metric: str) -> None:
+def test_the_chart_view_draws_the_curves_of_both_runs(
+    browser: Browser, trained: Trained, metric: str
+) -> None:
     browser.open(f"#/experiments/{trained.experiment}/runs?compareRunsMode=CHART")
     browser.search_charts(metric)
     browser.assert_drawn(metric, trained.curves(metric))

@@ -36,17 +36,27 @@ def database(empty_store: Path, tmp_path: Path) -> Path:
     return Path(shutil.copy(empty_store, tmp_path / "mlflow.db"))
 
 
-def assert_outcome(run: TrainingRun, database: Path, status: str, outcome: str, code: int) -> StoredRun:
+def assert_outcome(
+    run: TrainingRun, database: Path, status: str, outcome: str, code: int
+) -> StoredRun:
     """Both trackers have all of the run, and say how it ended."""
     stored = assert_delivered(run.record, database)
     assert (stored.status, stored.tags["nntrain.outcome"]) == (status, outcome)
     assert stored.end_time is not None
     kept = read_offline(run.cwd, run.record.run.uid)
-    assert (kept.exit_code, kept.tags["nntrain.outcome"], outcome in kept.run.tags) == (code, outcome, True)
+    assert (kept.exit_code, kept.tags["nntrain.outcome"], outcome in kept.run.tags) == (
+        code,
+        outcome,
+        True,
+    )
     assert {key: len(series) for key, series in wandb_points(kept).items()} == {
         key: len(series) for key, series in stored.points.items()
     }
-    wait_until(lambda: processes_in(run.cwd) == [], "the end of wandb-core, which sees that the shipper has ended", 15)
+    wait_until(
+        lambda: processes_in(run.cwd) == [],
+        "the end of wandb-core, which sees that the shipper has ended",
+        15,
+    )
     return stored
 
 
@@ -105,16 +115,25 @@ def test_an_interrupted_run_is_killed_and_goes_on_where_it_stopped(
     assert_journal_is_whole(first)
     assert_outcome(first, database, "KILLED", "interrupted", code)
 
-    with TrainingRun(tmp_path, small(100, *both, "resume=run", n_epoch=3, folder="run2"), "run2") as second:
+    with TrainingRun(
+        tmp_path, small(100, *both, "resume=run", n_epoch=3, folder="run2"), "run2"
+    ) as second:
         assert second.wait() == 0, second.output
-    assert [line for line in second.output.splitlines() if "another setting" in line and "witness" not in line] == []
+    assert [
+        line
+        for line in second.output.splitlines()
+        if "another setting" in line and "witness" not in line
+    ] == []
     assert n_runs(database) == 1
     stored = stored_run(database, second.record.run.uid)
     assert stored is not None
     assert (stored.status, stored.tags["nntrain.outcome"]) == ("FINISHED", "completed")
     assert [step for step, _, _ in stored.points["batch/loss"]] == list(range(1, 301))
     kept = read_offline(tmp_path, second.record.run.uid)
-    assert (kept.exit_code, [step for step, _ in kept.series("batch/loss")]) == (0, list(range(1, 301)))
+    assert (kept.exit_code, [step for step, _ in kept.series("batch/loss")]) == (
+        0,
+        list(range(1, 301)),
+    )
 
 
 def test_two_runs_that_start_together_in_a_new_folder_are_both_recorded(tmp_path: Path) -> None:
@@ -122,22 +141,44 @@ def test_two_runs_that_start_together_in_a_new_folder_are_both_recorded(tmp_path
     for run in both:
         with run:
             assert run.wait() == 0, run.output
-    assert [assert_delivered(run.record, tmp_path / "mlflow.db").status for run in both] == ["FINISHED", "FINISHED"]
+    assert [assert_delivered(run.record, tmp_path / "mlflow.db").status for run in both] == [
+        "FINISHED",
+        "FINISHED",
+    ]
 
 
 def test_an_interrupted_sweep_stops(tmp_path: Path) -> None:
-    sweep = ["lr=0.1,0.01", "tracker=none", "callbacks=[signals,checkpoint]", "hydra.sweep.dir=sweep"]
+    sweep = [
+        "lr=0.1,0.01",
+        "tracker=none",
+        "callbacks=[signals,checkpoint]",
+        "hydra.sweep.dir=sweep",
+    ]
     with TrainingRun(tmp_path, ["-m", *small(100, *sweep, n_epoch=5000)]) as run:
-        wait_until(lambda: run.lives() and (tmp_path / "sweep/0/last.ckpt").exists(), "the first checkpoint")
+        wait_until(
+            lambda: run.lives() and (tmp_path / "sweep/0/last.ckpt").exists(),
+            "the first checkpoint",
+        )
         run.process.send_signal(signal.SIGINT)
         assert run.wait() == 130, run.output
     assert not (tmp_path / "sweep/1").exists()
 
 
 def test_an_interrupt_before_the_fit_is_one_word(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text("import time\n\ndef slow():\n    print('waiting', flush=True)\n    time.sleep(60)\n")
-    command = [sys.executable, "-m", "nntrain.run", "trusted_targets=[mine]", "~data", "+data._target_=mine.slow"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    (tmp_path / "mine.py").write_text(
+        "import time\n\ndef slow():\n    print('waiting', flush=True)\n    time.sleep(60)\n"
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "nntrain.run",
+        "trusted_targets=[mine]",
+        "~data",
+        "+data._target_=mine.slow",
+    ]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None
     assert process.stdout.readline() == "waiting\n"
     process.send_signal(signal.SIGINT)

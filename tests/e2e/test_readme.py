@@ -21,7 +21,11 @@ def blocks(language: str) -> list[str]:
 
 def commands() -> list[str]:
     """The command lines of nntrain.run, without the explanations beside them."""
-    return [re.split(r"  +", line.strip())[0] for line in README.splitlines() if line.startswith("    python -m nntrain.run")]
+    return [
+        re.split(r"  +", line.strip())[0]
+        for line in README.splitlines()
+        if line.startswith("    python -m nntrain.run")
+    ]
 
 
 def test_the_first_example_trains(capsys: pytest.CaptureFixture[str]) -> None:
@@ -37,7 +41,15 @@ def test_the_callback_stops_the_fit() -> None:
     names: dict[str, type] = {}
     exec(blocks("python")[1], names)
     callback = names["StopWhenGood"](target=0.5)
-    learn = Learner(mlp(), digits(), torch.nn.CrossEntropyLoss(), lr=0.1, metrics=[accuracy], cbs=[callback], device="cpu")
+    learn = Learner(
+        mlp(),
+        digits(),
+        torch.nn.CrossEntropyLoss(),
+        lr=0.1,
+        metrics=[accuracy],
+        cbs=[callback],
+        device="cpu",
+    )
     result = learn.fit(20)
     assert result.reason is StopReason.EARLY_STOPPED
     assert result.metrics["valid/accuracy"] >= 0.5
@@ -58,7 +70,9 @@ def test_the_users_own_package_trains(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", [line for line in commands() if "--config-dir" not in line and "resume" not in line])
+@pytest.mark.parametrize(
+    "command", [line for line in commands() if "--config-dir" not in line and "resume" not in line]
+)
 def test_every_command_line_works(command: str, tmp_path: Path) -> None:
     args = command.replace("'", "").split()[3:]
     short = [] if "--help" in args or "debug=one_batch" in args else ["n_epoch=1"]

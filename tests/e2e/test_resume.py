@@ -24,7 +24,9 @@ LAST = "checkpoints/last.ckpt"
 N_BATCH = 16
 
 
-def _start(folder: Path, place: Place | None, resume: str | None) -> tuple[ForkServerProcess, Connection]:
+def _start(
+    folder: Path, place: Place | None, resume: str | None
+) -> tuple[ForkServerProcess, Connection]:
     # the server imports torch once for all; each process is nevertheless one of its own, with its own signals
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([train.__module__])
@@ -51,7 +53,9 @@ def _run_to_the_end(folder: Path, resume: str | None = None) -> dict[str, Any]:
 def expected(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     """What the run that was left alone leaves."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))  # the server does not know pytest's sys.path
+        patch.setenv(
+            "PYTHONPATH", str(Path(__file__).parents[2])
+        )  # the server does not know pytest's sys.path
         yield _run_to_the_end(tmp_path_factory.mktemp("alone"))
 
 
@@ -71,7 +75,9 @@ def _position() -> Place:
     return state["epoch"], state["n_done"], not state["trained"]
 
 
-def test_run_that_was_interrupted_and_killed_and_resumed_equals_the_one_left_alone(expected: dict[str, Any]) -> None:
+def test_run_that_was_interrupted_and_killed_and_resumed_equals_the_one_left_alone(
+    expected: dict[str, Any],
+) -> None:
     rng = random.Random(0)
     step, killed, late = (rng.randrange(N_BATCH) for _ in range(3))
 
@@ -90,7 +96,12 @@ def test_run_that_was_interrupted_and_killed_and_resumed_equals_the_one_left_alo
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_run_killed_at_a_random_step_and_resumed_equals_the_one_left_alone(seed: int, expected: dict[str, Any]) -> None:
+def test_run_killed_at_a_random_step_and_resumed_equals_the_one_left_alone(
+    seed: int, expected: dict[str, Any]
+) -> None:
     rng = random.Random(seed)
-    assert _run_until(signal.SIGKILL, (rng.randrange(1, 4), rng.randrange(N_BATCH), True)) == -signal.SIGKILL
+    assert (
+        _run_until(signal.SIGKILL, (rng.randrange(1, 4), rng.randrange(N_BATCH), True))
+        == -signal.SIGKILL
+    )
     assert_identical(_run_to_the_end(Path.cwd(), LAST), expected)

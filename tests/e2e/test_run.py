@@ -19,7 +19,9 @@ def steps(client: MlflowClient, run: Run, key: str) -> list[int]:
     return [point.step for point in client.get_metric_history(run.info.run_id, key)]
 
 
-def test_the_default_reaches_95_percent_and_says_where_the_run_is(default_run: tuple[Path, str]) -> None:
+def test_the_default_reaches_95_percent_and_says_where_the_run_is(
+    default_run: tuple[Path, str],
+) -> None:
     folder, output = default_run
     _, run = only_run(folder)
     assert run.data.metrics["valid/accuracy"] >= 0.95
@@ -36,11 +38,21 @@ def test_every_batch_and_epoch_is_in_the_store(default_run: tuple[Path, str]) ->
     all_batches = list(range(1, n_epoch * n_train + 1))
     for key in ("batch/loss", "batch/loss_smooth", "lr/0", "mom/0"):
         assert steps(client, run, key) == all_batches
-    for key in ("epoch", "train/loss", "valid/loss", "train/accuracy", "valid/accuracy", "time/epoch_s", "time/batch_ms"):
+    for key in (
+        "epoch",
+        "train/loss",
+        "valid/loss",
+        "train/accuracy",
+        "valid/accuracy",
+        "time/epoch_s",
+        "time/batch_ms",
+    ):
         assert steps(client, run, key) == list(range(n_train, n_epoch * n_train + 1, n_train))
 
 
-def test_activation_statistics_of_every_layer_are_in_the_store(default_run: tuple[Path, str]) -> None:
+def test_activation_statistics_of_every_layer_are_in_the_store(
+    default_run: tuple[Path, str],
+) -> None:
     client, run = only_run(default_run[0])
     every = int(run.data.params["callbacks.activation_stats.every"])
     layers = {key.split("/")[1] for key in run.data.metrics if key.startswith("act/")}
@@ -67,7 +79,10 @@ def test_params_tags_and_artifacts_are_in_the_store(default_run: tuple[Path, str
     expected = {"loss", "lr", "activations", "activation_histograms", "dead_units"}
     assert plots == {f"plots/{name}.png" for name in expected}
     for name in plots:
-        assert Path(client.download_artifacts(run.info.run_id, name, str(folder))).stat().st_size > 5_000
+        assert (
+            Path(client.download_artifacts(run.info.run_id, name, str(folder))).stat().st_size
+            > 5_000
+        )
 
 
 def test_the_best_model_loads_as_plain_tensors(default_run: tuple[Path, str]) -> None:
@@ -82,7 +97,9 @@ def test_git_commit_and_dirty_flag_are_tags(tmp_path: Path) -> None:
     def git(*args: str) -> str:
         identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
         command = ["git", *identity, *args]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     git("init", "-q")
     (tmp_path / "code.py").write_text("a = 1\n")
@@ -91,16 +108,24 @@ def test_git_commit_and_dirty_flag_are_tags(tmp_path: Path) -> None:
     (tmp_path / "code.py").write_text("a = 2\n")
     assert nntrain_run("n_epoch=1", cwd=tmp_path).returncode == 0
     _, run = only_run(tmp_path)
-    assert run.data.tags["nntrain.git.commit"] == git("rev-parse", "HEAD") == run.data.tags["mlflow.source.git.commit"]
+    assert (
+        run.data.tags["nntrain.git.commit"]
+        == git("rev-parse", "HEAD")
+        == run.data.tags["mlflow.source.git.commit"]
+    )
     assert run.data.tags["nntrain.git.dirty"] == "true"
 
 
 def losses_printed(output: str) -> list[str]:
     """The rows of the final table, less the time column, which is never the same."""
-    return [re.sub(r"\s+\S+$", "", line) for line in output.splitlines() if re.match(r"\s+\d+\s", line)]
+    return [
+        re.sub(r"\s+\S+$", "", line) for line in output.splitlines() if re.match(r"\s+\d+\s", line)
+    ]
 
 
-def test_the_same_seed_gives_the_same_weights_with_and_without_tracking(default_run: tuple[Path, str], tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_weights_with_and_without_tracking(
+    default_run: tuple[Path, str], tmp_path: Path
+) -> None:
     done = nntrain_run("tracker=none", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "mlflow.db").exists()
@@ -108,11 +133,16 @@ def test_the_same_seed_gives_the_same_weights_with_and_without_tracking(default_
     assert len(losses_printed(done.stdout)) == 12
     (tracked,) = default_run[0].glob("outputs/*/*/best.pt")
     (untracked,) = tmp_path.glob("outputs/*/*/best.pt")
-    ours, theirs = torch.load(tracked, weights_only=True)["model"], torch.load(untracked, weights_only=True)["model"]
+    ours, theirs = (
+        torch.load(tracked, weights_only=True)["model"],
+        torch.load(untracked, weights_only=True)["model"],
+    )
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_an_interrupted_run_goes_on_in_the_same_mlflow_run(default_run: tuple[Path, str], tmp_path: Path) -> None:
+def test_an_interrupted_run_goes_on_in_the_same_mlflow_run(
+    default_run: tuple[Path, str], tmp_path: Path
+) -> None:
     """Stopping after an epoch and raising n_epoch stands for an interruption; signals have tests of their own."""
     shutil.copytree(default_run[0], tmp_path / "again")
     (folder,) = (tmp_path / "again").glob("outputs/*/*")
@@ -153,10 +183,20 @@ class Greet(Callback):
 def test_a_users_own_package_gives_model_data_and_callbacks(tmp_path: Path) -> None:
     (tmp_path / "my_package.py").write_text(USER_PACKAGE)
     (tmp_path / "my_conf" / "model").mkdir(parents=True)
-    (tmp_path / "my_conf" / "model" / "net.yaml").write_text("_target_: my_package.Net\n# units\nwidth: 8\n")
+    (tmp_path / "my_conf" / "model" / "net.yaml").write_text(
+        "_target_: my_package.Net\n# units\nwidth: 8\n"
+    )
     (tmp_path / "my_conf" / "data").mkdir()
     (tmp_path / "my_conf" / "data" / "mine.yaml").write_text("_target_: my_package.data\n")
-    args = ["--config-dir", "my_conf", "model=net", "data=mine", "trusted_targets=[my_package]", "n_epoch=2", "tracker=none"]
+    args = [
+        "--config-dir",
+        "my_conf",
+        "model=net",
+        "data=mine",
+        "trusted_targets=[my_package]",
+        "n_epoch=2",
+        "tracker=none",
+    ]
     done = nntrain_run(*args, "+callbacks.greet._target_=my_package.Greet", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "greetings after 8" in done.stdout
@@ -165,7 +205,13 @@ def test_a_users_own_package_gives_model_data_and_callbacks(tmp_path: Path) -> N
 def test_help_names_groups_keys_and_examples(tmp_path: Path) -> None:
     done = nntrain_run("--help", cwd=tmp_path)
     assert done.returncode == 0
-    for text in ("model: autoencoder, cnn, mlp, resnet", "n_epoch", "trusted_targets", "Tab completion", "-m nntrain.run"):
+    for text in (
+        "model: autoencoder, cnn, mlp, resnet",
+        "n_epoch",
+        "trusted_targets",
+        "Tab completion",
+        "-m nntrain.run",
+    ):
         assert text in done.stdout
     assert list(tmp_path.iterdir()) == []
 
@@ -181,7 +227,20 @@ def test_importing_nntrain_loads_torch_and_little_else(tmp_path: Path) -> None:
     import subprocess
     import sys
 
-    heavy = ["hydra", "mlflow", "wandb", "optuna", "torchmetrics", "matplotlib", "rich", "sklearn", "datasets", "omegaconf"]
+    heavy = [
+        "hydra",
+        "mlflow",
+        "wandb",
+        "optuna",
+        "torchmetrics",
+        "matplotlib",
+        "rich",
+        "sklearn",
+        "datasets",
+        "omegaconf",
+    ]
     code = f"import sys, nntrain; print([name for name in {heavy} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
     assert done.stdout.strip() == "[]"

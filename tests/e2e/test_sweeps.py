@@ -19,10 +19,10 @@ from optuna.trial import FrozenTrial, TrialState
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
-from nntrain.integrations.journal import read_journal
+from nntrain.integrations.journal.records import read_journal
 from nntrain.integrations.wandb import artifact_name
-from nntrain.sweeps.study import SHADOW
-from nntrain.sweeps.trials import owner_of
+from nntrain.sweeps.study.opening import SHADOW
+from nntrain.sweeps.study.trials import owner_of
 from tests.common.cli import nntrain_run, tree, warm_nntrain_run
 from tests.common.servers import wait_until
 from tests.common.training import REPOSITORY, TrainingRun, processes_in, small
@@ -34,7 +34,11 @@ N_TRIAL = 40
 STUDY = "acceptance"
 BOTH = ("tracker=[mlflow,wandb]", "tracker.wandb.mode=offline")
 SPACE = "lr=tag(log,interval(1e-3,1e-1))"
-RANDOM = ("hydra/sweeper/sampler=random", "hydra.sweeper.sampler.seed=1", "hydra/sweeper/pruner=none")
+RANDOM = (
+    "hydra/sweeper/sampler=random",
+    "hydra.sweeper.sampler.seed=1",
+    "hydra/sweeper/pruner=none",
+)
 
 
 def sweep(*args: str, name: str = STUDY) -> list[str]:
@@ -93,7 +97,9 @@ def run_sweep(cwd: Path, *args: str) -> Swept:
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["one worker", "two workers"])
-def swept(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Swept:
+def swept(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, empty_store: Path
+) -> Swept:
     """A sweep in which every second trial is stopped by a cancel exception."""
     folder = tmp_path_factory.mktemp("swept")
     shutil.copy(empty_store, folder / "mlflow.db")
@@ -116,7 +122,11 @@ def test_the_command_succeeds_and_leaves_no_process(swept: Swept) -> None:
     assert swept.code == 0, swept.errors
     assert "20 completed, 20 pruned, 0 failed" in swept.output
     assert "lacks" not in swept.errors
-    wait_until(lambda: processes_in(swept.cwd) == [], "the end of wandb-core, which sees that the shippers have ended", 15)
+    wait_until(
+        lambda: processes_in(swept.cwd) == [],
+        "the end of wandb-core, which sees that the shippers have ended",
+        15,
+    )
 
 
 def test_optuna_trackers_and_folders_agree_on_each_trial(swept: Swept) -> None:
@@ -133,7 +143,11 @@ def test_optuna_trackers_and_folders_agree_on_each_trial(swept: Swept) -> None:
         assert (row["state"], row["outcome"], row["run"]) == (state.name, outcome, uid)
         assert Path(row["folder"]) == swept.folder / str(trial.number)
         assert (run.info.status, run.data.tags["nntrain.outcome"]) == (status, outcome)
-        assert (kept.exit_code, kept.tags["nntrain.outcome"], outcome in kept.run.tags) == (0, outcome, True)
+        assert (kept.exit_code, kept.tags["nntrain.outcome"], outcome in kept.run.tags) == (
+            0,
+            outcome,
+            True,
+        )
         for tags in (run.data.tags, kept.tags):
             assert (tags["nntrain.study"], tags["nntrain.trial"]) == (STUDY, str(trial.number))
         assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
@@ -156,11 +170,23 @@ def test_the_study_has_a_run_of_its_own_with_what_was_found(swept: Swept) -> Non
     assert "nntrain.trial" not in run.data.tags
     assert "mlflow.parentRunId" not in run.data.tags
     client = MlflowClient(f"sqlite:///{swept.cwd / 'mlflow.db'}")
-    files = {item.path for folder in (None, "figures") for item in client.list_artifacts(run.info.run_id, folder)}
+    files = {
+        item.path
+        for folder in (None, "figures")
+        for item in client.list_artifacts(run.info.run_id, folder)
+    }
     found = {"report.html", "trials.csv", "optimization_results.yaml", "best.yaml"}
-    figures = {f"figures/{name}.html" for name in ("history", "intermediate_values", "importances", "parallel_coordinates")}
+    figures = {
+        f"figures/{name}.html"
+        for name in ("history", "intermediate_values", "importances", "parallel_coordinates")
+    }
     assert files == {*found, "figures", *figures, "trials.json"}
-    assert (kept.exit_code, kept.run.run_group, kept.run.job_type, kept.run.display_name) == (0, STUDY, "study", STUDY)
+    assert (kept.exit_code, kept.run.run_group, kept.run.job_type, kept.run.display_name) == (
+        0,
+        STUDY,
+        "study",
+        STUDY,
+    )
     names = {one.name for one in kept.artifacts if one.type == "file"}
     assert names == {artifact_name(uid, name) for name in found | figures}
     assert f"runs/{run.info.run_id}" in swept.output
@@ -173,7 +199,9 @@ def test_the_study_has_a_run_of_its_own_with_what_was_found(swept: Swept) -> Non
 def begun(tmp_path_factory: pytest.TempPathFactory) -> Swept:
     """A study of two trials, recorded nowhere."""
     done = run_sweep(
-        tmp_path_factory.mktemp("begun"), *sweep(SPACE, "tracker=none", "objective=valid/loss"), "hydra.sweeper.n_trials=2"
+        tmp_path_factory.mktemp("begun"),
+        *sweep(SPACE, "tracker=none", "objective=valid/loss"),
+        "hydra.sweeper.n_trials=2",
     )
     assert done.code == 0, done.errors
     return done
@@ -181,14 +209,19 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Swept:
 
 def test_the_best_configuration_is_run_by_a_command_and_gives_the_same(begun: Swept) -> None:
     best = begun.study.best_trial
-    assert yaml.safe_load((begun.folder / "optimization_results.yaml").read_text())["best_value"] == best.value
+    assert (
+        yaml.safe_load((begun.folder / "optimization_results.yaml").read_text())["best_value"]
+        == best.value
+    )
     args = ["--config-dir", str(begun.folder), "--config-name", "best", "hydra.run.dir=best"]
     done = nntrain_run(*args, cwd=begun.cwd, PYTHONPATH=str(REPOSITORY))
     assert done.returncode == 0, done.stderr
     assert f"valid/loss:      {best.value:.6g}\n" in done.stdout
 
 
-def test_the_same_command_again_runs_nothing_and_more_trials_only_the_difference(begun: Swept) -> None:
+def test_the_same_command_again_runs_nothing_and_more_trials_only_the_difference(
+    begun: Swept,
+) -> None:
     first = begun.study.trials
     again = run_sweep(begun.cwd, *begun.args)
     assert again.code == 0, again.errors
@@ -201,9 +234,18 @@ def test_the_same_command_again_runs_nothing_and_more_trials_only_the_difference
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 3
 
 
-def test_an_interrupted_study_is_killed_and_finished_by_the_same_command(tmp_path: Path, empty_store: Path) -> None:
+def test_an_interrupted_study_is_killed_and_finished_by_the_same_command(
+    tmp_path: Path, empty_store: Path
+) -> None:
     shutil.copy(empty_store, tmp_path / "mlflow.db")
-    args = ["-m", *small(25, n_epoch=2, batch_ms=40), *RANDOM, *BOTH, "hydra.sweeper.study_name=stopped", SPACE]
+    args = [
+        "-m",
+        *small(25, n_epoch=2, batch_ms=40),
+        *RANDOM,
+        *BOTH,
+        "hydra.sweeper.study_name=stopped",
+        SPACE,
+    ]
     args.append("hydra.sweeper.n_trials=2")
     with TrainingRun(tmp_path, args) as run:
         run.wait_for_batches(55)  # five of the second trial
@@ -213,7 +255,11 @@ def test_an_interrupted_study_is_killed_and_finished_by_the_same_command(tmp_pat
 
     def of_study() -> tuple[str, str, int | None]:
         found, uid = parent(tmp_path)
-        return found.info.status, found.data.tags["nntrain.outcome"], read_offline(tmp_path, uid).exit_code
+        return (
+            found.info.status,
+            found.data.tags["nntrain.outcome"],
+            read_offline(tmp_path, uid).exit_code,
+        )
 
     assert of_study() == ("KILLED", "interrupted", 130)
     wait_until(lambda: processes_in(tmp_path) == [], "the end of all processes")
@@ -221,18 +267,38 @@ def test_an_interrupted_study_is_killed_and_finished_by_the_same_command(tmp_pat
         assert again.wait() == 0, again.output
     assert of_study() == ("FINISHED", "completed", 0)
     study, _ = parent(tmp_path)
-    trials = [run for run in stored(tmp_path).values() if run.data.tags.get("mlflow.parentRunId") == study.info.run_id]
+    trials = [
+        run
+        for run in stored(tmp_path).values()
+        if run.data.tags.get("mlflow.parentRunId") == study.info.run_id
+    ]
     statuses = {run.data.tags["nntrain.trial"]: run.info.status for run in trials}
     assert statuses == {"0": "FINISHED", "1": "KILLED", "2": "FINISHED"}
     client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     table = Path(client.download_artifacts(study.info.run_id, "trials.csv", str(tmp_path)))
-    assert [line.split(",")[1] for line in table.read_text().splitlines()] == ["state", "COMPLETE", "FAIL", "COMPLETE"]
+    assert [line.split(",")[1] for line in table.read_text().splitlines()] == [
+        "state",
+        "COMPLETE",
+        "FAIL",
+        "COMPLETE",
+    ]
 
 
-def test_a_killed_worker_costs_a_try_of_its_trial_and_no_run_goes_on_for_ever(tmp_path: Path, empty_store: Path) -> None:
+def test_a_killed_worker_costs_a_try_of_its_trial_and_no_run_goes_on_for_ever(
+    tmp_path: Path, empty_store: Path
+) -> None:
     shutil.copy(empty_store, tmp_path / "mlflow.db")
-    args = ["-m", *small(20, n_epoch=2, batch_ms=40), *RANDOM, SPACE, f"hydra.sweeper.study_name={STUDY}"]
-    args += ["objective=valid/loss", "hydra.sweeper.pruning_metric=valid/accuracy"]  # so that each trial is in two studies
+    args = [
+        "-m",
+        *small(20, n_epoch=2, batch_ms=40),
+        *RANDOM,
+        SPACE,
+        f"hydra.sweeper.study_name={STUDY}",
+    ]
+    args += [
+        "objective=valid/loss",
+        "hydra.sweeper.pruning_metric=valid/accuracy",
+    ]  # so that each trial is in two studies
     args += ["hydra.sweeper.n_trials=4", "hydra.sweeper.n_jobs=2"]
     with TrainingRun(tmp_path, args) as run:
         run.wait_for_batches(1)
@@ -243,12 +309,17 @@ def test_a_killed_worker_costs_a_try_of_its_trial_and_no_run_goes_on_for_ever(tm
     study = swept.study
     trials = study.trials
     (dead,) = (trial for trial in trials if trial.state is TrialState.FAIL)
-    (again,) = (trial for trial in trials if trial.user_attrs.get("nntrain.retry_of") == dead.number)
+    (again,) = (
+        trial for trial in trials if trial.user_attrs.get("nntrain.retry_of") == dead.number
+    )
     assert again.params == dead.params
     assert sorted(trial.state.name for trial in trials) == ["COMPLETE"] * 4 + ["FAIL"]
     reports = optuna.load_study(study_name=STUDY + SHADOW, storage=study._storage)
     assert sorted(trial.state.name for trial in reports.trials) == ["COMPLETE"] * 4 + ["FAIL"]
-    outcomes = {trial.user_attrs["nntrain.run"]: "KILLED" if trial == dead else "FINISHED" for trial in trials}
+    outcomes = {
+        trial.user_attrs["nntrain.run"]: "KILLED" if trial == dead else "FINISHED"
+        for trial in trials
+    }
     outcomes |= {study.user_attrs["nntrain.run"]: "FINISHED"}
     assert {uid: one.info.status for uid, one in stored(tmp_path).items()} == outcomes
     wait_until(lambda: processes_in(tmp_path) == [], "the end of all processes")
@@ -256,12 +327,18 @@ def test_a_killed_worker_costs_a_try_of_its_trial_and_no_run_goes_on_for_ever(tm
 
 def trains(study: optuna.Study) -> list[FrozenTrial]:
     """The trials that run and have a run in the tracker."""
-    return [trial for trial in study.get_trials(states=(TrialState.RUNNING,)) if "nntrain.run" in trial.user_attrs]
+    return [
+        trial
+        for trial in study.get_trials(states=(TrialState.RUNNING,))
+        if "nntrain.run" in trial.user_attrs
+    ]
 
 
 def parent(cwd: Path) -> tuple[Run, str]:
     """The run of the one study, and its name for machines."""
-    ((uid, run),) = [(uid, run) for uid, run in stored(cwd).items() if "nntrain.trial" not in run.data.tags]
+    ((uid, run),) = [
+        (uid, run) for uid, run in stored(cwd).items() if "nntrain.trial" not in run.data.tags
+    ]
     return run, uid
 
 
@@ -271,7 +348,9 @@ def test_a_changed_space_is_an_error_that_says_what_changed(begun: Swept) -> Non
     changed = run_sweep(begun.cwd, *args)
     assert changed.code == 1
     assert changed.errors.count("\n") == 1
-    assert "lr was float from 0.001 to 0.1, log and is float from 0.001 to 0.01, log" in changed.errors
+    assert (
+        "lr was float from 0.001 to 0.1, log and is float from 0.001 to 0.01, log" in changed.errors
+    )
     assert (list(tree(begun.folder)), begun.study.trials) == (before, trials)
 
 
@@ -279,7 +358,12 @@ def test_a_changed_space_is_an_error_that_says_what_changed(begun: Swept) -> Non
 
 CHROMEDRIVER = shutil.which("chromedriver")
 
-FIGURES = ["Optimization History Plot", "Intermediate Values Plot", "Hyperparameter Importances", "Parallel Coordinate Plot"]
+FIGURES = [
+    "Optimization History Plot",
+    "Intermediate Values Plot",
+    "Hyperparameter Importances",
+    "Parallel Coordinate Plot",
+]
 
 DRAWN = """
 return [...document.querySelectorAll('.js-plotly-plot')].map(plot => plot.layout.title.text)
@@ -289,9 +373,12 @@ return [...document.querySelectorAll('.js-plotly-plot')].map(plot => plot.layout
 
 @pytest.mark.browser
 @pytest.mark.skipif(
-    CHROMEDRIVER is None and not os.environ.get("CI"), reason="needs Chromium: apt install chromium chromium-driver"
+    CHROMEDRIVER is None and not os.environ.get("CI"),
+    reason="needs Chromium: apt install chromium chromium-driver",
 )
-@pytest.mark.filterwarnings("ignore::ResourceWarning")  # the driver's sockets are closed by its process
+@pytest.mark.filterwarnings(
+    "ignore::ResourceWarning"
+)  # the driver's sockets are closed by its process
 def test_the_report_is_drawn_without_a_network(begun: Swept) -> None:
     options = webdriver.ChromeOptions()
     for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
@@ -301,7 +388,12 @@ def test_the_report_is_drawn_without_a_network(begun: Swept) -> None:
         driver.get((begun.folder / "report.html").as_uri())
         wait_until(lambda: driver.execute_script(DRAWN) == FIGURES, "all figures")
         assert STUDY in driver.execute_script("return document.body.innerText")
-        assert driver.execute_script("return performance.getEntriesByType('resource').map(entry => entry.name)") == []
+        assert (
+            driver.execute_script(
+                "return performance.getEntriesByType('resource').map(entry => entry.name)"
+            )
+            == []
+        )
         assert driver.get_log("browser") == []
     finally:
         driver.quit()
@@ -311,18 +403,30 @@ def test_the_report_is_drawn_without_a_network(begun: Swept) -> None:
 
 
 CASES = {
-    "unknown sampler": (["hydra/sweeper/sampler=nosuch", SPACE], ["sampler=nosuch", "gp, grid", "tpe"]),
-    "a misspelt key": (["lrr=interval(1e-3,1e-1)"], ["lrr is no key of the configuration: did you mean lr?"]),
+    "unknown sampler": (
+        ["hydra/sweeper/sampler=nosuch", SPACE],
+        ["sampler=nosuch", "gp, grid", "tpe"],
+    ),
+    "a misspelt key": (
+        ["lrr=interval(1e-3,1e-1)"],
+        ["lrr is no key of the configuration: did you mean lr?"],
+    ),
     "an objective that is not recorded": (
         ["objective=valid/acc", SPACE],
         ["objective=valid/acc is not going to be recorded", "valid/loss, valid/accuracy"],
     ),
-    "no trials": (["hydra.sweeper.n_trials=0", SPACE], ["hydra.sweeper.n_trials=0 must be at least 1"]),
+    "no trials": (
+        ["hydra.sweeper.n_trials=0", SPACE],
+        ["hydra.sweeper.n_trials=0 must be at least 1"],
+    ),
     "a storage that does not answer": (
         ["hydra.sweeper.storage=postgresql+psycopg2://u:hidden@127.0.0.1:9/x", SPACE],
         ["storage=postgresql+psycopg2://u:***@127.0.0.1:9/x cannot be reached", "refused"],
     ),
-    "a wrong tracker": (["tracker.finish_timeout_s=-1", SPACE], ["tracker.finish_timeout_s=-1 is no time to wait"]),
+    "a wrong tracker": (
+        ["tracker.finish_timeout_s=-1", SPACE],
+        ["tracker.finish_timeout_s=-1 is no time to wait"],
+    ),
     "an untrusted callback": (
         ["hydra.sweeper.callbacks.tracker._target_=os.system", SPACE],
         ["hydra.sweeper.callbacks.tracker._target_=os.system is not trusted"],
@@ -331,7 +435,9 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_bad_input_is_told_in_one_sentence_and_writes_nothing(name: str, tmp_path: Path, logs: Path) -> None:
+def test_bad_input_is_told_in_one_sentence_and_writes_nothing(
+    name: str, tmp_path: Path, logs: Path
+) -> None:
     args, parts = CASES[name]
     done = warm_nntrain_run("-m", *args, cwd=tmp_path, logs=logs)
     assert done.returncode == 1, done.stdout + done.stderr

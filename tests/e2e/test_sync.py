@@ -11,11 +11,11 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from nntrain import sync
-from nntrain.integrations.delivery import delivery_lock
-from nntrain.integrations.journal import JOURNAL, read_journal
+from nntrain.app import sync
+from nntrain.integrations.journal.records import JOURNAL, read_journal
+from nntrain.integrations.journal.writer import JournalWriter
 from nntrain.integrations.mlflow import CLIENT_SETTINGS, MLflowTracker
-from nntrain.integrations.writer import JournalWriter
+from nntrain.integrations.shipping.delivery import delivery_lock
 from tests.common.cli import nntrain_run, tree
 from tests.common.journals import END, START, append, batches, losses, start
 from tests.common.mlflow_store import only_run
@@ -41,7 +41,9 @@ def tracker(store_uri: str) -> MLflowTracker:
 def nntrain_sync(*args: str, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "nntrain.sync", *args]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(
+        command, cwd=cwd, env=env, capture_output=True, text=True, timeout=120, check=False
+    )
 
 
 def points(client: MlflowClient, run: Run, key: str = "batch/loss") -> list[tuple[int, float]]:
@@ -52,10 +54,15 @@ def status(folder: Path) -> str:
     return str(only_run(folder)[1].info.status)
 
 
-def test_it_lists_delivers_and_then_changes_nothing(tmp_path: Path, tracker: MLflowTracker, capsys: Capture) -> None:
+def test_it_lists_delivers_and_then_changes_nothing(
+    tmp_path: Path, tracker: MLflowTracker, capsys: Capture
+) -> None:
     journal = append(tmp_path / "outputs/a", [start(tracker), *batches(1, 12), END])
     assert sync.main(["--list", "outputs"]) == 1
-    assert capsys.readouterr().out == f"mlflow lacks 12 rows of metrics of {journal.relative_to(tmp_path)}.\n"
+    assert (
+        capsys.readouterr().out
+        == f"mlflow lacks 12 rows of metrics of {journal.relative_to(tmp_path)}.\n"
+    )
     assert MlflowClient(tracker.uri).search_runs([str(i) for i in range(3)]) == []
     assert sync.main(["outputs"]) == 0
     out = capsys.readouterr().out.splitlines()
@@ -65,14 +72,22 @@ def test_it_lists_delivers_and_then_changes_nothing(tmp_path: Path, tracker: MLf
     assert points(client, run) == losses(1, 12)
     assert (run.info.status, run.info.end_time) == ("FINISHED", 9_000_000)
     before = tree(tmp_path)
-    for args in (["outputs"], ["--list", "outputs"], [], [str(journal)], ["outputs", "outputs/a", "."]):
+    for args in (
+        ["outputs"],
+        ["--list", "outputs"],
+        [],
+        [str(journal)],
+        ["outputs", "outputs/a", "."],
+    ):
         assert sync.main(args) == 0
         folders = ", ".join(repr(name) for name in args if name != "--list") or "'.'"
         assert capsys.readouterr() == (f"Nothing is undelivered under {folders}.\n", "")
     assert tree(tmp_path) == before
 
 
-def test_a_run_recorded_offline_goes_to_a_server_from_a_copy_of_journal_and_files(tmp_path: Path) -> None:
+def test_a_run_recorded_offline_goes_to_a_server_from_a_copy_of_journal_and_files(
+    tmp_path: Path,
+) -> None:
     done = nntrain_run("tracker.offline=true", "n_epoch=1", "hydra.run.dir=run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "mlflow.db").exists()
@@ -81,7 +96,15 @@ def test_a_run_recorded_offline_goes_to_a_server_from_a_copy_of_journal_and_file
     shutil.copy(tmp_path / "run" / JOURNAL, elsewhere)
     shutil.copytree(tmp_path / "run" / "files", elsewhere / "files")
     with MlflowServer(tmp_path / "server") as server:
-        command = ["--to", "mlflow", "--set", f"tracking_uri={server.uri}", "experiment_name=synced", "--", "elsewhere"]
+        command = [
+            "--to",
+            "mlflow",
+            "--set",
+            f"tracking_uri={server.uri}",
+            "experiment_name=synced",
+            "--",
+            "elsewhere",
+        ]
         done = nntrain_sync(*command, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         client = MlflowClient(server.uri)
@@ -100,7 +123,9 @@ def test_a_run_recorded_offline_goes_to_a_server_from_a_copy_of_journal_and_file
         assert len(points(client, run)) == n_point
 
 
-def test_another_store_is_another_delivery(tmp_path: Path, tracker: MLflowTracker, capsys: Capture) -> None:
+def test_another_store_is_another_delivery(
+    tmp_path: Path, tracker: MLflowTracker, capsys: Capture
+) -> None:
     append(tmp_path / "run", [start(tracker), *batches(1, 4), END])
     assert sync.main(["run"]) == 0
     for name in ("b", "c"):
@@ -152,7 +177,9 @@ def test_a_run_whose_process_died_is_closed(tmp_path: Path, tracker: MLflowTrack
     client, run = only_run(tmp_path)
     assert run.info.status == "KILLED"
     assert run.data.tags["nntrain.outcome"] == "interrupted"
-    assert run.data.tags["nntrain.message"].startswith("the process ended without a word after batch 4")
+    assert run.data.tags["nntrain.message"].startswith(
+        "the process ended without a word after batch 4"
+    )
     assert points(client, run) == losses(1, 4)
 
 
@@ -163,7 +190,10 @@ def test_a_run_that_goes_on_is_delivered_as_far_as_it_is_and_left_open(
         writer.write(start(tracker), *batches(1, 4))
         assert writer.wait()
         assert sync.main(["--list", "run"]) == 1
-        assert capsys.readouterr().out == "mlflow lacks 4 rows of metrics of run/journal.jsonl, and the run goes on.\n"
+        assert (
+            capsys.readouterr().out
+            == "mlflow lacks 4 rows of metrics of run/journal.jsonl, and the run goes on.\n"
+        )
         assert sync.main(["run"]) == 0
         assert (points(*only_run(tmp_path)), status(tmp_path)) == (losses(1, 4), "RUNNING")
         assert read_journal("run").end is None
@@ -196,8 +226,12 @@ def test_a_torn_line_of_a_killed_process_is_cut_off(tmp_path: Path, tracker: MLf
     assert read_journal("run").damaged == {}
 
 
-def test_a_journal_that_goes_on_elsewhere_is_passed_over(tmp_path: Path, tracker: MLflowTracker) -> None:
-    append(tmp_path / "run", [start(tracker), *batches(1, 4), {"kind": "continued", "by": "elsewhere"}])
+def test_a_journal_that_goes_on_elsewhere_is_passed_over(
+    tmp_path: Path, tracker: MLflowTracker
+) -> None:
+    append(
+        tmp_path / "run", [start(tracker), *batches(1, 4), {"kind": "continued", "by": "elsewhere"}]
+    )
     for args in (["run"], ["--list", "run"]):
         assert sync.main(args) == 0
     assert MlflowClient(tracker.uri).search_runs([str(i) for i in range(3)]) == []
@@ -213,11 +247,15 @@ def test_a_dead_server_costs_the_time_that_was_given_and_the_next_journal_is_del
     said = capsys.readouterr()
     assert "b/journal.jsonl: delivered." in said.out
     (line,) = said.err.splitlines()
-    assert line.startswith("mlflow lacks 4 rows of metrics of a/journal.jsonl, for it takes nothing (")
+    assert line.startswith(
+        "mlflow lacks 4 rows of metrics of a/journal.jsonl, for it takes nothing ("
+    )
     assert line.endswith("): mend that, or deliver to another with --to and --set.")
 
 
-def test_a_journal_that_is_being_delivered_is_left_alone(tmp_path: Path, tracker: MLflowTracker, capsys: Capture) -> None:
+def test_a_journal_that_is_being_delivered_is_left_alone(
+    tmp_path: Path, tracker: MLflowTracker, capsys: Capture
+) -> None:
     journal = append(tmp_path / "run", [start(tracker), *batches(1, 4), END])
     with delivery_lock(journal):
         assert sync.main(["run"]) == 1
@@ -226,7 +264,10 @@ def test_a_journal_that_is_being_delivered_is_left_alone(tmp_path: Path, tracker
 
 
 MISTAKES = {
-    "missing": (["nowhere"], "nowhere does not exist: give the folder of a run, or one that holds such folders."),
+    "missing": (
+        ["nowhere"],
+        "nowhere does not exist: give the folder of a run, or one that holds such folders.",
+    ),
     "no setting": (
         ["run", "--to", "mlflow", "--set", "tracking_uri"],
         "--set tracking_uri is no setting: give KEY=VALUE, such as tracking_uri=http://127.0.0.1:5000.",
@@ -235,11 +276,26 @@ MISTAKES = {
         ["run", "--to", "mlflow", "--set", "uri=x"],
         "--set uri: mlflow has no such setting; choose from ",
     ),
-    "set without to": (["run", "--set", "tracking_uri=x"], "--set needs --to: name the tracker that the settings are of."),
-    "newer": (["newer"], "newer/journal.jsonl is of version 2, this nntrain reads up to 1: update nntrain."),
-    "empty": (["empty"], "empty/journal.jsonl does not say which run it is of: expected a journal that nntrain wrote."),
-    "untrusted": (["untrusted"], "subprocess.Popen is not trusted: if it is a tracker of yours, add --trust subprocess."),
-    "function": (["function"], "tracker._target_=nntrain.integrations.resume.link_or_copy is no dataclass, as every tracker "),
+    "set without to": (
+        ["run", "--set", "tracking_uri=x"],
+        "--set needs --to: name the tracker that the settings are of.",
+    ),
+    "newer": (
+        ["newer"],
+        "newer/journal.jsonl is of version 2, this nntrain reads up to 1: update nntrain.",
+    ),
+    "empty": (
+        ["empty"],
+        "empty/journal.jsonl does not say which run it is of: expected a journal that nntrain wrote.",
+    ),
+    "untrusted": (
+        ["untrusted"],
+        "subprocess.Popen is not trusted: if it is a tracker of yours, add --trust subprocess.",
+    ),
+    "function": (
+        ["function"],
+        "tracker._target_=nntrain.integrations.shipping.continuation.link_or_copy is no dataclass, as every tracker ",
+    ),
 }
 
 
@@ -248,8 +304,15 @@ def test_a_mistake_is_one_sentence(tmp_path: Path, capsys: Capture, mistake: str
     append(tmp_path / "run", [START, END])
     append(tmp_path / "newer", [{**START, "version": 2}])
     append(tmp_path / "empty", [])
-    append(tmp_path / "untrusted", [{**START, "trackers": {"a": {"_target_": "subprocess.Popen", "args": "touch harm"}}}])
-    copy = {"_target_": "nntrain.integrations.resume.link_or_copy", "source": "run/journal.jsonl", "target": "harm"}
+    append(
+        tmp_path / "untrusted",
+        [{**START, "trackers": {"a": {"_target_": "subprocess.Popen", "args": "touch harm"}}}],
+    )
+    copy = {
+        "_target_": "nntrain.integrations.shipping.continuation.link_or_copy",
+        "source": "run/journal.jsonl",
+        "target": "harm",
+    }
     append(tmp_path / "function", [{**START, "trackers": {"a": copy}}])
     args, expected = MISTAKES[mistake]
     assert sync.main(args) == 1
@@ -261,7 +324,9 @@ def test_a_mistake_is_one_sentence(tmp_path: Path, capsys: Capture, mistake: str
 
 
 @pytest.mark.parametrize("bad", ["newer", "empty", "untrusted"])
-def test_one_bad_journal_holds_up_no_other(tmp_path: Path, tracker: MLflowTracker, capsys: Capture, bad: str) -> None:
+def test_one_bad_journal_holds_up_no_other(
+    tmp_path: Path, tracker: MLflowTracker, capsys: Capture, bad: str
+) -> None:
     contents: dict[str, Sequence[dict[str, object]]] = {
         "newer": [{**START, "version": 2}],
         "empty": [],

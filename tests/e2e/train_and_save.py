@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from nntrain import Callback, Learner, accuracy
 from nntrain.callbacks import EMA, Checkpoint, GradientAccumulation, StopOnSignal
-from nntrain.rng import seed_everything
+from nntrain.core.rng import seed_everything
 from nntrain.schedule import OneCycle
 from tests.common.runs import outcome
 from tests.common.toys import Lists

@@ -13,10 +13,10 @@ import torch
 from torch.utils.data import TensorDataset
 
 from nntrain import Callback, CancelFitException, Learner, StopReason
-from nntrain.callback import Purpose
+from nntrain.core.callback import Purpose
 from nntrain.data import DataLoaders
-from nntrain.integrations.base import MetricRow
 from nntrain.integrations.mlflow import MLflowTracker
+from nntrain.integrations.tracker import MetricRow
 from nntrain.sweeps import current_trial
 
 

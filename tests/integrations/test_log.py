@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from nntrain import Callback, Learner
-from nntrain.events import StopReason
-from nntrain.integrations.adapter import TrackerCallback
-from nntrain.integrations.base import ModelFile
-from nntrain.integrations.journal import RunRecord, read_journal
-from nntrain.integrations.launch import InProcess, Offline
+from nntrain.integrations.callback import TrackerCallback
+from nntrain.integrations.journal.records import RunRecord, read_journal
 from nntrain.integrations.memory import MemoryTracker
+from nntrain.integrations.shipping.client import InProcess, Offline
+from nntrain.integrations.tracker import ModelFile
+from nntrain.result import StopReason
 from tests.common.toys import toy_learner
 
 
@@ -79,9 +79,9 @@ def test_figures_tables_and_files_are_kept_as_they_are_now(tmp_path: Path) -> No
     artifacts = [found for found in record.files if found.kind == "artifact"]
     assert [found.path.read_text() for found in artifacts] == [str(i) for i in range(1, n + 1)]
     assert {found.name for found in artifacts} == {"reports/a.txt"}
-    assert {(found.name, found.path.read_bytes()) for found in record.files if found.kind == "figure"} == {
-        ("plots/a.png", b"an image")
-    }
+    assert {
+        (found.name, found.path.read_bytes()) for found in record.files if found.kind == "figure"
+    } == {("plots/a.png", b"an image")}
     assert [table.rows for table in record.tables] == [[[i, "x"]] for i in range(1, n + 1)]
     assert len({found.path for found in record.files}) == 2 * n
 
@@ -91,7 +91,11 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
     """A real file system with room for a small journal only."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], capture_output=True, check=False)
+    mount = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder],
+        capture_output=True,
+        check=False,
+    )
     if mount.returncode:
         pytest.skip("needs the right to mount a file system")
     yield folder
@@ -111,18 +115,24 @@ def test_files_for_which_there_is_no_room_end_no_training(
     learn, record = fit(full_disk / "run", log, models=[ModelFile(large, "best.pt")], logs=[large])
     assert learn.result.reason is StopReason.COMPLETED
     assert learn.tracker.refused == {"large.bin": learn.train_iter, "a.png": learn.train_iter}
-    messages = [record.getMessage() for record in caplog.records if "No space left" in record.getMessage()]
+    messages = [
+        record.getMessage() for record in caplog.records if "No space left" in record.getMessage()
+    ]
     assert len(messages) == 4
     assert record.files == []
 
 
-def test_what_is_logged_after_the_fit_is_not_recorded_and_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_logged_after_the_fit_is_not_recorded_and_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     learn, before = fit(tmp_path / "run", lambda learn: None)
     for _ in range(2):
         learn.tracker.log_metrics({"a": 1.0})
     assert list(read_journal(tmp_path / "run").metrics) == list(before.metrics)
     messages = [record.getMessage() for record in caplog.records]
-    assert messages == ["What is logged now is not recorded, for the fit has ended: log in after_fit or before."]
+    assert messages == [
+        "What is logged now is not recorded, for the fit has ended: log in after_fit or before."
+    ]
 
 
 def test_fits_of_one_learner_are_one_run_and_a_resumed_one_goes_on_with_it(tmp_path: Path) -> None:
@@ -142,4 +152,6 @@ def test_fits_of_one_learner_are_one_run_and_a_resumed_one_goes_on_with_it(tmp_p
     assert len(tracker.runs) == 1
     steps = [step for step, _ in tracker.series("batch/loss")]
     assert sorted(steps) == list(range(1, n + 1))
-    assert read_journal(tmp_path / "first").continued_by == str(tmp_path / "second" / "journal.jsonl")
+    assert read_journal(tmp_path / "first").continued_by == str(
+        tmp_path / "second" / "journal.jsonl"
+    )

@@ -2,22 +2,35 @@
 
 import pytest
 
-from nntrain.events import StopReason
-from nntrain.integrations.base import MetricRow, RunEnd, RunInfo
 from nntrain.integrations.memory import MemoryTracker
+from nntrain.integrations.tracker import MetricRow, RunEnd, RunInfo
+from nntrain.result import StopReason
 
 INF = float("inf")
 
 
 def started(uid: str = "a" * 16) -> MemoryTracker:
     tracker = MemoryTracker()
-    tracker.start(RunInfo(uid=uid, name="first", params={"lr": 0.1}, tags={"team": "a"}, texts={"config.yaml": "lr: 0.1"}))
+    tracker.start(
+        RunInfo(
+            uid=uid,
+            name="first",
+            params={"lr": 0.1},
+            tags={"team": "a"},
+            texts={"config.yaml": "lr: 0.1"},
+        )
+    )
     return tracker
 
 
 def test_what_the_run_began_with_is_there() -> None:
     run = started().run
-    assert (run.id, run.info.name, run.params, run.tags) == ("a" * 16, "first", {"lr": 0.1}, {"team": "a"})
+    assert (run.id, run.info.name, run.params, run.tags) == (
+        "a" * 16,
+        "first",
+        {"lr": 0.1},
+        {"team": "a"},
+    )
     assert run.texts == {"config.yaml": "lr: 0.1"}
     assert run.end is None
 
@@ -36,7 +49,11 @@ def test_a_value_that_comes_twice_is_kept_once(value: float) -> None:
     tracker = started()
     tracker.metrics([MetricRow(1, 1, {"loss": value})])
     tracker.metrics([MetricRow(1, 1, {"loss": value, "lr": 0.1}), MetricRow(2, 1, {"loss": value})])
-    assert [dict.fromkeys(row.values) for row in tracker.run.rows] == [{"loss": None}, {"lr": None}, {"loss": None}]
+    assert [dict.fromkeys(row.values) for row in tracker.run.rows] == [
+        {"loss": None},
+        {"lr": None},
+        {"loss": None},
+    ]
 
 
 def test_a_run_that_goes_on_has_not_ended() -> None:

@@ -21,16 +21,24 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from nntrain.config.errors import ConfigError
-from nntrain.events import StopReason
-from nntrain.integrations.base import MetricRow, ModelFile, Refused, RunEnd, RunInfo, Table
-from nntrain.integrations.mlflow import CLIENT_SETTINGS, DRIFT_TAG, RUN_TAG, MLflowTracker, _refusals
+from nntrain.integrations.mlflow import (
+    CLIENT_SETTINGS,
+    DRIFT_TAG,
+    RUN_TAG,
+    MLflowTracker,
+    _refusals,
+)
+from nntrain.integrations.tracker import MetricRow, ModelFile, Refused, RunEnd, RunInfo, Table
 from nntrain.models import mlp
+from nntrain.result import StopReason
 
 UID = "0123456789abcdef"
 MLP = {"_target_": "nntrain.models.mlp", "n_in": 4, "hidden": 3, "n_out": 2}
 
 
-def started(store_uri: str, run: RunInfo | None = None, **settings: Any) -> tuple[MLflowTracker, MlflowClient]:
+def started(
+    store_uri: str, run: RunInfo | None = None, **settings: Any
+) -> tuple[MLflowTracker, MlflowClient]:
     """A tracker whose run has begun, and a client to look at it."""
     tracker = MLflowTracker(store_uri, **settings)
     tracker.start(run or RunInfo(uid=UID))
@@ -56,10 +64,15 @@ def test_the_module_is_imported_without_mlflow_or_torch() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_the_environment_names_the_store_and_the_experiment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_names_the_store_and_the_experiment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://from.the.environment:5000")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "from the environment")
-    assert (MLflowTracker().uri, MLflowTracker().experiment) == ("http://from.the.environment:5000", "from the environment")
+    assert (MLflowTracker().uri, MLflowTracker().experiment) == (
+        "http://from.the.environment:5000",
+        "from the environment",
+    )
     given = MLflowTracker("http://host", "mine")
     assert (given.uri, given.experiment) == ("http://host", "mine")
 
@@ -68,9 +81,13 @@ def test_settled_settings_mean_the_same_in_another_folder_and_environment(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "theirs")
-    settled = MLflowTracker(run_name="one", tags={"a": "b"}, parent_run_id="p", log_model=True).settled()
+    settled = MLflowTracker(
+        run_name="one", tags={"a": "b"}, parent_run_id="p", log_model=True
+    ).settled()
     monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME")
-    assert settled == MLflowTracker(f"sqlite:///{tmp_path}/mlflow.db", "theirs", "one", {"a": "b"}, "p", log_model=True)
+    assert settled == MLflowTracker(
+        f"sqlite:///{tmp_path}/mlflow.db", "theirs", "one", {"a": "b"}, "p", log_model=True
+    )
     assert settled.settled() == settled
 
 
@@ -90,9 +107,14 @@ def test_only_the_path_of_an_sqlite_file_is_settled(uri: str, settled: str) -> N
     assert MLflowTracker(uri).settled().tracking_uri == settled.format(cwd=Path.cwd())
 
 
-@pytest.mark.parametrize("uri", ["foo://somewhere", "./mlruns", "file:///tmp/mlruns", "mlruns", "localhost:5000", "http://"])
+@pytest.mark.parametrize(
+    "uri",
+    ["foo://somewhere", "./mlruns", "file:///tmp/mlruns", "mlruns", "localhost:5000", "http://"],
+)
 @pytest.mark.parametrize("key", ["tracker.mlflow.tracking_uri", "MLFLOW_TRACKING_URI"])
-def test_a_uri_that_is_none_is_told_in_one_sentence(monkeypatch: pytest.MonkeyPatch, uri: str, key: str) -> None:
+def test_a_uri_that_is_none_is_told_in_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, uri: str, key: str
+) -> None:
     is_given = key.startswith("tracker")
     if not is_given:
         monkeypatch.setenv(key, uri)
@@ -123,11 +145,22 @@ def test_the_clients_settings_are_those_that_mlflow_knows() -> None:
 
 
 def test_the_run_is_as_the_settings_say(store_uri: str) -> None:
-    run = RunInfo(uid=UID, name="not this", tags={"a": "b"}, texts={"config.yaml": "lr: 1\n"}, time_ms=123_456)
-    settings = {"experiment_name": "mine", "run_name": "this", "tags": {"team": "c"}, "parent_run_id": "f" * 32}
+    run = RunInfo(
+        uid=UID, name="not this", tags={"a": "b"}, texts={"config.yaml": "lr: 1\n"}, time_ms=123_456
+    )
+    settings = {
+        "experiment_name": "mine",
+        "run_name": "this",
+        "tags": {"team": "c"},
+        "parent_run_id": "f" * 32,
+    }
     tracker, client = started(store_uri, run, **settings)
     entity = client.get_run(tracker.run_id)
-    assert (entity.info.run_name, entity.info.status, entity.info.start_time) == ("this", "RUNNING", 123_456)
+    assert (entity.info.run_name, entity.info.status, entity.info.start_time) == (
+        "this",
+        "RUNNING",
+        123_456,
+    )
     assert client.get_experiment(entity.info.experiment_id).name == "mine"
     expected = {"a": "b", "team": "c", "mlflow.parentRunId": "f" * 32, RUN_TAG: UID}
     assert expected.items() <= entity.data.tags.items()
@@ -150,7 +183,10 @@ def test_runs_without_a_name_get_different_ones_whatever_the_seed(store_uri: str
 def test_runs_that_start_together_on_a_new_database_share_the_experiment(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path}/new folder/mlflow.db"
     trackers = [MLflowTracker(uri) for _ in range(4)]
-    threads = [threading.Thread(target=tracker.start, args=(RunInfo(uid=f"{i:016x}"),)) for i, tracker in enumerate(trackers)]
+    threads = [
+        threading.Thread(target=tracker.start, args=(RunInfo(uid=f"{i:016x}"),))
+        for i, tracker in enumerate(trackers)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -191,7 +227,9 @@ def test_a_deleted_experiment_is_told(store_uri: str) -> None:
         MLflowTracker(store_uri).start(RunInfo(uid=UID))
 
 
-def test_an_experiment_that_another_process_made_meanwhile_is_taken(store_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_experiment_that_another_process_made_meanwhile_is_taken(
+    store_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     find = MlflowClient.get_experiment_by_name
 
     def too_early(client: MlflowClient, name: str) -> Any:
@@ -216,10 +254,15 @@ def test_a_run_that_goes_on_is_running(store_uri: str) -> None:
     [
         ("sqlite:///mlflow.db", "mlflow ui\n"),
         ("sqlite:///{folder}/mlflow.db", "mlflow ui\n"),
-        ("sqlite:///{folder}/other.db", "mlflow ui --backend-store-uri sqlite:///{folder}/other.db\n"),
+        (
+            "sqlite:///{folder}/other.db",
+            "mlflow ui --backend-store-uri sqlite:///{folder}/other.db\n",
+        ),
     ],
 )
-def test_it_says_how_to_look_at_the_run(store_uri: str, tmp_path: Path, uri: str, command: str) -> None:
+def test_it_says_how_to_look_at_the_run(
+    store_uri: str, tmp_path: Path, uri: str, command: str
+) -> None:
     (tmp_path / "other.db").write_bytes((tmp_path / "mlflow.db").read_bytes())
     tracker = MLflowTracker(uri.format(folder=tmp_path), run_name="mine")
     where = tracker.start(RunInfo(uid=UID)).where
@@ -229,7 +272,9 @@ def test_it_says_how_to_look_at_the_run(store_uri: str, tmp_path: Path, uri: str
 
 
 @pytest.mark.parametrize("path", ["no database.db", "."])
-def test_a_store_that_cannot_be_read_is_an_error_at_once_and_left_alone(tmp_path: Path, path: str) -> None:
+def test_a_store_that_cannot_be_read_is_an_error_at_once_and_left_alone(
+    tmp_path: Path, path: str
+) -> None:
     (tmp_path / "no database.db").write_text("not a database " * 100)
     with pytest.raises(Exception, match=r"not a database|unable to open"):
         MLflowTracker(f"sqlite:///{path}").start(RunInfo(uid=UID))
@@ -243,7 +288,10 @@ def test_a_long_value_ends_in_its_hash(store_uri: str) -> None:
     one, other = "x" * 7_000, "x" * 6_999 + "y"
     kept = params_of(store_uri, {"one": one, "other": other, "fits": "x" * 6_000})
     assert (len(kept["one"]), len(kept["other"])) == (6_000, 6_000)
-    assert kept["one"] == "x" * (6_000 - 23) + "... sha256:" + hashlib.sha256(one.encode()).hexdigest()[:12]
+    assert (
+        kept["one"]
+        == "x" * (6_000 - 23) + "... sha256:" + hashlib.sha256(one.encode()).hexdigest()[:12]
+    )
     assert kept["one"] != kept["other"]
     assert kept["fits"] == "x" * 6_000
 
@@ -255,8 +303,12 @@ def test_names_are_made_to_fit_and_none_merge(store_uri: str) -> None:
 
 
 def test_a_resume_with_other_params_keeps_the_first_and_names_them(store_uri: str) -> None:
-    tracker, client = started(store_uri, RunInfo(uid=UID, params={"lr": 0.1, "n_epoch": 2, "seed": 0}))
-    MLflowTracker(store_uri).start(RunInfo(uid=UID, params={"lr": 0.2, "n_epoch": 4, "seed": 0, "new": 1}), tracker.run_id)
+    tracker, client = started(
+        store_uri, RunInfo(uid=UID, params={"lr": 0.1, "n_epoch": 2, "seed": 0})
+    )
+    MLflowTracker(store_uri).start(
+        RunInfo(uid=UID, params={"lr": 0.2, "n_epoch": 4, "seed": 0, "new": 1}), tracker.run_id
+    )
     data = client.get_run(tracker.run_id).data
     assert data.params == {"lr": "0.1", "n_epoch": "2", "seed": "0", "new": "1"}
     assert data.tags[DRIFT_TAG] == "lr, n_epoch"
@@ -271,7 +323,9 @@ def test_a_table_is_one_of_mlflows_and_the_same_twice_is_one(store_uri: str) -> 
     for _ in range(2):
         tracker.table(table, 1)
     loaded = client.load_table("1", "pairs.json", [tracker.run_id])
-    assert "NaN" not in Path(client.download_artifacts(tracker.run_id, "pairs.json")).read_text()  # no browser reads that
+    assert (
+        "NaN" not in Path(client.download_artifacts(tracker.run_id, "pairs.json")).read_text()
+    )  # no browser reads that
     assert loaded["digit"].tolist() == [3, 8]
     assert loaded["share"].isna().tolist() == [False, True]
     tag = client.get_run(tracker.run_id).data.tags["mlflow.loggedArtifacts"]
@@ -279,7 +333,19 @@ def test_a_table_is_one_of_mlflows_and_the_same_twice_is_one(store_uri: str) -> 
 
 
 @pytest.mark.parametrize(
-    "name", ["../up.txt", "/absolute.txt", "a/../../up.txt", "nul\0.txt", "", ".", "a\\b", "n" * 300, "a#b", "a%2e"]
+    "name",
+    [
+        "../up.txt",
+        "/absolute.txt",
+        "a/../../up.txt",
+        "nul\0.txt",
+        "",
+        ".",
+        "a\\b",
+        "n" * 300,
+        "a#b",
+        "a%2e",
+    ],
 )
 def test_an_artifact_cannot_leave_the_run(store_uri: str, tmp_path: Path, name: str) -> None:
     (tmp_path / "file.txt").write_text("text")
@@ -325,7 +391,11 @@ def test_a_row_that_mlflow_never_takes_is_refused(store_uri: str, row: MetricRow
     [
         ("INVALID_PARAMETER_VALUE", "bad name", True),
         ("BAD_REQUEST", "bad request", True),
-        ("BAD_REQUEST", "QueuePool limit (Background on this error at: https://sqlalche.me/e/20/3o7r)", False),
+        (
+            "BAD_REQUEST",
+            "QueuePool limit (Background on this error at: https://sqlalche.me/e/20/3o7r)",
+            False,
+        ),
         ("TEMPORARILY_UNAVAILABLE", "database is locked", False),
         ("INTERNAL_ERROR", "API request failed", False),
         ("REQUEST_LIMIT_EXCEEDED", "429", False),
@@ -366,15 +436,22 @@ def weights(tmp_path: Path) -> Path:
     return tmp_path / "last.ckpt"
 
 
-def test_of_a_model_the_weights_are_kept_and_no_more_unless_asked_for(store_uri: str, weights: Path) -> None:
+def test_of_a_model_the_weights_are_kept_and_no_more_unless_asked_for(
+    store_uri: str, weights: Path
+) -> None:
     tracker, client = started(store_uri)
     tracker.model(ModelFile(weights, "model", ["best"], MLP))
-    assert Path(client.download_artifacts(tracker.run_id, "model.ckpt")).read_bytes() == weights.read_bytes()
+    assert (
+        Path(client.download_artifacts(tracker.run_id, "model.ckpt")).read_bytes()
+        == weights.read_bytes()
+    )
     assert client.search_logged_models(["1"]) == []
 
 
 @pytest.fixture
-def registered(store_uri: str, weights: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[MlflowClient, str]:
+def registered(
+    store_uri: str, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[MlflowClient, str]:
     """The store after the same model was sent twice."""
     monkeypatch.setenv("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     tracker, client = started(store_uri, registered_model_name="digits")
@@ -390,7 +467,9 @@ def test_a_model_is_registered_in_a_store_that_is_not_the_one_of_this_folder(
     monkeypatch.setenv("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     (tmp_path / "elsewhere").mkdir()
     shutil.copy(empty_store, tmp_path / "elsewhere" / "mlflow.db")
-    tracker, client = started(f"sqlite:///{tmp_path}/elsewhere/mlflow.db", registered_model_name="digits")
+    tracker, client = started(
+        f"sqlite:///{tmp_path}/elsewhere/mlflow.db", registered_model_name="digits"
+    )
     tracker.model(ModelFile(weights, "best.pt", ["best"], MLP))
     assert client.get_model_version_by_alias("digits", "best").run_id == tracker.run_id
     assert not (tmp_path / "mlflow.db").exists()
@@ -413,12 +492,18 @@ def test_a_registered_model_is_loaded_by_mlflow_alone(
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_the_same_model_twice_is_one_version_of_its_run(registered: tuple[MlflowClient, str]) -> None:
+def test_the_same_model_twice_is_one_version_of_its_run(
+    registered: tuple[MlflowClient, str],
+) -> None:
     client, run_id = registered
     (logged,) = client.search_logged_models(["1"])
     assert (logged.name, str(logged.status), logged.source_run_id) == ("best", "READY", run_id)
     (version,) = client.search_model_versions("name = 'digits'")
-    assert (version.version, version.run_id, version.source) == (1, run_id, f"models:/{logged.model_id}")
+    assert (version.version, version.run_id, version.source) == (
+        1,
+        run_id,
+        f"models:/{logged.model_id}",
+    )
     assert client.get_registered_model("digits").aliases == {"best": version.version}
     outputs = client.get_run(run_id).outputs.model_outputs
     assert [output.model_id for output in outputs] == [logged.model_id]

@@ -12,11 +12,19 @@ import torch
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from nntrain.events import StopReason
-from nntrain.integrations.base import MetricRow, ModelFile, RunEnd, RunInfo, Table
 from nntrain.integrations.mlflow import CLIENT_SETTINGS, MLflowTracker
+from nntrain.integrations.tracker import MetricRow, ModelFile, RunEnd, RunInfo, Table
 from nntrain.models import mlp
-from tests.common.servers import PASSWORD, POSTGRES_BIN, USER, Fault, FaultyServer, MlflowServer, postgresql
+from nntrain.result import StopReason
+from tests.common.servers import (
+    PASSWORD,
+    POSTGRES_BIN,
+    USER,
+    Fault,
+    FaultyServer,
+    MlflowServer,
+    postgresql,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -58,8 +66,14 @@ def assert_kept(uri: str, run_id: str, n_row: int = 1_200) -> None:
     client = MlflowClient(uri)
     run = client.get_run(run_id)
     assert (run.info.status, len(run.data.params)) == ("KILLED", 121)
-    assert [(p.step, p.value) for p in client.get_metric_history(run_id, "loss")] == [(i, i / 7) for i in range(n_row)]
-    assert sorted(file.path for file in client.list_artifacts(run_id)) == ["config.yaml", "pairs.json", "reports"]
+    assert [(p.step, p.value) for p in client.get_metric_history(run_id, "loss")] == [
+        (i, i / 7) for i in range(n_row)
+    ]
+    assert sorted(file.path for file in client.list_artifacts(run_id)) == [
+        "config.yaml",
+        "pairs.json",
+        "reports",
+    ]
     assert Path(client.download_artifacts(run_id, "reports/confusion é.csv")).read_text() == "a,b\n"
 
 
@@ -93,7 +107,10 @@ def test_a_server_registers_a_model_once(server: MlflowServer, tmp_path: Path) -
     assert (str(logged.status), version.source) == ("READY", f"models:/{logged.model_id}")
 
 
-@pytest.mark.skipif(POSTGRES_BIN is None and not os.environ.get("CI"), reason="needs PostgreSQL: apt install postgresql")
+@pytest.mark.skipif(
+    POSTGRES_BIN is None and not os.environ.get("CI"),
+    reason="needs PostgreSQL: apt install postgresql",
+)
 def test_postgresql_keeps_a_run_behind_a_server_and_without_one(tmp_path: Path) -> None:
     with postgresql() as store:
         with MlflowServer(tmp_path / "server", store) as server:
@@ -128,7 +145,9 @@ def test_a_login_in_the_uri_is_not_told(guarded: MlflowServer) -> None:
 
 
 @pytest.mark.parametrize("fault", [Fault.ERROR, Fault.TOO_MANY, Fault.HANG])
-def test_an_ill_server_is_an_error_within_the_time_and_none_once_it_is_well(server: MlflowServer, fault: Fault) -> None:
+def test_an_ill_server_is_an_error_within_the_time_and_none_once_it_is_well(
+    server: MlflowServer, fault: Fault
+) -> None:
     uid = f"{list(Fault).index(fault):016x}"
     with FaultyServer(server.uri) as faulty:
         tracker = MLflowTracker(faulty.uri)
@@ -180,7 +199,9 @@ def test_a_lost_reply_to_the_making_of_a_run_makes_no_second_one(server: MlflowS
         for every in range(1, 12):  # at each request of the start in turn
             faulty.fault, faulty.every, faulty.n_requests = Fault.LOST_REPLY, every, 0
             try:
-                MLflowTracker(faulty.uri).start(RunInfo(uid=uid, params={"lr": 0.1}, texts={"config.yaml": "lr: 0.1"}))
+                MLflowTracker(faulty.uri).start(
+                    RunInfo(uid=uid, params={"lr": 0.1}, texts={"config.yaml": "lr: 0.1"})
+                )
             except MlflowException:
                 continue
         assert faulty.n_faults > 3
@@ -215,7 +236,9 @@ def test_a_database_server_that_never_answers_is_an_error_within_the_time() -> N
     with socket.create_server(("127.0.0.1", 0)) as silent:
         began = time.monotonic()
         with pytest.raises(Exception, match="timeout expired"):
-            MLflowTracker(f"postgresql+psycopg2://ann@127.0.0.1:{silent.getsockname()[1]}/db").start(RunInfo(uid=UID))
+            MLflowTracker(
+                f"postgresql+psycopg2://ann@127.0.0.1:{silent.getsockname()[1]}/db"
+            ).start(RunInfo(uid=UID))
     assert time.monotonic() - began < LIMIT_S
 
 

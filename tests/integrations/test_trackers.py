@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from mlflow.tracking import MlflowClient
 
-from nntrain.events import StopReason
-from nntrain.integrations.base import MetricRow, Refused, RunEnd, RunInfo, Table, Tracker
 from nntrain.integrations.memory import MemoryTracker
 from nntrain.integrations.mlflow import MLflowTracker
-from nntrain.integrations.node import node_of, tracker_of
+from nntrain.integrations.shipping.spec import node_of, tracker_of
+from nntrain.integrations.tracker import MetricRow, Refused, RunEnd, RunInfo, Table, Tracker
 from nntrain.integrations.wandb import WandbTracker
+from nntrain.result import StopReason
 from tests.common.wandb_store import read_offline
 
 NAN, INF = float("nan"), float("inf")
@@ -26,8 +26,9 @@ LARGEST = float(np.finfo(np.float64).max)
 
 UID, OTHER_UID = "0123456789abcdef", "fedcba9876543210"
 END = RunEnd(StopReason.COMPLETED, time_ms=9_000)
-PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\x00\x01\x00\x00\x00\x01\x08\x00\x00\x00\x00:~\x9bU" + (
-    b"\x00\x00\x00\nIDATx\x9cc`\x00\x00\x00\x02\x00\x01H\xaf\xa4q\x00\x00\x00\x00IEND\xaeB`\x82"
+PNG = (
+    b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\x00\x01\x00\x00\x00\x01\x08\x00\x00\x00\x00:~\x9bU"
+    + (b"\x00\x00\x00\nIDATx\x9cc`\x00\x00\x00\x02\x00\x01H\xaf\xa4q\x00\x00\x00\x00IEND\xaeB`\x82")
 )
 
 
@@ -179,7 +180,11 @@ class InWandb:
         return (run.folder / "files" / path).read_bytes()
 
     def artifact(self, run_id: str, name: str) -> bytes:
-        contents = [entry for kept in read_offline(self.folder, run_id).artifacts for entry in kept.manifest.contents]
+        contents = [
+            entry
+            for kept in read_offline(self.folder, run_id).artifacts
+            for entry in kept.manifest.contents
+        ]
         (path,) = (entry.local_path for entry in contents if entry.path == name)
         return Path(path).read_bytes()
 
@@ -210,10 +215,16 @@ def store(request: pytest.FixtureRequest) -> Store:
 
 def again(store: Store) -> Tracker:
     """The tracker of another process with the same settings; a tracker in memory has no other."""
-    return store.tracker if isinstance(store.tracker, MemoryTracker) else tracker_of(node_of(store.tracker))
+    return (
+        store.tracker
+        if isinstance(store.tracker, MemoryTracker)
+        else tracker_of(node_of(store.tracker))
+    )
 
 
-def deliver(tracker: Tracker, rows: Sequence[MetricRow], run_id: str | None = None, uid: str = UID) -> str:
+def deliver(
+    tracker: Tracker, rows: Sequence[MetricRow], run_id: str | None = None, uid: str = UID
+) -> str:
     """Begins a run and hands over rows, less those that the tracker says it holds; returns the run's id."""
     started = tracker.start(RunInfo(uid=uid, name="a run", time_ms=1_000), run_id)
     tracker.metrics(rows[started.rows or 0 :])
@@ -224,7 +235,9 @@ def rows_of(values: Sequence[float], first: int = 1, key: str = "train/loss") ->
     return [MetricRow(1_000 + step, step, {key: value}) for step, value in enumerate(values, first)]
 
 
-def assert_equal(actual: Sequence[tuple[int, float]], expected: Sequence[tuple[int, float]]) -> None:
+def assert_equal(
+    actual: Sequence[tuple[int, float]], expected: Sequence[tuple[int, float]]
+) -> None:
     """The same steps and values, bit for bit; NaN equals NaN."""
     assert [step for step, _ in actual] == [step for step, _ in expected]
     np.testing.assert_array_equal([value for _, value in actual], [value for _, value in expected])
@@ -258,7 +271,10 @@ def test_it_says_where_the_run_is(store: Store) -> None:
 
 
 def test_rows_are_kept_whole_and_in_order(store: Store) -> None:
-    rows = [MetricRow(1_000 + i, i, {"batch/loss": i / 7, "lr/group0": 10.0**-i}) for i in range(1, 1201)]
+    rows = [
+        MetricRow(1_000 + i, i, {"batch/loss": i / 7, "lr/group0": 10.0**-i})
+        for i in range(1, 1201)
+    ]
     run_id = deliver(store.tracker, rows)
     store.tracker.finish(END)
     assert_equal(store.series(run_id, "batch/loss"), [(i, i / 7) for i in range(1, 1201)])
@@ -266,7 +282,10 @@ def test_rows_are_kept_whole_and_in_order(store: Store) -> None:
 
 
 def test_a_row_may_hold_other_keys_than_the_one_before_and_no_row_is_no_error(store: Store) -> None:
-    run_id = deliver(store.tracker, [MetricRow(1, 1, {"a": 1.0}), MetricRow(2, 2, {"b": 2.0}), MetricRow(3, 3, {"a": 3.0})])
+    run_id = deliver(
+        store.tracker,
+        [MetricRow(1, 1, {"a": 1.0}), MetricRow(2, 2, {"b": 2.0}), MetricRow(3, 3, {"a": 3.0})],
+    )
     store.tracker.metrics([])
     store.tracker.finish(END)
     assert_equal(store.series(run_id, "a"), [(1, 1.0), (3, 3.0)])
@@ -277,7 +296,9 @@ def test_a_row_may_hold_other_keys_than_the_one_before_and_no_row_is_no_error(st
 def test_values_at_the_edge_of_the_floats_are_kept(store: Store, value: float) -> None:
     run_id = deliver(store.tracker, rows_of([1.0, value]))
     store.tracker.finish(END)
-    assert_equal(store.series(run_id, "train/loss"), [(1, 1.0), (2, store.extremes.get(value, value))])
+    assert_equal(
+        store.series(run_id, "train/loss"), [(1, 1.0), (2, store.extremes.get(value, value))]
+    )
 
 
 def test_the_same_rows_twice_change_nothing(store: Store) -> None:
@@ -289,7 +310,11 @@ def test_the_same_rows_twice_change_nothing(store: Store) -> None:
 
 
 def test_a_step_may_come_again_or_go_back(store: Store) -> None:
-    rows = [MetricRow(1_000, 5, {"a": 1.0}), MetricRow(1_001, 5, {"a": 2.0}), MetricRow(1_002, 3, {"a": 3.0})]
+    rows = [
+        MetricRow(1_000, 5, {"a": 1.0}),
+        MetricRow(1_001, 5, {"a": 2.0}),
+        MetricRow(1_002, 3, {"a": 3.0}),
+    ]
     run_id = deliver(store.tracker, rows)
     store.tracker.finish(END)
     assert sorted(store.series(run_id, "a")) == [(3, 3.0), (5, 1.0), (5, 2.0)]
@@ -312,7 +337,16 @@ def test_tags_are_kept_and_changed(store: Store) -> None:
 
 
 def test_params_are_kept_whatever_they_are(store: Store) -> None:
-    odd = {"long": "x" * 100_000, "": 1, "../up": 2, "a=b": 3, "a#b": 4, "nul": "\0", "none": None, "list": [1, "é"]}
+    odd = {
+        "long": "x" * 100_000,
+        "": 1,
+        "../up": 2,
+        "a=b": 3,
+        "a#b": 4,
+        "nul": "\0",
+        "none": None,
+        "list": [1, "é"],
+    }
     params = {f"group.key_{i}": i for i in range(250)} | odd
     run_id = store.tracker.start(RunInfo(uid=UID, params=params)).run_id
     store.tracker.finish(END)
@@ -384,7 +418,10 @@ def test_two_runs_one_after_the_other_do_not_mix(store: Store) -> None:
     assert_equal(store.series(second, "train/loss"), [(1, 3.0)])
     assert store.tags(first)["which"] == "first"
     assert "which" not in store.tags(second)
-    assert (store.status(first), store.status(second)) == (store.statuses["completed"], store.statuses["error"])
+    assert (store.status(first), store.status(second)) == (
+        store.statuses["completed"],
+        store.statuses["error"],
+    )
 
 
 @pytest.mark.parametrize("kind", ["artifact", "figure"])

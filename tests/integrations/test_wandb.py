@@ -19,10 +19,19 @@ import pytest
 import yaml
 from PIL import Image
 
-from nntrain.events import StopReason
 from nntrain.integrations import wandb as module
-from nntrain.integrations.base import MetricRow, ModelFile, ProcessInfo, Refused, RunEnd, RunInfo, Table, Tracker
+from nntrain.integrations.tracker import (
+    MetricRow,
+    ModelFile,
+    ProcessInfo,
+    Refused,
+    RunEnd,
+    RunInfo,
+    Table,
+    Tracker,
+)
 from nntrain.integrations.wandb import WandbTracker, artifact_name, nested, summary
+from nntrain.result import StopReason
 from tests.common.wandb_server import WandbServer, wandb_server
 from tests.common.wandb_store import WandbRun, read_offline
 
@@ -31,7 +40,19 @@ pytestmark = pytest.mark.slow
 UID = "0123456789abcdef"
 DONE = RunEnd(StopReason.COMPLETED)
 SETTINGS = (
-    *("API_KEY", "BASE_URL", "DIR", "ENTITY", "JOB_TYPE", "MODE", "NAME", "NOTES", "PROJECT", "RUN_GROUP", "SERVICE"),
+    *(
+        "API_KEY",
+        "BASE_URL",
+        "DIR",
+        "ENTITY",
+        "JOB_TYPE",
+        "MODE",
+        "NAME",
+        "NOTES",
+        "PROJECT",
+        "RUN_GROUP",
+        "SERVICE",
+    ),
     *("SILENT", "TAGS"),
 )
 
@@ -114,7 +135,11 @@ def test_an_unknown_mode_is_told_with_those_that_there_are() -> None:
 
 def test_settled_writes_out_defaults_and_folder(tmp_path: Path) -> None:
     settled = WandbTracker(dir="here").settled()
-    assert (settled.project, settled.mode, settled.dir) == ("nntrain", "online", str(tmp_path / "here"))
+    assert (settled.project, settled.mode, settled.dir) == (
+        "nntrain",
+        "online",
+        str(tmp_path / "here"),
+    )
     assert settled.settled() == settled
 
 
@@ -153,7 +178,9 @@ def test_no_key_reaches_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_config_names_every_setting() -> None:
-    node = yaml.safe_load((Path(module.__file__).parents[1] / "conf/tracker/wandb.yaml").read_text())["wandb"]
+    node = yaml.safe_load(
+        (Path(module.__file__).parents[1] / "conf/tracker/wandb.yaml").read_text()
+    )["wandb"]
     assert node.pop("_target_") == "nntrain.integrations.wandb.WandbTracker"
     assert list(node) == [setting.name for setting in fields(WandbTracker)]
     assert WandbTracker(**node) == WandbTracker()
@@ -193,7 +220,11 @@ def test_the_value_that_stands_for_the_run(key: str, best: str | None) -> None:
 
 def test_params_become_a_tree() -> None:
     params = {"lr": 0.1, "model.hidden": 3, "model.act.name": None, "list": [1, 2]}
-    assert nested(params) == {"lr": 0.1, "model": {"hidden": 3, "act": {"name": None}}, "list": [1, 2]}
+    assert nested(params) == {
+        "lr": 0.1,
+        "model": {"hidden": 3, "act": {"name": None}},
+        "list": [1, 2],
+    }
 
 
 @pytest.mark.parametrize("params", [{"a": 1, "a.b": 2}, {"a.b": 2, "a": 1}, {"a.b": 1, "a.b.c": 2}])
@@ -213,34 +244,60 @@ def test_artifact_names_are_what_wandb_takes() -> None:
 
 def test_rows_are_kept_in_order_with_their_values_times_and_steps() -> None:
     values = [0.5, math.nan, math.inf, -math.inf, 2.0**70, 1 / 3]
-    rows = [MetricRow(1_700_000_000_000 + 250 * i, 10 * i, {"act/a.b/mean": v, "lr/0": 1}) for i, v in enumerate(values)]
+    rows = [
+        MetricRow(1_700_000_000_000 + 250 * i, 10 * i, {"act/a.b/mean": v, "lr/0": 1})
+        for i, v in enumerate(values)
+    ]
     run = finished(info(), *rows)
-    assert [str(row["act/a.b/mean"]) for row in run.history] == [str(float(value)) for value in values]
+    assert [str(row["act/a.b/mean"]) for row in run.history] == [
+        str(float(value)) for value in values
+    ]
     assert [row["train_iter"] for row in run.history] == [0, 10, 20, 30, 40, 50]
     assert [row["_step"] for row in run.history] == [0, 1, 2, 3, 4, 5]
-    assert [row["_timestamp"] for row in run.history] == [1_700_000_000 + 0.25 * i for i in range(6)]
+    assert [row["_timestamp"] for row in run.history] == [
+        1_700_000_000 + 0.25 * i for i in range(6)
+    ]
 
 
 def test_rows_that_go_back_or_repeat_are_all_kept() -> None:
-    run = finished(info(), *(MetricRow(1_000, step, {"x": float(i)}) for i, step in enumerate([5, 5, 3, 0, 9])))
+    run = finished(
+        info(), *(MetricRow(1_000, step, {"x": float(i)}) for i, step in enumerate([5, 5, 3, 0, 9]))
+    )
     assert run.series("x") == [(5, 0.0), (5, 1.0), (3, 2.0), (0, 3.0), (9, 4.0)]
 
 
 def test_every_series_is_against_the_step() -> None:
-    run = finished(info(), MetricRow(1, 1, {"valid/top.5.acc": 0.25, "lr/0": 1.0}), MetricRow(1, 2, {"valid/top.5.acc": 0.125}))
-    assert run.metrics["*"].step_metric == run.metrics[r"valid/top\.5\.acc"].step_metric == "train_iter"
+    run = finished(
+        info(),
+        MetricRow(1, 1, {"valid/top.5.acc": 0.25, "lr/0": 1.0}),
+        MetricRow(1, 2, {"valid/top.5.acc": 0.125}),
+    )
+    assert (
+        run.metrics["*"].step_metric
+        == run.metrics[r"valid/top\.5\.acc"].step_metric
+        == "train_iter"
+    )
     assert run.summary["valid/top.5.acc"] == {"max": 0.25}
     assert run.summary["lr/0"] == 1.0
 
 
 def test_settings_params_tags_and_texts_are_kept() -> None:
-    params = {f"group.key_{i}": i for i in range(250)} | {"long": "x" * 7000, "list": [1, 2], "none": None}
+    params = {f"group.key_{i}": i for i in range(250)} | {
+        "long": "x" * 7000,
+        "list": [1, 2],
+        "none": None,
+    }
     run = finished(
         info(params=params, tags={"team": "é", "nntrain.git.dirty": "true"}, texts={"config.yaml": "lr: 1\n"}),
         project="p", entity="e", group="g", job_type="train", run_name="n", tags=["a", "b"], notes="text",
     )  # fmt: skip
     record = run.run
-    assert (record.project, record.entity, record.run_group, record.job_type) == ("p", "e", "g", "train")
+    assert (record.project, record.entity, record.run_group, record.job_type) == (
+        "p",
+        "e",
+        "g",
+        "train",
+    )
     assert (record.run_id, record.display_name, record.notes) == (UID, "n", "text")
     assert run.params == params
     assert run.tags == {"team": "é", "nntrain.git.dirty": "true", "nntrain.outcome": "completed"}
@@ -278,7 +335,9 @@ def test_it_says_how_to_upload_the_folder() -> None:
         ("out_of_memory", None, 1),
     ],
 )
-def test_the_exit_code_and_the_tag_are_those_of_the_outcome_table(reason: str, signum: int | None, code: int) -> None:
+def test_the_exit_code_and_the_tag_are_those_of_the_outcome_table(
+    reason: str, signum: int | None, code: int
+) -> None:
     tracker = offline(tags=["mine"])
     tracker.start(info(tags={"nntrain.outcome": "interrupted"}))
     tracker.finish(RunEnd(StopReason(reason), signum=signum))
@@ -294,7 +353,11 @@ def test_histograms_are_wandbs() -> None:
     tracker.histograms(MetricRow(2_000, 7, {}), [0.0, 0.5, 1.0], {"act/a": [3, 4], "act/b": [0, 1]})
     tracker.finish(DONE)
     (row,) = read_offline(Path(), UID).history
-    assert (row["act/a._type"], row["act/a.values"], row["act/a.bins"]) == ("histogram", [3, 4], [0, 0.5, 1])
+    assert (row["act/a._type"], row["act/a.values"], row["act/a.bins"]) == (
+        "histogram",
+        [3, 4],
+        [0, 0.5, 1],
+    )
     assert row["act/b.values"] == [0, 1]
     assert (row["train_iter"], row["_timestamp"]) == (7, 2)
 
@@ -307,7 +370,9 @@ def test_figures_are_images_under_their_name_without_extension() -> None:
     tracker.finish(DONE)
     run = read_offline(Path(), UID)
     assert (run.history[0]["plots/loss._type"], run.history[0]["train_iter"]) == ("image-file", 9)
-    assert (run.folder / "files" / run.history[0]["plots/loss.path"]).read_bytes() == Path("loss.png").read_bytes()
+    assert (run.folder / "files" / run.history[0]["plots/loss.path"]).read_bytes() == Path(
+        "loss.png"
+    ).read_bytes()
 
 
 def test_tables_keep_their_rows() -> None:
@@ -326,15 +391,26 @@ def test_files_and_models_are_artifacts_with_aliases() -> None:
     tracker = offline()
     tracker.start(info())
     tracker.artifact(Path("a.csv"), "reports/confusion.csv", ["final"])
-    tracker.model(ModelFile(Path("best.pt"), "best.pt", ["best", "latest"], {"_target_": "m", "n": 3}, ["mine"]))
+    tracker.model(
+        ModelFile(
+            Path("best.pt"), "best.pt", ["best", "latest"], {"_target_": "m", "n": 3}, ["mine"]
+        )
+    )
     tracker.finish(DONE)
     file, model = read_offline(Path(), UID).artifacts
-    assert (file.type, file.name, set(file.aliases)) == ("file", f"run-{UID}-reports_confusion.csv", {"final", "latest"})
-    assert [(entry.path, Path(entry.local_path).read_text()) for entry in file.manifest.contents] == [
-        ("reports/confusion.csv", "1,2\n")
-    ]
+    assert (file.type, file.name, set(file.aliases)) == (
+        "file",
+        f"run-{UID}-reports_confusion.csv",
+        {"final", "latest"},
+    )
+    assert [
+        (entry.path, Path(entry.local_path).read_text()) for entry in file.manifest.contents
+    ] == [("reports/confusion.csv", "1,2\n")]
     assert (model.type, set(model.aliases)) == ("model", {"best", "latest"})
-    assert json.loads(model.metadata) == {"node": {"_target_": "m", "n": 3}, "trusted_targets": ["mine"]}
+    assert json.loads(model.metadata) == {
+        "node": {"_target_": "m", "n": 3},
+        "trusted_targets": ["mine"],
+    }
 
 
 def test_the_console_log_becomes_wandbs_own_and_comes_once() -> None:
@@ -394,7 +470,10 @@ def test_a_run_begun_twice_is_one_run_and_says_what_it_holds() -> None:
 
 
 def test_a_run_begun_after_its_end_is_made_anew_and_no_other_is_touched() -> None:
-    others = [Path(f"wandb/offline-run-20240101_000000-{name}") for name in (f"{UID}0", f"x{UID}", f"{UID}-1")]
+    others = [
+        Path(f"wandb/offline-run-20240101_000000-{name}")
+        for name in (f"{UID}0", f"x{UID}", f"{UID}-1")
+    ]
     for other in others:
         other.mkdir(parents=True)
     (others[2] / f"run-{UID}-1.wandb").touch()
@@ -436,7 +515,11 @@ def test_a_run_goes_on_after_another_one_was_tracked_by_the_same_tracker() -> No
         tracker.start(info(uid))
         tracker.metrics(loss_rows(0, 3))
         tracker.finish(DONE)
-    assert len(read_offline(Path(), "1" * 16).history) == len(read_offline(Path(), "2" * 16).history) == 3
+    assert (
+        len(read_offline(Path(), "1" * 16).history)
+        == len(read_offline(Path(), "2" * 16).history)
+        == 3
+    )
 
 
 def test_disabled_keeps_nothing(tmp_path: Path) -> None:
@@ -452,7 +535,9 @@ def test_disabled_keeps_nothing(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png"]
 
 
-def test_nothing_is_printed_and_nothing_lies_outside_the_folder(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_nothing_is_printed_and_nothing_lies_outside_the_folder(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     tracker = offline(dir="here")
     tracker.load()
     tracker.start(info(process=ProcessInfo(cwd="/nowhere"), texts={"a.txt": "x"}))
@@ -465,13 +550,17 @@ def test_nothing_is_printed_and_nothing_lies_outside_the_folder(capfd: pytest.Ca
 # --- the process that trains
 
 
-def test_program_arguments_executable_host_and_git_are_those_of_the_training(tmp_path: Path) -> None:
+def test_program_arguments_executable_host_and_git_are_those_of_the_training(
+    tmp_path: Path,
+) -> None:
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(tmp_path)]
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub/train.py").touch()
     for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "first"]):
         subprocess.run([*git, *command], check=True)
-    commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    commit = subprocess.run(
+        [*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True
+    ).stdout.strip()
     process = ProcessInfo(
         pid=os.getpid(),
         host=platform.node(),
@@ -483,7 +572,11 @@ def test_program_arguments_executable_host_and_git_are_those_of_the_training(tmp
     argv = list(sys.argv)
     run = finished(info(process=process))
     found = run.environment
-    assert (found.program, list(found.args), found.executable) == ("train.py", ["lr=1", "a b"], "/py")
+    assert (found.program, list(found.args), found.executable) == (
+        "train.py",
+        ["lr=1", "a b"],
+        "/py",
+    )
     assert (found.host, found.code_path, found.git.commit) == (platform.node(), "train.py", commit)
     assert "requirements.txt" in run.files
     assert sys.argv == argv
@@ -518,7 +611,9 @@ def test_the_memory_is_that_of_the_training_while_it_lives_and_of_nobody_afterwa
     with busy_process() as process:
         now = time.time_ns() // 1_000_000
         assert 200 < track_process(process.pid, now).stats[0]["proc.memory.rssMB"] < 300
-        assert track_process(process.pid, now - 60_000).stats == []  # another process had this number a minute ago
+        assert (
+            track_process(process.pid, now - 60_000).stats == []
+        )  # another process had this number a minute ago
         process.kill()
     assert track_process(process.pid, now).stats == []
 
@@ -530,7 +625,7 @@ def shipping(code: str) -> subprocess.Popen[str]:
     """A process that tracks, and says a line when it is told to wait."""
     head = (
         "import os, sys, time, psutil, nntrain\nfrom nntrain.integrations.wandb import WandbTracker\n"
-        "from nntrain.integrations.base import *\nfrom nntrain.events import StopReason\n"
+        "from nntrain.integrations.tracker import *\nfrom nntrain.core.events import StopReason\n"
         f"run, tracker = RunInfo(uid={UID!r}), WandbTracker(mode='offline')\n"
         "rows = [MetricRow(1000 + i, i, {'batch/loss': i / 7}) for i in range(100)]\n"
     )
@@ -538,9 +633,7 @@ def shipping(code: str) -> subprocess.Popen[str]:
 
 
 def test_a_killed_shipper_leaves_no_process_and_the_next_one_makes_the_run_whole() -> None:
-    code = (
-        "tracker.start(run); tracker.metrics(rows[:50]); print(*[p.pid for p in psutil.Process().children(True)], flush=True)\n"
-    )
+    code = "tracker.start(run); tracker.metrics(rows[:50]); print(*[p.pid for p in psutil.Process().children(True)], flush=True)\n"
     with shipping(code + "time.sleep(60)") as shipper:
         assert shipper.stdout is not None
         children = [psutil.Process(int(pid)) for pid in shipper.stdout.readline().split()]
@@ -574,7 +667,9 @@ os._exit(0)
     assert run.exit_code == 0
 
 
-def test_a_warning_of_wandbs_does_not_hold_up_the_end_of_an_offline_run(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_warning_of_wandbs_does_not_hold_up_the_end_of_an_offline_run(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     import wandb
 
     tracker = offline()
@@ -596,7 +691,9 @@ def steps(server: WandbServer) -> list[int]:
     return [server.rows[place]["_step"] for place in sorted(server.rows)]
 
 
-def test_online_all_of_it_reaches_the_server(server: WandbServer, capfd: pytest.CaptureFixture[str]) -> None:
+def test_online_all_of_it_reaches_the_server(
+    server: WandbServer, capfd: pytest.CaptureFixture[str]
+) -> None:
     Path("console.log").write_text("hello\nworld\n")
     tracker = online(server)
     tracker.load()
@@ -615,7 +712,9 @@ def test_online_all_of_it_reaches_the_server(server: WandbServer, capfd: pytest.
     assert capfd.readouterr() == ("", "")
 
 
-def test_online_a_resumed_run_says_what_the_server_holds_and_goes_on_there(server: WandbServer) -> None:
+def test_online_a_resumed_run_says_what_the_server_holds_and_goes_on_there(
+    server: WandbServer,
+) -> None:
     for rows in (loss_rows(0, 60), loss_rows(60, 100)):
         tracker = online(server)
         assert tracker.start(info()).rows == rows[0].step
@@ -643,7 +742,9 @@ def test_online_an_upload_that_wandb_gives_up_is_no_end(server: WandbServer, sta
     tracker.finish(DONE)
 
 
-def test_online_finish_waits_no_longer_than_its_time_and_can_be_called_again(server: WandbServer) -> None:
+def test_online_finish_waits_no_longer_than_its_time_and_can_be_called_again(
+    server: WandbServer,
+) -> None:
     tracker = online(server)
     tracker.start(info())
     server.status = 500
@@ -661,7 +762,9 @@ def test_online_finish_waits_no_longer_than_its_time_and_can_be_called_again(ser
     assert steps(server) == list(range(10))
 
 
-def test_online_an_upload_that_takes_too_long_is_begun_once_more(server: WandbServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_online_an_upload_that_takes_too_long_is_begun_once_more(
+    server: WandbServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "UPLOAD_TIMEOUT_S", 1.0)
     monkeypatch.setattr(module, "FINISH_TIMEOUT_S", 15.0)
     tracker = online(server)
@@ -687,11 +790,17 @@ def test_online_an_artifact_that_the_server_refuses_is_no_end(server: WandbServe
     assert server.exit_code == 0
 
 
-def test_online_a_server_that_hangs_or_is_gone_is_told_in_time_and_taken_when_it_is_back(server: WandbServer) -> None:
+def test_online_a_server_that_hangs_or_is_gone_is_told_in_time_and_taken_when_it_is_back(
+    server: WandbServer,
+) -> None:
     import wandb
 
     server.hangs = True
-    for tracker in (online(server), WandbTracker(mode="online", base_url="http://127.0.0.1:9"), online(server)):
+    for tracker in (
+        online(server),
+        WandbTracker(mode="online", base_url="http://127.0.0.1:9"),
+        online(server),
+    ):
         began = time.monotonic()
         with pytest.raises(wandb.errors.CommError):
             tracker.start(info())
@@ -704,7 +813,9 @@ def test_online_a_server_that_hangs_or_is_gone_is_told_in_time_and_taken_when_it
     assert steps(server) == [0, 1, 2]
 
 
-def test_online_without_a_key_nobody_is_asked(server: WandbServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_online_without_a_key_nobody_is_asked(
+    server: WandbServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     import wandb
 
     wandb.teardown()  # with what it knows from earlier tests
@@ -716,7 +827,9 @@ def test_online_without_a_key_nobody_is_asked(server: WandbServer, monkeypatch: 
     assert time.monotonic() - began < 2
 
 
-def test_wandb_sync_uploads_the_offline_folder(server: WandbServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_sync_uploads_the_offline_folder(
+    server: WandbServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     Path("console.log").write_text("hello\n")
     tracker = offline()
     tracker.start(info())
@@ -726,7 +839,12 @@ def test_wandb_sync_uploads_the_offline_folder(server: WandbServer, monkeypatch:
     folder = read_offline(Path(), UID).folder
     environ = {**os.environ, "WANDB_BASE_URL": server.url}
     environ.pop("WANDB_SERVICE", None)
-    subprocess.run([sys.executable, "-m", "wandb", "sync", str(folder)], env=environ, check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", "wandb", "sync", str(folder)],
+        env=environ,
+        check=True,
+        capture_output=True,
+    )
     assert [row["batch/loss"] for row in server.rows.values()] == [i / 7 for i in range(50)]
     assert (server.exit_code, server.console) == (0, ["hello"])
     assert "pruned" in server.tags

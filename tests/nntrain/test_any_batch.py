@@ -32,8 +32,12 @@ class Difference(nn.Module):
         return out
 
 
-def fitted(dls: Any, model: nn.Module, loss_func: Any = nn.functional.mse_loss, **kwargs: Any) -> Learner:
-    learn = Learner(model, dls, loss_func, lr=0.05, opt_func=torch.optim.Adam, device="cpu", **kwargs)
+def fitted(
+    dls: Any, model: nn.Module, loss_func: Any = nn.functional.mse_loss, **kwargs: Any
+) -> Learner:
+    learn = Learner(
+        model, dls, loss_func, lr=0.05, opt_func=torch.optim.Adam, device="cpu", **kwargs
+    )
     before = learn.validate()["valid/loss"]
     assert learn.fit(20).metrics["valid/loss"] < 0.2 * before
     return learn
@@ -41,7 +45,9 @@ def fitted(dls: Any, model: nn.Module, loss_func: Any = nn.functional.mse_loss, 
 
 def test_without_labels_the_loss_compares_with_the_inputs() -> None:
     dls = autoencode(digits(flat=False))
-    learn = Learner(autoencoder(), dls, nn.MSELoss(), lr=1e-2, opt_func=torch.optim.Adam, device="cpu")
+    learn = Learner(
+        autoencoder(), dls, nn.MSELoss(), lr=1e-2, opt_func=torch.optim.Adam, device="cpu"
+    )
     metrics = learn.fit(3).metrics
     variance = dls.valid.loader.tensors[0].var(dim=0).mean()  # type: ignore[union-attr]
     assert metrics["valid/loss"] < 0.5 * variance
@@ -52,7 +58,9 @@ def test_without_labels_the_loss_compares_with_the_inputs() -> None:
     assert (pred - x).square().mean().item() == pytest.approx(metrics["valid/loss"], rel=1e-5)
 
 
-@pytest.mark.parametrize("wrap", [lambda x: x, lambda x: (x,), lambda x: [x], lambda x: {"input": x}])
+@pytest.mark.parametrize(
+    "wrap", [lambda x: x, lambda x: (x,), lambda x: [x], lambda x: {"input": x}]
+)
 def test_an_unlabelled_batch_may_be_a_tensor_a_sequence_or_a_mapping(wrap: Any) -> None:
     x = torch.randn(64, 4) @ torch.randn(4, 4)
 
@@ -61,7 +69,9 @@ def test_an_unlabelled_batch_may_be_a_tensor_a_sequence_or_a_mapping(wrap: Any) 
             return super().forward(input)
 
     loss = nn.functional.mse_loss
-    loss_func = (lambda pred, batch: loss(pred, batch["input"])) if isinstance(wrap(x), Mapping) else loss
+    loss_func = (
+        (lambda pred, batch: loss(pred, batch["input"])) if isinstance(wrap(x), Mapping) else loss
+    )
     fitted(Lists([wrap(part) for part in x.split(16)], [wrap(x)]), Identity(4, 4), loss_func)
 
 
@@ -92,7 +102,11 @@ class HuggingFaceLike(nn.Module):
 
     def forward(self, *, input_ids: Tensor, attention_mask: Tensor) -> dict[str, Tensor]:
         mask = attention_mask.unsqueeze(-1)
-        return {"logits": self.classifier((self.embedding(input_ids) * mask).sum(dim=1) / mask.sum(dim=1))}
+        return {
+            "logits": self.classifier(
+                (self.embedding(input_ids) * mask).sum(dim=1) / mask.sum(dim=1)
+            )
+        }
 
 
 def sentences(n: int) -> list[dict[str, Any]]:
@@ -102,7 +116,8 @@ def sentences(n: int) -> list[dict[str, Any]]:
     tokens = first + tokens % 10
     mask = (torch.arange(6) < lengths.unsqueeze(1)).long()
     return [
-        {"input_ids": row, "attention_mask": keep, "labels": int(row[0] >= 10)} for row, keep in zip(tokens, mask, strict=True)
+        {"input_ids": row, "attention_mask": keep, "labels": int(row[0] >= 10)}
+        for row, keep in zip(tokens, mask, strict=True)
     ]
 
 
@@ -142,7 +157,9 @@ def test_inputs_may_be_nested() -> None:
         def predict(self) -> Any:
             return self.model(self.xb[0])
 
-    learn = Positional(Nested(), Lists([batch] * 8, [batch]), nn.functional.mse_loss, lr=0.1, device="cpu")
+    learn = Positional(
+        Nested(), Lists([batch] * 8, [batch]), nn.functional.mse_loss, lr=0.1, device="cpu"
+    )
     before = learn.validate()["valid/loss"]
     assert learn.fit(5).metrics["valid/loss"] < 0.2 * before
 
@@ -170,5 +187,6 @@ def test_the_same_tensors_train_alike_through_either_loader() -> None:
     dataset = torch.utils.data.TensorDataset(*tensors)
     options: dict[str, Any] = {"batch_size": 10, "shuffle": False}
     assert torch.equal(
-        losses(DataLoaders.from_tensors(tensors, **options)), losses(DataLoaders.from_datasets(dataset, **options))
+        losses(DataLoaders.from_tensors(tensors, **options)),
+        losses(DataLoaders.from_datasets(dataset, **options)),
     )

@@ -24,7 +24,12 @@ REPO = Path(__file__).parents[2]
 
 
 def _state(value: float = 1.0, n: int = 4) -> dict[str, Any]:
-    return {"model": OrderedDict(weight=torch.full((n,), value)), "epoch": 3, "rate": 0.5, "names": ["a", ("b", None)]}
+    return {
+        "model": OrderedDict(weight=torch.full((n,), value)),
+        "epoch": 3,
+        "rate": 0.5,
+        "names": ["a", ("b", None)],
+    }
 
 
 def test_what_is_written_is_read() -> None:
@@ -38,7 +43,9 @@ def test_what_is_written_is_read() -> None:
 def test_previous_file_is_kept_beside_the_new_one() -> None:
     for value in (1.0, 2.0, 3.0):
         write_checkpoint(_state(value), "last.ckpt", previous="previous.ckpt")
-    found = {name: float(read_checkpoint(name)["model"]["weight"][0]) for name in sorted(os.listdir())}
+    found = {
+        name: float(read_checkpoint(name)["model"]["weight"][0]) for name in sorted(os.listdir())
+    }
     assert found == {"last.ckpt": 3.0, "previous.ckpt": 2.0}
 
 
@@ -64,13 +71,22 @@ def _flipped(content: bytes) -> bytes:
 
 @pytest.mark.parametrize(
     "damage",
-    [_truncated(0.01), _truncated(0.5), _truncated(0.99), _truncated(0), lambda content: b"not a checkpoint", _flipped],
+    [
+        _truncated(0.01),
+        _truncated(0.5),
+        _truncated(0.99),
+        _truncated(0),
+        lambda content: b"not a checkpoint",
+        _flipped,
+    ],
     ids=["1%", "50%", "99%", "empty", "text", "flipped bit"],
 )
 def test_damaged_file_is_refused(damage: Callable[[bytes], bytes]) -> None:
     path = write_checkpoint(_state(), "last.ckpt")
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(CheckpointError, match=r"^last.ckpt cannot be loaded: it is damaged, or holds more than"):
+    with pytest.raises(
+        CheckpointError, match=r"^last.ckpt cannot be loaded: it is damaged, or holds more than"
+    ):
         read_checkpoint(path)
 
 
@@ -88,11 +104,15 @@ def test_missing_file_and_folder_are_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "name"), [(np.float64(0.5), "numpy"), (Path("x"), "pathlib"), (nn.Linear(1, 1), "torch.nn")], ids=str
+    ("value", "name"),
+    [(np.float64(0.5), "numpy"), (Path("x"), "pathlib"), (nn.Linear(1, 1), "torch.nn")],
+    ids=str,
 )
 def test_state_that_could_not_be_loaded_is_not_written(value: Any, name: str) -> None:
     write_checkpoint(_state(1.0), "last.ckpt")
-    with pytest.raises(CheckpointError, match=rf"last.ckpt was not written, .* the state holds {name}"):
+    with pytest.raises(
+        CheckpointError, match=rf"last.ckpt was not written, .* the state holds {name}"
+    ):
         write_checkpoint(_state(2.0) | {"extra": value}, "last.ckpt", previous="previous.ckpt")
     assert os.listdir() == ["last.ckpt"]
     assert read_checkpoint("last.ckpt")["model"]["weight"][0] == 1
@@ -138,7 +158,9 @@ def test_full_disk_leaves_the_old_file_and_names_the_path() -> None:
             print(err)
     """)
     out, err = process.communicate(timeout=60)
-    assert out.startswith("last.ckpt could not be written, what was there before is untouched: "), err
+    assert out.startswith("last.ckpt could not be written, what was there before is untouched: "), (
+        err
+    )
     assert os.listdir() == ["last.ckpt"]
     assert read_checkpoint("last.ckpt")["model"]["weight"][0] == 1
 
@@ -189,7 +211,9 @@ def test_process_killed_while_it_writes_leaves_the_old_or_the_new_checkpoint() -
         # killed between the link and the rename, the previous one is the last one too
         assert previous in (last - 1, last) or begun % 100 == 1
     assert len(kills) == 8
-    assert sum(half for *_, half in kills) > 0, "no kill fell into a write, so the test shows nothing"
+    assert sum(half for *_, half in kills) > 0, (
+        "no kill fell into a write, so the test shows nothing"
+    )
 
 
 class Toucher:
@@ -220,7 +244,10 @@ def _evaluated(path: Path) -> None:
 
 def _pickle_in_place_of_storage(path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("archive/data.pkl", pickle.dumps({"model": {"weight": torch.ones(1)}, "epoch": Toucher()}))
+        archive.writestr(
+            "archive/data.pkl",
+            pickle.dumps({"model": {"weight": torch.ones(1)}, "epoch": Toucher()}),
+        )
         archive.writestr("archive/version", "3\n")
         archive.writestr("archive/data/0", pickle.dumps(Toucher()))
 
@@ -250,13 +277,18 @@ def test_payloads_are_live(payload: Any) -> None:
 
 
 _UNSAFE = {
-    f"{module}.{name}" for module in ("pickle", "joblib", "dill", "cloudpickle") for name in ("load", "loads", "Unpickler")
+    f"{module}.{name}"
+    for module in ("pickle", "joblib", "dill", "cloudpickle")
+    for name in ("load", "loads", "Unpickler")
 }
 
 
 def _unsafe_calls(source: str) -> list[str]:
     calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
-    named = [(ast.unparse(call.func), {word.arg: ast.unparse(word.value) for word in call.keywords}) for call in calls]
+    named = [
+        (ast.unparse(call.func), {word.arg: ast.unparse(word.value) for word in call.keywords})
+        for call in calls
+    ]
     return [
         name
         for name, words in named
@@ -301,9 +333,18 @@ def test_nothing_in_the_repository_loads_what_could_run_code() -> None:
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"model": nn.Linear(2, 1)}, r"model.pt does not fit the model: it has weight \(1, 1\) instead of \(1, 2\)\.$"),
-        ({"model": nn.Linear(1, 1, bias=False)}, r"model.pt does not fit the model: it has, unexpectedly, bias\.$"),
-        ({"opt_func": torch.optim.Adam}, r"model.pt does not fit the optimizer: it was made with SGD, not Adam\.$"),
+        (
+            {"model": nn.Linear(2, 1)},
+            r"model.pt does not fit the model: it has weight \(1, 1\) instead of \(1, 2\)\.$",
+        ),
+        (
+            {"model": nn.Linear(1, 1, bias=False)},
+            r"model.pt does not fit the model: it has, unexpectedly, bias\.$",
+        ),
+        (
+            {"opt_func": torch.optim.Adam},
+            r"model.pt does not fit the optimizer: it was made with SGD, not Adam\.$",
+        ),
     ],
 )
 def test_learner_load_names_what_does_not_fit(kwargs: dict[str, Any], message: str) -> None:
@@ -328,5 +369,7 @@ def test_learner_save_and_load_bring_back_model_and_optimizer() -> None:
 def test_load_that_is_not_strict_takes_what_fits() -> None:
     learn = toy_learner()
     learn.save("model.pt")
-    other = toy_learner(model=nn.Linear(1, 1, bias=False)).load("model.pt", strict=False, with_opt=False)
+    other = toy_learner(model=nn.Linear(1, 1, bias=False)).load(
+        "model.pt", strict=False, with_opt=False
+    )
     assert torch.equal(other.model.weight, learn.model.weight)

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from nntrain import Callback, CancelFitException, Event, Learner, Recorder, StopReason, accuracy
 from nntrain.checkpoint import CheckpointError
-from nntrain.rng import seed_everything
+from nntrain.core.rng import seed_everything
 from tests.common.reference import digits_learner, small_digits_lists
 from tests.common.spies import RaiseAt, Spy
 from tests.common.toys import Lists, batches, digits_mlp, regression_lists, toy_learner
@@ -21,7 +21,11 @@ from tests.common.toys import Lists, batches, digits_mlp, regression_lists, toy_
 
 
 def plain_loop(
-    model: nn.Module, lists: Lists, loss_func: Callable[..., Tensor], opt: torch.optim.Optimizer, n_epoch: int
+    model: nn.Module,
+    lists: Lists,
+    loss_func: Callable[..., Tensor],
+    opt: torch.optim.Optimizer,
+    n_epoch: int,
 ) -> list[float]:
     losses = []
     for _ in range(n_epoch):
@@ -37,18 +41,26 @@ def plain_loop(
 
 def with_dropout() -> nn.Module:
     torch.manual_seed(1)
-    return nn.Sequential(nn.Linear(64, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.2), nn.Linear(32, 10))
+    return nn.Sequential(
+        nn.Linear(64, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.2), nn.Linear(32, 10)
+    )
 
 
-@pytest.mark.parametrize("opt_func", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop])
+@pytest.mark.parametrize(
+    "opt_func", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop]
+)
 @pytest.mark.parametrize("make", [digits_mlp, with_dropout])
-def test_losses_and_weights_are_those_of_a_plain_loop_to_the_last_bit(make: Callable[[], nn.Module], opt_func: Any) -> None:
+def test_losses_and_weights_are_those_of_a_plain_loop_to_the_last_bit(
+    make: Callable[[], nn.Module], opt_func: Any
+) -> None:
     lists, loss_func = small_digits_lists(), nn.functional.cross_entropy
     model, ours = make(), make()
     torch.manual_seed(2)
     expected = plain_loop(model, lists, loss_func, opt_func(model.parameters(), lr=0.01), 3)
     torch.manual_seed(2)
-    learn = Learner(ours, lists, loss_func, lr=0.01, opt_func=opt_func, metrics=[accuracy], device="cpu")
+    learn = Learner(
+        ours, lists, loss_func, lr=0.01, opt_func=opt_func, metrics=[accuracy], device="cpu"
+    )
     learn.fit(3)
     assert learn.recorder.losses.tolist() == expected
     for name, value in model.state_dict().items():
@@ -61,15 +73,21 @@ def test_validation_metrics_are_those_of_the_whole_set() -> None:
     x, y = (torch.cat(parts) for parts in zip(*small_digits_lists().valid or [], strict=True))
     with torch.no_grad():
         pred = learn.model(x)
-    assert learn.recorder.last("valid/loss") == pytest.approx(nn.functional.cross_entropy(pred, y).item(), rel=1e-6)
-    assert learn.recorder.last("valid/accuracy") == pytest.approx((pred.argmax(1) == y).float().mean().item(), rel=1e-6)
+    assert learn.recorder.last("valid/loss") == pytest.approx(
+        nn.functional.cross_entropy(pred, y).item(), rel=1e-6
+    )
+    assert learn.recorder.last("valid/accuracy") == pytest.approx(
+        (pred.argmax(1) == y).float().mean().item(), rel=1e-6
+    )
 
 
 def shuffled_learner() -> Learner:
     seed_everything(7)
     x, y = (torch.cat(parts) for parts in zip(*small_digits_lists().train, strict=True))
     loader = DataLoader(TensorDataset(x, y), batch_size=64, shuffle=True)
-    return Learner(with_dropout(), Lists(loader, loader), nn.functional.cross_entropy, lr=0.05, device="cpu")
+    return Learner(
+        with_dropout(), Lists(loader, loader), nn.functional.cross_entropy, lr=0.05, device="cpu"
+    )
 
 
 def test_the_same_seed_twice_gives_the_same_losses_to_the_last_bit() -> None:
@@ -79,7 +97,9 @@ def test_the_same_seed_twice_gives_the_same_losses_to_the_last_bit() -> None:
     seed_everything(3)
     second.fit_one_cycle(2)
     assert torch.equal(first.recorder.losses, second.recorder.losses)
-    assert [row["valid/loss"] for row in first.recorder.rows] == [row["valid/loss"] for row in second.recorder.rows]
+    assert [row["valid/loss"] for row in first.recorder.rows] == [
+        row["valid/loss"] for row in second.recorder.rows
+    ]
 
 
 def test_another_seed_gives_another_order() -> None:
@@ -97,11 +117,19 @@ def test_another_seed_gives_another_order() -> None:
 def test_without_labels_the_inputs_are_the_target() -> None:
     x = torch.randn(16, 3, generator=torch.Generator().manual_seed(0))
     items = list(x.split(5))
-    learn = Learner(nn.Linear(3, 3), Lists(items, items), nn.functional.mse_loss, metrics=[nn.functional.l1_loss], device="cpu")
+    learn = Learner(
+        nn.Linear(3, 3),
+        Lists(items, items),
+        nn.functional.mse_loss,
+        metrics=[nn.functional.l1_loss],
+        device="cpu",
+    )
     learn.fit(1, lr=0.0)
     expected = nn.functional.mse_loss(learn.model(x), x).item()
     assert learn.recorder.last("valid/loss") == pytest.approx(expected, rel=1e-6)
-    assert learn.recorder.last("train/l1_loss") == pytest.approx(nn.functional.l1_loss(learn.model(x), x).item(), rel=1e-6)
+    assert learn.recorder.last("train/l1_loss") == pytest.approx(
+        nn.functional.l1_loss(learn.model(x), x).item(), rel=1e-6
+    )
     assert learn.get_preds()[1] is None
 
 
@@ -124,7 +152,13 @@ def dict_batches(label: str) -> list[dict[str, Tensor]]:
 
 @pytest.mark.parametrize(
     "items",
-    [[(LEFT, RIGHT, TARGET)], [[LEFT, RIGHT, TARGET]], dict_batches("labels"), dict_batches("label"), dict_batches("target")],
+    [
+        [(LEFT, RIGHT, TARGET)],
+        [[LEFT, RIGHT, TARGET]],
+        dict_batches("labels"),
+        dict_batches("label"),
+        dict_batches("target"),
+    ],
     ids=["tuple", "list", "labels", "label", "target"],
 )
 def test_several_inputs_come_by_position_or_by_name(items: list[Any]) -> None:
@@ -178,7 +212,9 @@ class Stream(IterableDataset[Any]):
 
 
 @pytest.mark.parametrize(
-    "wrap", [Generated, lambda items: DataLoader(Stream(items), batch_size=None)], ids=["generator", "IterableDataset"]
+    "wrap",
+    [Generated, lambda items: DataLoader(Stream(items), batch_size=None)],
+    ids=["generator", "IterableDataset"],
 )
 def test_a_loader_without_a_length_gives_the_same_fit(wrap: Callable[[Any], Any]) -> None:
     lists = regression_lists()
@@ -194,7 +230,11 @@ def test_a_loader_without_a_length_gives_the_same_fit(wrap: Callable[[Any], Any]
 def test_one_batch_and_a_last_batch_of_one(n_train: int, n_batch: int) -> None:
     learn = toy_learner(regression_lists(n_train, n_train, bs=8))
     learn.fit(2)
-    assert (learn.n_iter, learn.train_iter, len(learn.recorder.losses)) == (n_batch, 2 * n_batch, 2 * n_batch)
+    assert (learn.n_iter, learn.train_iter, len(learn.recorder.losses)) == (
+        n_batch,
+        2 * n_batch,
+        2 * n_batch,
+    )
     assert learn.pct_train == 1.0
 
 
@@ -219,7 +259,9 @@ def test_counters_at_every_training_batch() -> None:
     class Counting(Callback):
         def before_batch(self, learn: Learner) -> None:
             if learn.training:
-                seen.append((learn.epoch, learn.iter, learn.n_iter, learn.train_iter, learn.pct_train))
+                seen.append(
+                    (learn.epoch, learn.iter, learn.n_iter, learn.train_iter, learn.pct_train)
+                )
 
     toy_learner(regression_lists(16, 8, bs=8), cbs=[Counting()]).fit(2)
     assert seen == [(0, 0, 2, 0, 0.0), (0, 1, 2, 1, 0.25), (1, 0, 2, 2, 0.5), (1, 1, 2, 3, 0.75)]
@@ -248,23 +290,31 @@ def test_start_epoch_leaves_out_the_first_epochs() -> None:
 
 @pytest.mark.parametrize(("n_epoch", "start_epoch"), [(2, 3), (2, -1)])
 def test_start_epoch_must_be_within_the_fit(n_epoch: int, start_epoch: int) -> None:
-    with pytest.raises(ValueError, match=f"start_epoch={start_epoch} is not between 0 and n_epoch={n_epoch}"):
+    with pytest.raises(
+        ValueError, match=f"start_epoch={start_epoch} is not between 0 and n_epoch={n_epoch}"
+    ):
         toy_learner().fit(n_epoch, start_epoch=start_epoch)
 
 
 @pytest.mark.parametrize("n_epoch", [-1, 1.5, None])
 def test_n_epoch_must_be_a_whole_number_of_at_least_0(n_epoch: Any) -> None:
-    with pytest.raises(ValueError, match=f"^n_epoch={n_epoch} must be a whole number of at least 0"):
+    with pytest.raises(
+        ValueError, match=f"^n_epoch={n_epoch} must be a whole number of at least 0"
+    ):
         toy_learner().fit(n_epoch)
 
 
 @pytest.mark.parametrize("lr", [-0.1, math.nan, math.inf])
 def test_a_learning_rate_is_finite_and_not_negative(lr: float) -> None:
-    with pytest.raises(ValueError, match=f"lr={lr} gives a learning rate of {lr}: it must be finite"):
+    with pytest.raises(
+        ValueError, match=f"lr={lr} gives a learning rate of {lr}: it must be finite"
+    ):
         toy_learner(lr=lr).fit(1)
     learn = toy_learner()
     learn.fit(1)
-    with pytest.raises(ValueError, match=f"lr={lr} gives a learning rate of {lr}: it must be finite"):
+    with pytest.raises(
+        ValueError, match=f"lr={lr} gives a learning rate of {lr}: it must be finite"
+    ):
         learn.fit(1, lr=lr)
 
 
@@ -310,7 +360,9 @@ def test_remove_cb_takes_an_object_or_a_class() -> None:
     assert first not in learn.cbs
     assert second in learn.cbs
     learn.add_cb(first).remove_cbs([Spy, other])
-    assert [type(cb).__name__ for cb in learn.cbs] == [type(cb).__name__ for cb in toy_learner().cbs]
+    assert [type(cb).__name__ for cb in learn.cbs] == [
+        type(cb).__name__ for cb in toy_learner().cbs
+    ]
 
 
 def test_removing_a_class_removes_its_subclasses() -> None:
@@ -334,7 +386,10 @@ def test_added_cbs_are_there_within_the_block_only() -> None:
 def test_added_cbs_are_gone_after_an_error() -> None:
     learn = toy_learner()
     before = list(learn.cbs)
-    with learn.added_cbs(RaiseAt(Event.BEFORE_FIT, ValueError("lost"))), pytest.raises(ValueError, match="lost"):
+    with (
+        learn.added_cbs(RaiseAt(Event.BEFORE_FIT, ValueError("lost"))),
+        pytest.raises(ValueError, match="lost"),
+    ):
         learn.fit(1)
     assert learn.cbs == before
 
@@ -359,7 +414,10 @@ class Meddling(Callback):
 @pytest.mark.parametrize(
     ("meddle", "message"),
     [
-        (lambda learn: learn.add_cb(Spy()), r"Spy cannot be added during a fit: give it to fit\(cbs=...\)"),
+        (
+            lambda learn: learn.add_cb(Spy()),
+            r"Spy cannot be added during a fit: give it to fit\(cbs=...\)",
+        ),
         (lambda learn: learn.remove_cb(Recorder), "Callbacks cannot be removed during a fit"),
         (lambda learn: learn.fit(1), "The loop is already running"),
         (lambda learn: learn.validate(), "The loop is already running"),
@@ -367,7 +425,9 @@ class Meddling(Callback):
     ],
     ids=["add", "remove", "fit", "validate", "get_preds"],
 )
-def test_callbacks_cannot_change_or_enter_the_running_loop(meddle: Callable[[Learner], object], message: str) -> None:
+def test_callbacks_cannot_change_or_enter_the_running_loop(
+    meddle: Callable[[Learner], object], message: str
+) -> None:
     with pytest.raises(RuntimeError, match=message):
         toy_learner(cbs=[Meddling(meddle)]).fit(1)
 
@@ -395,7 +455,9 @@ def test_a_callback_changes_the_batch_the_predictions_and_the_loss() -> None:
 def test_validate_gives_the_metrics_of_a_loader() -> None:
     learn = digits_learner()
     learn.fit(1)
-    assert learn.validate() == {name: learn.recorder.rows[-1][name] for name in ("valid/loss", "valid/accuracy")}
+    assert learn.validate() == {
+        name: learn.recorder.rows[-1][name] for name in ("valid/loss", "valid/accuracy")
+    }
     x, y = next(iter(small_digits_lists().train))
     with torch.no_grad():
         expected = nn.functional.cross_entropy(learn.model(x), y).item()
@@ -414,13 +476,21 @@ def counters(learn: Learner) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "run", [lambda learn: learn.validate(), lambda learn: learn.get_preds()], ids=["validate", "get_preds"]
+    "run",
+    [lambda learn: learn.validate(), lambda learn: learn.get_preds()],
+    ids=["validate", "get_preds"],
 )
-def test_validate_and_get_preds_leave_record_counters_and_weights_alone(run: Callable[[Learner], object]) -> None:
+def test_validate_and_get_preds_leave_record_counters_and_weights_alone(
+    run: Callable[[Learner], object],
+) -> None:
     learn = digits_learner()
     learn.model[1].eval()  # type: ignore[index]
     learn.fit(2)
-    rows, losses, lrs = [dict(row) for row in learn.recorder.rows], learn.recorder.losses, learn.recorder.lrs
+    rows, losses, lrs = (
+        [dict(row) for row in learn.recorder.rows],
+        learn.recorder.losses,
+        learn.recorder.lrs,
+    )
     before, weight = counters(learn), learn.model[0].weight.clone()  # type: ignore[index]
     modes = [module.training for module in learn.model.modules()]
     cbs = list(learn.cbs)
@@ -543,13 +613,23 @@ class Overriding(Learner):
 
 
 def test_a_subclass_does_each_step_its_own_way() -> None:
-    lists = Lists([(torch.ones(2, 1), torch.full((2, 1), 5.0))], [(torch.ones(1, 1), torch.ones(1, 1))])
+    lists = Lists(
+        [(torch.ones(2, 1), torch.full((2, 1), 5.0))], [(torch.ones(1, 1), torch.ones(1, 1))]
+    )
     model = nn.Linear(1, 1, bias=False)
     nn.init.constant_(model.weight, 0.5)
     learn = Overriding(model, lists, nn.functional.mse_loss, lr=0.1, device="cpu")
     learn.calls = []
     learn.fit(1)
-    assert learn.calls == ["predict", "get_loss", "backward", "step", "zero_grad", "predict", "get_loss"]
+    assert learn.calls == [
+        "predict",
+        "get_loss",
+        "backward",
+        "step",
+        "zero_grad",
+        "predict",
+        "get_loss",
+    ]
     assert learn.recorder.losses.tolist() == [4.0]
     assert model.weight.item() == pytest.approx(0.5 + 0.1 * 3 * 2)
 
@@ -567,10 +647,18 @@ def test_a_cancel_out_of_an_overridden_loss_is_a_cancel() -> None:
 
 
 def test_a_loss_that_does_not_fit_the_predictions_shows_their_shapes() -> None:
-    learn = Learner(nn.Linear(64, 7), Lists(batches(torch.rand(4, 64), torch.full((4,), 9), 4), None), loss_9, device="cpu")
+    learn = Learner(
+        nn.Linear(64, 7),
+        Lists(batches(torch.rand(4, 64), torch.full((4,), 9), 4), None),
+        loss_9,
+        device="cpu",
+    )
     with pytest.raises(IndexError) as info:
         learn.fit(1)
-    assert "nntrain: the loss was given pred float32 (4, 7) and target int64 (4,)" in info.value.__notes__
+    assert (
+        "nntrain: the loss was given pred float32 (4, 7) and target int64 (4,)"
+        in info.value.__notes__
+    )
 
 
 def loss_9(pred: Tensor, target: Tensor) -> Tensor:

@@ -13,10 +13,14 @@ from tests.common.toys import Lists
 REFERENCE = json.loads((Path(__file__).parents[1] / "reference" / "losses.json").read_text())
 
 
-@pytest.mark.parametrize("case", REFERENCE["label_smoothing"], ids=lambda case: f"{case['eps']}-{case['reduction']}")
+@pytest.mark.parametrize(
+    "case", REFERENCE["label_smoothing"], ids=lambda case: f"{case['eps']}-{case['reduction']}"
+)
 def test_label_smoothing_of_torch_is_that_of_fastai(case: dict[str, Any]) -> None:
     pred, target = torch.tensor(REFERENCE["pred"]), torch.tensor(REFERENCE["target"])
-    loss = nn.CrossEntropyLoss(label_smoothing=case["eps"], reduction=case["reduction"])(pred, target)
+    loss = nn.CrossEntropyLoss(label_smoothing=case["eps"], reduction=case["reduction"])(
+        pred, target
+    )
     assert loss.item() == pytest.approx(case["loss"], rel=1e-6)
 
 
@@ -29,7 +33,9 @@ def size(pred: Tensor, target: Tensor) -> Tensor:
 
 
 def test_each_loss_is_weighted_and_named() -> None:
-    parts = MultiLoss({"recon": recon, "size": size}, {"size": 0.5})(torch.tensor([1.0, 3.0]), torch.tensor([0.0, 1.0]))
+    parts = MultiLoss({"recon": recon, "size": size}, {"size": 0.5})(
+        torch.tensor([1.0, 3.0]), torch.tensor([0.0, 1.0])
+    )
     assert {name: part.item() for name, part in parts.items()} == {"recon": 2.5, "size": 1.0}
 
 
@@ -46,7 +52,9 @@ def test_the_learner_trains_on_the_sum_and_records_the_parts() -> None:
     nn.init.constant_(model.weight, 0.5)
     nn.init.constant_(model.bias, 0.0)
     loss = MultiLoss({"recon": recon, "size": size}, {"recon": 2.0})
-    learn = Learner(model, Lists([(x, y)], [(x[:1], y[:1]), (x[1:], y[1:])]), loss, lr=0.0, device="cpu")
+    learn = Learner(
+        model, Lists([(x, y)], [(x[:1], y[:1]), (x[1:], y[1:])]), loss, lr=0.0, device="cpu"
+    )
     metrics = learn.fit(1).metrics
     squares, sizes = [2.25, 1.0, 1.0], [0.5, 1.0, 2.0]
     for part in ("train", "valid"):
@@ -63,10 +71,16 @@ def test_the_learner_trains_on_the_sum_and_records_the_parts() -> None:
     ("losses", "weights", "message"),
     [
         ({}, None, "MultiLoss got no loss: give it at least one."),
-        ({"a": recon, "b": size}, {"c": 1.0}, "MultiLoss has a weight for 'c' but no such loss: it has a, b."),
+        (
+            {"a": recon, "b": size},
+            {"c": 1.0},
+            "MultiLoss has a weight for 'c' but no such loss: it has a, b.",
+        ),
     ],
 )
-def test_names_that_do_not_fit_are_told(losses: dict[str, Any], weights: dict[str, float] | None, message: str) -> None:
+def test_names_that_do_not_fit_are_told(
+    losses: dict[str, Any], weights: dict[str, float] | None, message: str
+) -> None:
     with pytest.raises(ValueError, match=f"^{message}$"):
         MultiLoss(losses, weights)
 
@@ -80,6 +94,8 @@ def test_the_callers_mappings_are_not_kept() -> None:
 
 
 def test_losses_that_are_modules_move_with_it() -> None:
-    multi = MultiLoss({"ce": nn.CrossEntropyLoss(weight=torch.ones(3)), "l1": nn.functional.l1_loss})
+    multi = MultiLoss(
+        {"ce": nn.CrossEntropyLoss(weight=torch.ones(3)), "l1": nn.functional.l1_loss}
+    )
     multi.to(torch.float64)
     assert multi.losses["ce"].weight.dtype is torch.float64

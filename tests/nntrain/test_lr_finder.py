@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from nntrain import Callback, CancelBatchException, Event, Learner
+from nntrain.core.optimizer import split_by_children
 from nntrain.lr_finder import LRFindResult, SuggestFunc, lr_find, minimum, slide, steep, valley
-from nntrain.optimizer import split_by_children
 from tests.common.spies import Spy
 from tests.common.toys import Lists, digits_lists, digits_mlp, regression_lists, toy_learner
 from tests.common.twins import assert_same_training, shuffled_learner
@@ -40,10 +40,14 @@ def assert_as_in_fastai(result: LRFindResult, case: dict[str, Any], rel: float) 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 @pytest.mark.parametrize("case", REFERENCE["curves"].values(), ids=REFERENCE["curves"])
 def test_rules_suggest_what_fastai_does(case: dict[str, Any], rule: Any) -> None:
-    assert rule(case["lrs"], case["losses"]) == pytest.approx(case["suggestions"][rule.__name__], rel=1e-5)
+    assert rule(case["lrs"], case["losses"]) == pytest.approx(
+        case["suggestions"][rule.__name__], rel=1e-5
+    )
 
 
-@pytest.mark.parametrize("case", REFERENCE["short valleys"].values(), ids=REFERENCE["short valleys"])
+@pytest.mark.parametrize(
+    "case", REFERENCE["short valleys"].values(), ids=REFERENCE["short valleys"]
+)
 def test_valley_of_a_few_losses_is_that_of_fastai(case: dict[str, Any]) -> None:
     assert valley(case["lrs"], case["losses"]) == case["valley"]
 
@@ -52,7 +56,10 @@ def test_valley_of_a_few_losses_is_that_of_fastai(case: dict[str, Any]) -> None:
 def test_a_rule_says_how_many_losses_it_needs(rule: SuggestFunc, n: int) -> None:
     lrs, losses = [10.0**i for i in range(n)], [1.0] * n
     assert rule(lrs, losses) > 0
-    with pytest.raises(ValueError, match=rf"needs at least {n} losses but got {n - 1}: raise num_it or lower end_lr"):
+    with pytest.raises(
+        ValueError,
+        match=rf"needs at least {n} losses but got {n - 1}: raise num_it or lower end_lr",
+    ):
         rule(lrs[1:], losses[1:])
 
 
@@ -65,10 +72,14 @@ def test_smoothing_stopping_and_cutting_are_those_of_fastai(case: dict[str, Any]
 @pytest.mark.parametrize("case", REFERENCE["runs"].values(), ids=REFERENCE["runs"])
 def test_runs_on_digits_give_the_curves_of_fastai(case: dict[str, Any]) -> None:
     def opt_func(params: Any, *, lr: float) -> torch.optim.Optimizer:
-        optimizer: torch.optim.Optimizer = getattr(torch.optim, case["opt"])(params, lr=lr, **case["opt_kwargs"])
+        optimizer: torch.optim.Optimizer = getattr(torch.optim, case["opt"])(
+            params, lr=lr, **case["opt_kwargs"]
+        )
         return optimizer
 
-    learn = toy_learner(digits_lists(), digits_mlp(), loss_func=nn.functional.cross_entropy, opt_func=opt_func)
+    learn = toy_learner(
+        digits_lists(), digits_mlp(), loss_func=nn.functional.cross_entropy, opt_func=opt_func
+    )
     assert_as_in_fastai(learn.lr_find(suggest_funcs=RULES, **case["kwargs"]), case, rel=1e-3)
 
 
@@ -93,7 +104,11 @@ def test_all_groups_have_the_same_rate_meanwhile_and_their_own_again_afterwards(
             seen.append([group["lr"] for group in learn.opt.param_groups])  # type: ignore[attr-defined]
 
     learn = toy_learner(
-        digits_lists(), digits_mlp(), loss_func=nn.functional.cross_entropy, splitter=split_by_children, lr=slice(1e-3, 1e-1)
+        digits_lists(),
+        digits_mlp(),
+        loss_func=nn.functional.cross_entropy,
+        splitter=split_by_children,
+        lr=slice(1e-3, 1e-1),
     )
     learn.fit(1)
     before = [group["lr"] for group in learn.opt.param_groups]  # type: ignore[union-attr]
@@ -158,7 +173,9 @@ def test_suggestions_are_named_by_their_rule_even_of_your_own() -> None:
     def last(lrs: Any, losses: Any) -> float:
         return float(lrs[-1])
 
-    result = toy_learner().lr_find(num_it=40, start_lr=1e-6, end_lr=1e-2, suggest_funcs=(valley, last))
+    result = toy_learner().lr_find(
+        num_it=40, start_lr=1e-6, end_lr=1e-2, suggest_funcs=(valley, last)
+    )
     assert list(result.suggestions) == ["valley", "last"]
     assert result.suggestions["last"] == result.lrs[-6]
     assert toy_learner().lr_find(suggest_funcs=()).suggestions == {}
@@ -167,7 +184,10 @@ def test_suggestions_are_named_by_their_rule_even_of_your_own() -> None:
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"start_lr": 1.0, "end_lr": 0.1}, "0 < start_lr < end_lr but got start_lr=1.0 and end_lr=0.1"),
+        (
+            {"start_lr": 1.0, "end_lr": 0.1},
+            "0 < start_lr < end_lr but got start_lr=1.0 and end_lr=0.1",
+        ),
         ({"start_lr": 1.0, "end_lr": 1.0}, "0 < start_lr < end_lr"),
         ({"start_lr": 0.0}, "0 < start_lr < end_lr"),
         ({"end_lr": math.nan}, "0 < start_lr < end_lr"),
@@ -182,9 +202,18 @@ def test_senseless_arguments_are_errors(kwargs: dict[str, float], message: str) 
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
-        ([math.nan] * 100, "only 0 usable losses where 12 are needed, because the loss became NaN: check the data"),
-        ([1.0] * 11 + [math.nan] * 89, "only 11 usable losses where 12 are needed, because the loss became NaN"),
-        ([1.0] + [500.0] * 99, "only 2 usable losses where 17 are needed, because the loss diverged"),
+        (
+            [math.nan] * 100,
+            "only 0 usable losses where 12 are needed, because the loss became NaN: check the data",
+        ),
+        (
+            [1.0] * 11 + [math.nan] * 89,
+            "only 11 usable losses where 12 are needed, because the loss became NaN",
+        ),
+        (
+            [1.0] + [500.0] * 99,
+            "only 2 usable losses where 17 are needed, because the loss diverged",
+        ),
     ],
 )
 def test_too_few_losses_are_an_error_that_says_what_to_do(raw: list[float], message: str) -> None:
@@ -206,7 +235,9 @@ def test_callbacks_that_cancel_every_batch_do_not_make_it_endless() -> None:
 def test_plot_draws_the_curve_and_marks_the_suggestions() -> None:
     import matplotlib.pyplot as plt
 
-    result = LRFindResult(tuple(10.0**i for i in range(-9, 1)), tuple(float(i) for i in range(10)), {"valley": 1e-6})
+    result = LRFindResult(
+        tuple(10.0**i for i in range(-9, 1)), tuple(float(i) for i in range(10)), {"valley": 1e-6}
+    )
     ax = result.plot()
     curve, mark = ax.lines
     assert list(curve.get_xdata()) == pytest.approx([1e-9, 1e-8, 1e-7, 1e-6, 1e-5])
@@ -232,7 +263,9 @@ def test_training_after_lr_find_is_that_of_a_twin_that_never_called_it(
     own_generator: bool, opt_func: type, fitted: int
 ) -> None:
     assert_same_training(
-        lambda: shuffled_learner(own_generator, opt_func), lambda learn: learn.lr_find(num_it=40), n_epoch_before=fitted
+        lambda: shuffled_learner(own_generator, opt_func),
+        lambda learn: learn.lr_find(num_it=40),
+        n_epoch_before=fitted,
     )
 
 
@@ -263,7 +296,9 @@ def test_an_error_within_leaves_no_trace_either() -> None:
     ("result", "text"),
     [
         (
-            LRFindResult((1e-7, 1e-3, 10.0), (3.0, 2.0, 9.0), {"valley": 0.005754, "steep": 0.1234}),
+            LRFindResult(
+                (1e-7, 1e-3, 10.0), (3.0, 2.0, 9.0), {"valley": 0.005754, "steep": 0.1234}
+            ),
             "LRFindResult(valley=0.0058, steep=0.12, 3 rates from 1e-07 to 10)",
         ),
         (LRFindResult((0.1,), (1.0,), {}), "LRFindResult(1 rates from 0.1 to 0.1)"),

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from nntrain import Callback, CancelEpochException, Learner, Recorder, plots
-from nntrain.optimizer import split_by_children
+from nntrain.core.optimizer import split_by_children
 from nntrain.statistics import ActivationStats, bin_positions, histogram_edges
 from tests.common.toys import Lists, digits_lists, digits_mlp, toy_learner
 
@@ -20,7 +20,11 @@ from tests.common.toys import Lists, digits_lists, digits_mlp, toy_learner
 def trained(*cbs: Callback, n_epoch: int = 2, **kwargs: Any) -> Learner:
     data = digits_lists()
     dls = Lists(list(data.train)[:6], list(data.valid or [])[:1])
-    options: dict[str, Any] = {"model": digits_mlp(), "loss_func": nn.functional.cross_entropy, "lr": 0.1}
+    options: dict[str, Any] = {
+        "model": digits_mlp(),
+        "loss_func": nn.functional.cross_entropy,
+        "lr": 0.1,
+    }
     learn = toy_learner(dls, cbs=cbs, **(options | kwargs))
     learn.fit(n_epoch)
     return learn
@@ -32,7 +36,10 @@ def drawn(figure: Figure) -> Figure:
 
 
 def lines(axes: Axes) -> dict[str, tuple[list[float], list[float]]]:
-    return {str(line.get_label()): (list(line.get_xdata()), list(line.get_ydata())) for line in axes.get_lines()}
+    return {
+        str(line.get_label()): (list(line.get_xdata()), list(line.get_ydata()))
+        for line in axes.get_lines()
+    }
 
 
 def labels(axes: Axes) -> tuple[str, str, str]:
@@ -72,7 +79,10 @@ def test_epoch_ends_are_kept_in_the_state() -> None:
 def test_plot_loss_without_validation_has_no_such_line() -> None:
     learn = toy_learner(Lists([(torch.ones(4, 1), torch.ones(4, 1))], None))
     learn.fit(1)
-    assert list(lines(drawn(plots.plot_loss(learn.recorder)).axes[0])) == ["train, each batch", "train, smoothed"]
+    assert list(lines(drawn(plots.plot_loss(learn.recorder)).axes[0])) == [
+        "train, each batch",
+        "train, smoothed",
+    ]
 
 
 def test_plot_lrs_shows_learning_rate_and_momentum_by_group() -> None:
@@ -83,7 +93,9 @@ def test_plot_lrs_shows_learning_rate_and_momentum_by_group() -> None:
     assert labels(lrs) == ("Learning rate", "training batch", "learning rate")
     assert labels(moms) == ("Momentum", "training batch", "momentum")
     for axes, groups in ((lrs, recorder.lrs), (moms, recorder.moms)):
-        assert {name: values for name, (_, values) in lines(axes).items()} == {f"group {g}": v for g, v in groups.items()}
+        assert {name: values for name, (_, values) in lines(axes).items()} == {
+            f"group {g}": v for g, v in groups.items()
+        }
         assert axes.get_legend() is not None
 
 
@@ -111,10 +123,14 @@ def stats() -> ActivationStats:
 def test_plot_layer_stats_shows_mean_and_std_of_each_layer(stats: ActivationStats) -> None:
     figure = drawn(plots.plot_layer_stats(stats))
     history = stats.history()
-    for axes, name, title in zip(figure.axes, ("mean", "std"), ("Mean", "Standard deviation"), strict=True):
+    for axes, name, title in zip(
+        figure.axes, ("mean", "std"), ("Mean", "Standard deviation"), strict=True
+    ):
         assert labels(axes) == (f"{title} of activations", "training batch", title.lower())
         values = history.values[name]
-        assert lines(axes) == {layer: (history.steps, values[:, i].tolist()) for i, layer in enumerate(history.layers)}
+        assert lines(axes) == {
+            layer: (history.steps, values[:, i].tolist()) for i, layer in enumerate(history.layers)
+        }
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["0", "1", "2"]
 
 
@@ -126,14 +142,18 @@ def test_plot_dead_shows_percent(stats: ActivationStats) -> None:
     assert axes.get_ylabel() == "units (%)"
 
 
-def test_plot_histograms_has_a_panel_a_layer_with_the_log_of_the_counts(stats: ActivationStats) -> None:
+def test_plot_histograms_has_a_panel_a_layer_with_the_log_of_the_counts(
+    stats: ActivationStats,
+) -> None:
     figure = drawn(plots.plot_histograms(stats))
     *panels, colourbar = figure.axes
     assert [axes.get_title() for axes in panels] == ["0", "1", "2"]
     counts = torch.log1p(stats.histograms())
     for i, axes in enumerate(panels):
         [image] = axes.images
-        assert torch.equal(torch.as_tensor(image.get_array()), (counts[:, i] / counts[:, i].max()).T)
+        assert torch.equal(
+            torch.as_tensor(image.get_array()), (counts[:, i] / counts[:, i].max()).T
+        )
         assert list(image.get_extent()) == [0, 12, 0, 81]
     assert (panels[0].get_ylabel(), panels[0].get_xlabel()) == ("activation", "training batch")
     assert colourbar.get_ylabel() == "log(1 + count), most = 1"
@@ -146,7 +166,9 @@ def test_histogram_ticks_stand_where_their_bins_are() -> None:
 
 
 @pytest.mark.parametrize("n_layer", [1, 5])
-def test_histograms_of_few_and_many_layers_of_nan_and_of_layers_that_never_run(n_layer: int) -> None:
+def test_histograms_of_few_and_many_layers_of_nan_and_of_layers_that_never_run(
+    n_layer: int,
+) -> None:
     class Idle(nn.Sequential):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             out: torch.Tensor = self[0](x)
@@ -193,10 +215,14 @@ def test_a_recorder_without_batches_is_an_error(plot: Any) -> None:
         plot(Recorder())
 
 
-def test_a_missing_matplotlib_gives_one_line_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_matplotlib_gives_one_line_with_the_remedy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     recorder = trained().recorder
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ModuleNotFoundError, match=r"^Plots need matplotlib: pip install 'nntrain\[plots\]'\.$"):
+    with pytest.raises(
+        ModuleNotFoundError, match=r"^Plots need matplotlib: pip install 'nntrain\[plots\]'\.$"
+    ):
         recorder.plot_loss()
 
 

@@ -15,13 +15,22 @@ N_EPOCH = 2
 
 def learner_on(n_batch: int, *cbs: Callback) -> Learner:
     gen = torch.Generator().manual_seed(0)
-    items = batches(torch.rand(8 * n_batch, 64, generator=gen), torch.randint(10, (8 * n_batch,), generator=gen), 8)
+    items = batches(
+        torch.rand(8 * n_batch, 64, generator=gen),
+        torch.randint(10, (8 * n_batch,), generator=gen),
+        8,
+    )
     metrics = [accuracy, AvgSmoothLoss(), AccumMetric(exact_matches, dim_argmax=1)]
-    return Learner(digits_mlp(), Lists(items, items), loss_of, lr=0.1, metrics=metrics, cbs=cbs, device="cpu")
+    return Learner(
+        digits_mlp(), Lists(items, items), loss_of, lr=0.1, metrics=metrics, cbs=cbs, device="cpu"
+    )
 
 
 def loss_of(pred: Tensor, target: Tensor) -> dict[str, Tensor]:
-    return {"cross_entropy": nn.functional.cross_entropy(pred, target), "size": 1e-3 * pred.square().mean()}
+    return {
+        "cross_entropy": nn.functional.cross_entropy(pred, target),
+        "size": 1e-3 * pred.square().mean(),
+    }
 
 
 def exact_matches(pred: Tensor, target: Tensor) -> Tensor:
@@ -52,7 +61,9 @@ def test_twice_as_many_batches_need_no_more_reads(run: Callable[[Learner], objec
 def test_each_epoch_reads_each_value_once() -> None:
     learn = learner_on(4)
     reads = reads_of(learn, one_cycle)
-    values = [name for row in learn.recorder.rows for name in row if name.startswith(("train/", "valid/"))]
+    values = [
+        name for row in learn.recorder.rows for name in row if name.startswith(("train/", "valid/"))
+    ]
     assert reads == len(values)
 
 

@@ -31,20 +31,27 @@ REFERENCE = reference("learner")["fits"]
 
 @pytest.mark.parametrize("name", REFERENCE)
 def test_losses_of_every_batch_are_fastais(name: str) -> None:
-    assert fitted(name).recorder.losses.tolist() == pytest.approx(REFERENCE[name]["losses"], rel=1e-6)
+    assert fitted(name).recorder.losses.tolist() == pytest.approx(
+        REFERENCE[name]["losses"], rel=1e-6
+    )
 
 
 @pytest.mark.parametrize("name", REFERENCE)
 def test_smooth_losses_of_every_batch_are_fastais(name: str) -> None:
     """Ours are smoothed in float64; fastai's 1 - 0.98 in float32 is 1e-6 off."""
-    assert fitted(name).recorder.smooth_losses.tolist() == pytest.approx(REFERENCE[name]["smooth_losses"], rel=3e-6)
+    assert fitted(name).recorder.smooth_losses.tolist() == pytest.approx(
+        REFERENCE[name]["smooth_losses"], rel=3e-6
+    )
 
 
 @pytest.mark.parametrize("name", REFERENCE)
 def test_losses_and_metrics_of_every_epoch_are_fastais(name: str) -> None:
     rows = REFERENCE[name]["rows"]
     expected = [{key.replace("_", "/", 1): value for key, value in row.items()} for row in rows]
-    ours = [{key: row[key] for key in keys} for row, keys in zip(fitted(name).recorder.rows, expected, strict=True)]
+    ours = [
+        {key: row[key] for key in keys}
+        for row, keys in zip(fitted(name).recorder.rows, expected, strict=True)
+    ]
     assert ours == [pytest.approx(row, rel=1e-6) for row in expected]
 
 
@@ -100,7 +107,9 @@ def test_times_are_in_the_units_of_their_names() -> None:
 
 def test_smooth_by_hand() -> None:
     """(1) 0.5*4 / 0.5; (2) (0.5*2 + 0.5*1) / 0.75; (3) (0.5*1.5 + 0.5*1) / 0.875."""
-    assert smooth(torch.tensor([4.0, 1.0, 1.0]), beta=0.5).tolist() == pytest.approx([4.0, 2.0, 10 / 7])
+    assert smooth(torch.tensor([4.0, 1.0, 1.0]), beta=0.5).tolist() == pytest.approx(
+        [4.0, 2.0, 10 / 7]
+    )
 
 
 def test_smooth_of_nothing_is_empty() -> None:
@@ -188,19 +197,28 @@ def test_a_second_fit_begins_a_new_record() -> None:
     learn = toy_learner()
     learn.fit(2)
     learn.fit(1)
-    assert (len(learn.recorder.rows), len(learn.recorder.losses), len(learn.recorder.lrs["0"])) == (1, 5, 5)
+    assert (len(learn.recorder.rows), len(learn.recorder.losses), len(learn.recorder.lrs["0"])) == (
+        1,
+        5,
+        5,
+    )
 
 
 def test_last_gives_the_latest_value_and_lists_the_names_for_any_other() -> None:
     learn = toy_learner(metrics=[nn.functional.l1_loss])
     learn.fit(1)
     assert learn.recorder.last("valid/l1_loss") == learn.recorder.rows[-1]["valid/l1_loss"]
-    with pytest.raises(LookupError, match="'valid/acc' was not recorded; recorded were epoch, train/loss, train/l1_loss"):
+    with pytest.raises(
+        LookupError,
+        match="'valid/acc' was not recorded; recorded were epoch, train/loss, train/l1_loss",
+    ):
         learn.recorder.last("valid/acc")
 
 
 def test_last_of_nothing_says_so() -> None:
-    with pytest.raises(LookupError, match="'valid/loss' was not recorded; recorded were no metrics"):
+    with pytest.raises(
+        LookupError, match="'valid/loss' was not recorded; recorded were no metrics"
+    ):
         toy_learner().recorder.last("valid/loss")
 
 
@@ -226,7 +244,9 @@ def test_parts_of_the_loss_are_metrics_that_add_up() -> None:
     learn.fit(1)
     row = learn.recorder.row
     for part in ("train", "valid"):
-        assert row[f"{part}/loss"] == pytest.approx(row[f"{part}/fit"] + row[f"{part}/size"], rel=1e-6)
+        assert row[f"{part}/loss"] == pytest.approx(
+            row[f"{part}/fit"] + row[f"{part}/size"], rel=1e-6
+        )
 
 
 def test_parts_of_the_loss_are_weighted_by_batch_size() -> None:
@@ -245,7 +265,9 @@ def test_parts_in_training_only_stay_in_training() -> None:
 
     learn = Mixed(nn.Linear(1, 1), regression_lists(), parts_loss, device="cpu")
     learn.fit(1)
-    assert names_of(learn.recorder.rows) == [["epoch", "train/loss", "train/fit", "train/size", "valid/loss"]]
+    assert names_of(learn.recorder.rows) == [
+        ["epoch", "train/loss", "train/fit", "train/size", "valid/loss"]
+    ]
 
 
 def test_the_last_batch_of_one_weighs_one() -> None:
@@ -297,7 +319,9 @@ def test_a_record_taken_back_is_the_same(tmp_path: Path) -> None:
 def test_a_learner_without_a_recorder_says_how_to_get_one() -> None:
     learn = toy_learner().remove_cb(Recorder)
     assert learn.fit(1).metrics == {}
-    with pytest.raises(LookupError, match=r"The Learner has no Recorder: add one with add_cb\(Recorder\(\)\)"):
+    with pytest.raises(
+        LookupError, match=r"The Learner has no Recorder: add one with add_cb\(Recorder\(\)\)"
+    ):
         _ = learn.recorder
 
 
@@ -306,5 +330,7 @@ def test_get_preds_needs_tensors() -> None:
         def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
             return x, x
 
-    with pytest.raises(TypeError, match="get_preds needs a model that returns a tensor but got tuple"):
+    with pytest.raises(
+        TypeError, match="get_preds needs a model that returns a tensor but got tuple"
+    ):
         toy_learner(model=Two()).get_preds()

@@ -3,20 +3,32 @@
 import pytest
 
 from nntrain import FitResult, StopReason
+from nntrain.app.objectives import check_objective
+from nntrain.app.train import final_table
 from nntrain.config.errors import ConfigError
-from nntrain.run import check_objective, final_table
 
 
 def test_the_final_table_has_the_outcome_and_the_last_metrics() -> None:
-    result = FitResult(StopReason.BUDGET, "time is up", {"epoch": 1.0, "valid/loss": 0.25, "time/epoch_s": 3.0}, n_epoch=2)
-    assert final_table(result).splitlines() == ["outcome:         budget after 2 epochs: time is up", "valid/loss:      0.25"]
+    result = FitResult(
+        StopReason.BUDGET,
+        "time is up",
+        {"epoch": 1.0, "valid/loss": 0.25, "time/epoch_s": 3.0},
+        n_epoch=2,
+    )
+    assert final_table(result).splitlines() == [
+        "outcome:         budget after 2 epochs: time is up",
+        "valid/loss:      0.25",
+    ]
 
 
 def test_an_objective_that_is_not_recorded_is_refused() -> None:
     check_objective(None, [])
     check_objective("valid/loss", ["train/loss", "valid/loss"])
     known = "train/loss, time/epoch_s, time/batch_ms, time/data_wait_ms"
-    with pytest.raises(ConfigError, match=f"valid/acc is not going to be recorded: set it to one of {known}, or to null"):
+    with pytest.raises(
+        ConfigError,
+        match=f"valid/acc is not going to be recorded: set it to one of {known}, or to null",
+    ):
         check_objective("valid/acc", ["train/loss"])
     check_objective(["valid/loss", "time/epoch_s"], ["train/loss", "valid/loss"])
     with pytest.raises(ConfigError, match="objective=valid/acc is not"):

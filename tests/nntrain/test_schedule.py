@@ -33,14 +33,18 @@ SCHEDULES: dict[str, Schedule] = {
     "sched_cos": sched_cos(2, 5),
     "sched_exp": sched_exp(2, 5),
     "sched_poly": sched_poly(2, 5, 3),
-    "combine_scheds": combine_scheds([0.25, 0.5, 0.25], [sched_lin(1, 3), sched_cos(3, 2), sched_exp(2, 4)]),
+    "combine_scheds": combine_scheds(
+        [0.25, 0.5, 0.25], [sched_lin(1, 3), sched_cos(3, 2), sched_exp(2, 4)]
+    ),
     "combined_cos": combined_cos(0.3, 1, 4, 0.5),
 }
 
 
 @pytest.mark.parametrize("name", REFERENCE["schedules"])
 def test_a_schedule_has_fastais_values(name: str) -> None:
-    assert [SCHEDULES[name](i / 16) for i in range(17)] == pytest.approx(REFERENCE["schedules"][name], rel=1e-6)
+    assert [SCHEDULES[name](i / 16) for i in range(17)] == pytest.approx(
+        REFERENCE["schedules"][name], rel=1e-6
+    )
 
 
 @pytest.mark.parametrize("name", REFERENCE["fits"])
@@ -83,7 +87,9 @@ def test_sgdr_needs_cycles(n_cycles: int, cycle_mult: int) -> None:
 
 @pytest.mark.parametrize(("start", "end"), [(0, 1), (1, 0), (-1, 1)])
 def test_sched_exp_needs_one_sign(start: float, end: float) -> None:
-    with pytest.raises(ValueError, match="sched_exp needs start and end of the same sign, neither 0"):
+    with pytest.raises(
+        ValueError, match="sched_exp needs start and end of the same sign, neither 0"
+    ):
         sched_exp(start, end)
 
 
@@ -209,7 +215,11 @@ def test_fits_hand_their_options_on() -> None:
         (OneCycle, {"pct_start": math.nan}, "OneCycle got pct_start=nan"),
         (OneCycle, {"div": 0}, "OneCycle got div=0: it must be above 0"),
         (OneCycle, {"div_final": -1}, "OneCycle got div_final=-1: it must be above 0"),
-        (OneCycle, {"moms": (0.9, 0.8)}, r"OneCycle got moms=\(0\.9, 0\.8\): they must be three numbers"),
+        (
+            OneCycle,
+            {"moms": (0.9, 0.8)},
+            r"OneCycle got moms=\(0\.9, 0\.8\): they must be three numbers",
+        ),
         (OneCycle, {"moms": (0.9, 0.8, 1.0)}, "each at least 0 and less than 1"),
         (OneCycle, {"moms": 0.9}, r"moms=0\.9: they must be three numbers"),
         (OneCycle, {"moms": (0.9, 0.8, None)}, "they must be three numbers"),
@@ -217,7 +227,9 @@ def test_fits_hand_their_options_on() -> None:
         (FlatCos, {"div_final": 0}, "FlatCos got div_final=0"),
     ],
 )
-def test_arguments_out_of_range_are_refused_at_creation(make: Callable[..., Any], kwargs: dict[str, Any], message: str) -> None:
+def test_arguments_out_of_range_are_refused_at_creation(
+    make: Callable[..., Any], kwargs: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         make(**kwargs)
 

@@ -24,8 +24,12 @@ def run_wild(learn: Learner) -> None:
 
 @pytest.mark.parametrize("own_generator", [False, True], ids=["global generator", "own generator"])
 @pytest.mark.parametrize("fitted", [0, 1], ids=["before the first fit", "between two fits"])
-def test_whatever_happens_within_training_goes_on_as_if_it_had_not(own_generator: bool, fitted: int) -> None:
-    assert_same_training(lambda: shuffled_learner(own_generator, torch.optim.AdamW), run_wild, n_epoch_before=fitted)
+def test_whatever_happens_within_training_goes_on_as_if_it_had_not(
+    own_generator: bool, fitted: int
+) -> None:
+    assert_same_training(
+        lambda: shuffled_learner(own_generator, torch.optim.AdamW), run_wild, n_epoch_before=fitted
+    )
 
 
 def test_an_exception_passes_and_leaves_no_trace() -> None:
@@ -54,7 +58,11 @@ def test_attributes_of_the_learner_are_those_of_before() -> None:
 def test_the_record_of_the_last_fit_survives() -> None:
     learn = toy_learner()
     learn.fit(3)
-    rows, losses, lrs = list(learn.recorder.rows), learn.recorder.losses.clone(), copy.deepcopy(learn.recorder.lrs)
+    rows, losses, lrs = (
+        list(learn.recorder.rows),
+        learn.recorder.losses.clone(),
+        copy.deepcopy(learn.recorder.lrs),
+    )
     run_wild(learn)
     assert learn.recorder.rows == rows
     assert_same(learn.recorder.losses, losses)
@@ -93,7 +101,11 @@ def test_an_optimizer_that_is_no_torch_optimizer_is_put_back_too() -> None:
     class Momentum:
         def __init__(self, params: Any, *, lr: float) -> None:
             self.params = [param for group in params for param in group["params"]]
-            self.lr, self.n, self.momentum = lr, 0, [torch.zeros_like(param) for param in self.params]
+            self.lr, self.n, self.momentum = (
+                lr,
+                0,
+                [torch.zeros_like(param) for param in self.params],
+            )
 
         def step(self) -> None:
             self.n += 1
@@ -194,11 +206,17 @@ def test_unusual_buffers_do_no_harm(buffer: Tensor) -> None:
 def test_lazy_modules_are_lazy_again() -> None:
     def make() -> Learner:
         torch.manual_seed(7)
-        return toy_learner(model=nn.Sequential(nn.LazyLinear(3), nn.LazyBatchNorm1d(), nn.LazyLinear(1)))
+        return toy_learner(
+            model=nn.Sequential(nn.LazyLinear(3), nn.LazyBatchNorm1d(), nn.LazyLinear(1))
+        )
 
     learn, twin = make(), make()
     run_wild(learn)
-    assert [type(module) for module in learn.model] == [nn.LazyLinear, nn.LazyBatchNorm1d, nn.LazyLinear]
+    assert [type(module) for module in learn.model] == [
+        nn.LazyLinear,
+        nn.LazyBatchNorm1d,
+        nn.LazyLinear,
+    ]
     assert isinstance(learn.model[0].weight, nn.UninitializedParameter)
     for either in (learn, twin):
         torch.manual_seed(8)
@@ -319,7 +337,9 @@ def test_the_generator_of_a_loader_within_a_loader_is_wound_back() -> None:
 
     generator = torch.Generator().manual_seed(2)
     dataset = TensorDataset(torch.ones(8, 1), torch.ones(8, 1))
-    learn = toy_learner(Lists(Prefetcher(DataLoader(dataset, 2, shuffle=True, generator=generator)), None))
+    learn = toy_learner(
+        Lists(Prefetcher(DataLoader(dataset, 2, shuffle=True, generator=generator)), None)
+    )
     learn.fit(1)
     state = generator.get_state()
     run_wild(learn)
@@ -351,7 +371,9 @@ def noisy_collate(items: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 
 def test_a_loader_that_can_only_be_gone_through_once_is_refused() -> None:
     learn = toy_learner(Lists(iter(regression_lists().train), None))
-    with pytest.raises(TypeError, match="is an iterator, which cannot be started again: give an iterable"):
+    with pytest.raises(
+        TypeError, match="is an iterator, which cannot be started again: give an iterable"
+    ):
         run_wild(learn)
 
 

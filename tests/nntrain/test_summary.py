@@ -30,9 +30,16 @@ def test_rows_of_a_linear_net_by_hand() -> None:
 
 CONV_NETS = {
     "linear on tokens": (nn.Linear(6, 5, bias=False), (2, 7, 6)),
-    "conv1d": (nn.Sequential(nn.Conv1d(4, 6, 3, padding=1), nn.Flatten(), nn.Linear(6 * 9, 2)), (3, 4, 9)),
+    "conv1d": (
+        nn.Sequential(nn.Conv1d(4, 6, 3, padding=1), nn.Flatten(), nn.Linear(6 * 9, 2)),
+        (3, 4, 9),
+    ),
     "conv2d, strided, dilated, grouped": (
-        nn.Sequential(nn.Conv2d(4, 8, 3, stride=2, groups=2), nn.BatchNorm2d(8), nn.Conv2d(8, 8, (1, 3), dilation=2, groups=8)),
+        nn.Sequential(
+            nn.Conv2d(4, 8, 3, stride=2, groups=2),
+            nn.BatchNorm2d(8),
+            nn.Conv2d(8, 8, (1, 3), dilation=2, groups=8),
+        ),
         (2, 4, 13, 15),
     ),
     "conv3d": (nn.Conv3d(2, 3, 3), (2, 2, 5, 6, 7)),
@@ -77,7 +84,9 @@ def test_shared_modules_and_weights_are_counted_once_and_each_run_adds_macs() ->
         "frozen": (4, 0, 5 * 3),
     }
     assert summary.parameters == sum(param.numel() for param in model.parameters())
-    assert summary.trainable == sum(param.numel() for param in model.parameters() if param.requires_grad)
+    assert summary.trainable == sum(
+        param.numel() for param in model.parameters() if param.requires_grad
+    )
     unused = next(row for row in summary.rows if row.name == "unused")
     assert (unused.input_shape, unused.output_shape) == (None, None)
 
@@ -92,7 +101,10 @@ def test_layers_with_tuples_several_inputs_and_dict_batches() -> None:
             return {"out": self.rnn(self.mix(left, right)[:, None])[0]}
 
     left, right = torch.randn(6, 2), torch.randn(6, 3)
-    for batch in ((left, right, torch.zeros(6)), {"left": left, "right": right, "label": torch.zeros(6)}):
+    for batch in (
+        (left, right, torch.zeros(6)),
+        {"left": left, "right": right, "label": torch.zeros(6)},
+    ):
         rows = summarize(toy_learner(Lists([batch], None), TwoInputs())).rows
         assert [(row.name, row.input_shape, row.output_shape) for row in rows] == [
             ("mix", (6, 2), (6, 4)),
@@ -136,13 +148,19 @@ def test_training_after_a_summary_is_bit_for_bit_what_it_would_have_been() -> No
         model = nn.Sequential(nn.Linear(1, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 1))
         model[2].eval()
         data = TensorDataset(torch.randn(24, 1), torch.randn(24, 1))
-        learn = toy_learner(Lists(DataLoader(data, 8, shuffle=True), None), model, opt_func=torch.optim.Adam)
+        learn = toy_learner(
+            Lists(DataLoader(data, 8, shuffle=True), None), model, opt_func=torch.optim.Adam
+        )
         learn.fit(1)
         before = dict(vars(learn))
         if with_summary:
             learn.summary()
         assert vars(learn).keys() == before.keys()
-        assert all(value is before[name] or value == before[name] for name, value in vars(learn).items() if name != "recorder")
+        assert all(
+            value is before[name] or value == before[name]
+            for name, value in vars(learn).items()
+            if name != "recorder"
+        )
         assert [module.training for module in model] == [True, True, False, True]
         assert not any(module._forward_hooks for module in model.modules())
         yield learn.recorder.losses.tolist()

@@ -21,7 +21,7 @@ from nntrain import (
     Learner,
     StopReason,
 )
-from nntrain.events import BACKWARD, BATCH, EPOCH, FIT, STEP, TRAIN, VALIDATE, Level
+from nntrain.core.events import BACKWARD, BATCH, EPOCH, FIT, STEP, TRAIN, VALIDATE, Level
 from tests.common.spies import RaiseAt, Spy
 from tests.common.toys import Lists, regression_lists, toy_learner
 
@@ -46,7 +46,9 @@ class Ended:
         return self.events.count(event)
 
 
-def ended(err: BaseException | None, event: Event = Event.BEFORE_FIT, *cbs: Callback, **kwargs: Any) -> Ended:
+def ended(
+    err: BaseException | None, event: Event = Event.BEFORE_FIT, *cbs: Callback, **kwargs: Any
+) -> Ended:
     spy = Spy() if err is None else RaiseAt(event, err)
     learn = toy_learner(regression_lists(16, 8), cbs=[*cbs, spy], **kwargs)
     try:
@@ -92,7 +94,9 @@ def test_a_normal_end_returns_completed() -> None:
 @pytest.mark.parametrize("level", LEVELS, ids=name_of)
 def test_a_cancel_has_after_cancel_x_once_and_no_other(level: Level) -> None:
     end = ended(level.cancel(), level.before)
-    assert [event for event in end.events if event.startswith("after_cancel_")] == [level.after_cancel]
+    assert [event for event in end.events if event.startswith("after_cancel_")] == [
+        level.after_cancel
+    ]
 
 
 @pytest.mark.parametrize("level", LEVELS, ids=name_of)
@@ -116,7 +120,9 @@ def test_after_a_cancel_the_fit_goes_on_and_completes(level: Level) -> None:
     assert end.result.reason is StopReason.COMPLETED
 
 
-@pytest.mark.parametrize("reason", [reason for reason in StopReason if reason is not StopReason.COMPLETED])
+@pytest.mark.parametrize(
+    "reason", [reason for reason in StopReason if reason is not StopReason.COMPLETED]
+)
 def test_a_cancelled_fit_returns_its_reason(reason: StopReason) -> None:
     end = ended(CancelFitException("enough", reason=reason), Event.BEFORE_BATCH)
     assert end.result is not None
@@ -134,7 +140,9 @@ def test_a_cancel_from_deep_within_has_no_after_at_the_levels_it_passed(level: L
 
 
 @pytest.mark.parametrize("level", [FIT, EPOCH, VALIDATE, BATCH], ids=name_of)
-def test_a_cancel_from_a_validation_batch_has_no_after_at_the_levels_it_passed(level: Level) -> None:
+def test_a_cancel_from_a_validation_batch_has_no_after_at_the_levels_it_passed(
+    level: Level,
+) -> None:
     class InValidation(RaiseAt):
         def on(self, event: Event, learn: Learner) -> None:
             if not learn.training:
@@ -180,7 +188,10 @@ failing = pytest.mark.parametrize(
     ids=[type(make()).__name__ for make, _ in FAILURES],
 )
 EVENTS = [
-    event for event in Event if event not in (Event.AFTER_CREATE, Event.CLEANUP_FIT) and not event.startswith("after_cancel_")
+    event
+    for event in Event
+    if event not in (Event.AFTER_CREATE, Event.CLEANUP_FIT)
+    and not event.startswith("after_cancel_")
 ]
 at_every_event = pytest.mark.parametrize("event", EVENTS)
 
@@ -197,13 +208,17 @@ def test_a_failure_ends_the_events_but_for_the_clean_up(
 
 @failing
 @at_every_event
-def test_a_failure_is_raised_as_it_is(event: Event, make: Callable[[], BaseException], reason: StopReason) -> None:
+def test_a_failure_is_raised_as_it_is(
+    event: Event, make: Callable[[], BaseException], reason: StopReason
+) -> None:
     err = make()
     assert ended(err, event).err is err
 
 
 @failing
-def test_a_failure_is_told_to_the_clean_up(make: Callable[[], BaseException], reason: StopReason) -> None:
+def test_a_failure_is_told_to_the_clean_up(
+    make: Callable[[], BaseException], reason: StopReason
+) -> None:
     seen: list[FitResult] = []
 
     class Reading(Callback):
@@ -212,7 +227,9 @@ def test_a_failure_is_told_to_the_clean_up(make: Callable[[], BaseException], re
 
     err = make()
     ended(err, Event.AFTER_LOSS, Reading())
-    assert [(result.reason, result.message) for result in seen] == [(reason, f"{type(err).__name__}: {err}")]
+    assert [(result.reason, result.message) for result in seen] == [
+        (reason, f"{type(err).__name__}: {err}")
+    ]
 
 
 @pytest.mark.parametrize("level", LEVELS, ids=name_of)
@@ -243,7 +260,9 @@ def test_an_error_in_a_callback_says_callback_event_epoch_iteration_and_part() -
         order: ClassVar[int] = 7
 
     cb = Late(Event.AFTER_LOSS, ArithmeticError(), epoch=2, iteration=3)
-    assert notes_of(toy_learner(cbs=[cb])) == ["nntrain: raised in Late.after_loss (order=7), epoch 2, iteration 3, train"]
+    assert notes_of(toy_learner(cbs=[cb])) == [
+        "nntrain: raised in Late.after_loss (order=7), epoch 2, iteration 3, train"
+    ]
 
 
 def test_an_error_in_validation_says_so() -> None:
@@ -259,7 +278,9 @@ class FailingModel(nn.Linear):
 
 
 def test_an_error_in_the_model_is_from_the_loop() -> None:
-    assert notes_of(toy_learner(model=FailingModel(1, 1))) == ["nntrain: raised in the loop, epoch 0, iteration 0, train"]
+    assert notes_of(toy_learner(model=FailingModel(1, 1))) == [
+        "nntrain: raised in the loop, epoch 0, iteration 0, train"
+    ]
 
 
 def failing_loss(pred: Tensor, target: Tensor) -> Tensor:
@@ -277,7 +298,9 @@ def test_a_second_fit_notes_its_own_place() -> None:
     learn = toy_learner(cbs=[RaiseAt(Event.AFTER_BATCH, ArithmeticError(), epoch=2)])
     learn.fit(2)
     learn.add_cb(RaiseAt(Event.BEFORE_FIT, ArithmeticError()))
-    assert notes_of(learn)[0].startswith("nntrain: raised in RaiseAt.before_fit (order=0), epoch 0, iteration 0")
+    assert notes_of(learn)[0].startswith(
+        "nntrain: raised in RaiseAt.before_fit (order=0), epoch 0, iteration 0"
+    )
 
 
 def test_a_bare_error_in_a_callback_keeps_its_type() -> None:
@@ -328,21 +351,31 @@ def test_cleanup_is_in_reverse_order_however_the_fit_ended(err: BaseException | 
 def test_cleanup_reaches_every_callback_even_where_another_fails(err: BaseException | None) -> None:
     log: list[str] = []
     trouble = OSError("disk full")
-    end = ended(err, Event.BEFORE_BATCH, Cleaning("a", log), Cleaning("b", log, trouble), Cleaning("c", log))
+    end = ended(
+        err, Event.BEFORE_BATCH, Cleaning("a", log), Cleaning("b", log, trouble), Cleaning("c", log)
+    )
     assert log == ["c", "b", "a"]
     failed = err is not None and not isinstance(err, CancelException)
     assert end.err is (err if failed else trouble)
     if failed and end.err is not None:
-        assert "nntrain: then OSError('disk full') nntrain: raised in Cleaning.cleanup_fit" in end.err.__notes__
+        assert (
+            "nntrain: then OSError('disk full') nntrain: raised in Cleaning.cleanup_fit"
+            in end.err.__notes__
+        )
 
 
 def test_a_failed_clean_up_makes_the_result_an_error() -> None:
     end = ended(None, Event.BEFORE_FIT, Cleaning("a", [], OSError("disk full")))
-    assert (end.learn.result.reason, end.learn.result.message) == (StopReason.ERROR, "OSError: disk full")
+    assert (end.learn.result.reason, end.learn.result.message) == (
+        StopReason.ERROR,
+        "OSError: disk full",
+    )
 
 
 def test_several_failed_clean_ups_are_raised_together() -> None:
-    end = ended(None, Event.BEFORE_FIT, Cleaning("a", [], OSError()), Cleaning("b", [], ValueError()))
+    end = ended(
+        None, Event.BEFORE_FIT, Cleaning("a", [], OSError()), Cleaning("b", [], ValueError())
+    )
     assert isinstance(end.err, ExceptionGroup)
     assert [type(err) for err in end.err.exceptions] == [ValueError, OSError]
 
@@ -426,7 +459,9 @@ def test_a_fit_can_follow_however_the_last_one_ended(err: BaseException | None) 
 
 
 @pytest.mark.parametrize("err", ENDS, ids=name_of)
-def test_temporary_callbacks_are_gone_and_the_callers_list_has_not_grown(err: BaseException | None) -> None:
+def test_temporary_callbacks_are_gone_and_the_callers_list_has_not_grown(
+    err: BaseException | None,
+) -> None:
     given = [Spy() if err is None else RaiseAt(Event.BEFORE_BATCH, err)]
     learn = toy_learner(regression_lists(16, 8))
     own = list(learn.cbs)
@@ -460,7 +495,9 @@ def test_the_failure_does_not_keep_the_batch_alive() -> None:
 
 
 def test_an_empty_training_loader_is_an_error_that_says_why() -> None:
-    with pytest.raises(ValueError, match="The training loader gave no batch: it is empty, or drop_last dropped"):
+    with pytest.raises(
+        ValueError, match="The training loader gave no batch: it is empty, or drop_last dropped"
+    ):
         toy_learner(Lists([], regression_lists().valid)).fit(1)
 
 

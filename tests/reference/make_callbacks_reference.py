@@ -17,7 +17,12 @@ from typing import Any
 import torch
 from fastai.callback.core import Callback, TrainEvalCallback
 from fastai.callback.mixup import MixUp
-from fastai.callback.tracker import EarlyStoppingCallback, ReduceLROnPlateau, SaveModelCallback, TrackerCallback
+from fastai.callback.tracker import (
+    EarlyStoppingCallback,
+    ReduceLROnPlateau,
+    SaveModelCallback,
+    TrackerCallback,
+)
 from fastai.callback.training import GradientAccumulation, GradientClip
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner, Recorder
@@ -38,7 +43,9 @@ def regression(n_train: int, bs: int) -> DataLoaders:
 def classification() -> DataLoaders:
     gen = torch.Generator().manual_seed(0)
     x, y = torch.randn(24, 4, generator=gen), torch.randint(0, 3, (24,), generator=gen)
-    return DataLoaders(DataLoader(TensorDataset(x[:16], y[:16]), 8), DataLoader(TensorDataset(x[16:], y[16:]), 8))
+    return DataLoaders(
+        DataLoader(TensorDataset(x[:16], y[:16]), 8), DataLoader(TensorDataset(x[16:], y[16:]), 8)
+    )
 
 
 def seeded(make: Callable[[], nn.Module]) -> nn.Module:
@@ -75,10 +82,22 @@ torch_sgd = partial(OptimWrapper, opt=torch.optim.SGD)
 
 
 def learner(
-    dls: DataLoaders, model: nn.Module, loss_func: Any, lr: float, folder: str = ".", opt_func: Any = torch_sgd
+    dls: DataLoaders,
+    model: nn.Module,
+    loss_func: Any,
+    lr: float,
+    folder: str = ".",
+    opt_func: Any = torch_sgd,
 ) -> Learner:
     return Learner(
-        dls, model, loss_func, opt_func=opt_func, lr=lr, path=folder, default_cbs=False, cbs=[TrainEvalCallback, Recorder]
+        dls,
+        model,
+        loss_func,
+        opt_func=opt_func,
+        lr=lr,
+        path=folder,
+        default_cbs=False,
+        cbs=[TrainEvalCallback, Recorder],
     )
 
 
@@ -95,8 +114,17 @@ def fitted(learn: Learner, n_epoch: int, *cbs: Callback) -> dict[str, Any]:
     }
 
 
-def toy(n_train: int = 40, bs: int = 8, lr: float = 0.05, folder: str = ".", opt_func: Any = torch_sgd) -> Learner:
-    return learner(regression(n_train, bs), seeded(lambda: nn.Linear(1, 1)), nn.functional.mse_loss, lr, folder, opt_func)
+def toy(
+    n_train: int = 40, bs: int = 8, lr: float = 0.05, folder: str = ".", opt_func: Any = torch_sgd
+) -> Learner:
+    return learner(
+        regression(n_train, bs),
+        seeded(lambda: nn.Linear(1, 1)),
+        nn.functional.mse_loss,
+        lr,
+        folder,
+        opt_func,
+    )
 
 
 class Scripted(Callback):
@@ -127,7 +155,12 @@ def plateaus() -> dict[str, Any]:
         for patience in (1, 2, 3):
             for min_delta in (0.0, 0.07):
                 options = {"patience": patience, "min_delta": min_delta}
-                reduced = fitted(toy(opt_func=SGD), 6, Scripted(values), ReduceLROnPlateau(**options, min_lr=1e-4))
+                reduced = fitted(
+                    toy(opt_func=SGD),
+                    6,
+                    Scripted(values),
+                    ReduceLROnPlateau(**options, min_lr=1e-4),
+                )
                 stopped = fitted(toy(), 6, Scripted(values), EarlyStoppingCallback(**options))
                 made[f"{name}/{patience}/{min_delta}"] = {
                     "values": values,

@@ -45,7 +45,11 @@ CANCELS = {
     "backward": CancelBackwardException,
     "step": CancelStepException,
 }
-EVENTS = [name for name in vars(event) if name.startswith(("before_", "after_")) and name != "after_create"]
+EVENTS = [
+    name
+    for name in vars(event)
+    if name.startswith(("before_", "after_")) and name != "after_create"
+]
 PARTS = {"train": True, "valid": False, "any": None}
 
 
@@ -125,9 +129,19 @@ def weights(value: Tensor) -> dict[str, Any]:
 
 
 def regression_fit(fit: Callable[[Learner], None], **kwargs: Any) -> dict[str, Any]:
-    options = {"model": linear(), "lr": 0.05, "opt_func": partial(OptimWrapper, opt=torch.optim.SGD)} | kwargs
+    options = {
+        "model": linear(),
+        "lr": 0.05,
+        "opt_func": partial(OptimWrapper, opt=torch.optim.SGD),
+    } | kwargs
     recorder = Recorder(train_metrics=True)
-    learn = Learner(regression(), loss_func=nn.functional.mse_loss, metrics=[AvgLoss()], default_cbs=False, **options)
+    learn = Learner(
+        regression(),
+        loss_func=nn.functional.mse_loss,
+        metrics=[AvgLoss()],
+        default_cbs=False,
+        **options,
+    )
     return fitted(learn.add_cbs([TrainEvalCallback(), recorder]), fit)
 
 
@@ -151,19 +165,29 @@ def fits() -> dict[str, Any]:
     three = partial(dict, splitter=by_children)
     return {
         "regression_sgd": regression_fit(lambda learn: learn.fit(3)),
-        "regression_momentum_wd": regression_fit(lambda learn: learn.fit(2, lr=0.02, wd=0.1), opt_func=momentum),
-        "slice_first_last": regression_fit(lambda learn: learn.fit(2, lr=slice(1e-3, 1e-1)), **three(model=three_layers())),
-        "slice_last": regression_fit(lambda learn: learn.fit(2, lr=slice(1e-1)), **three(model=three_layers())),
+        "regression_momentum_wd": regression_fit(
+            lambda learn: learn.fit(2, lr=0.02, wd=0.1), opt_func=momentum
+        ),
+        "slice_first_last": regression_fit(
+            lambda learn: learn.fit(2, lr=slice(1e-3, 1e-1)), **three(model=three_layers())
+        ),
+        "slice_last": regression_fit(
+            lambda learn: learn.fit(2, lr=slice(1e-1)), **three(model=three_layers())
+        ),
         "slice_one_cycle": regression_fit(
             lambda learn: learn.fit_one_cycle(2, slice(1e-3, 1e-1)), **three(model=three_layers())
         ),
         "digits_adam": digits_fit(lambda learn: learn.fit(2)),
         "digits_one_cycle": digits_fit(lambda learn: learn.fit_one_cycle(3)),
         "digits_one_cycle_options": digits_fit(
-            lambda learn: learn.fit_one_cycle(2, 5e-3, div=10, div_final=100, pct_start=0.4, moms=(0.9, 0.8, 0.7))
+            lambda learn: learn.fit_one_cycle(
+                2, 5e-3, div=10, div_final=100, pct_start=0.4, moms=(0.9, 0.8, 0.7)
+            )
         ),
         "digits_flat_cos": digits_fit(lambda learn: learn.fit_flat_cos(3)),
-        "digits_flat_cos_options": digits_fit(lambda learn: learn.fit_flat_cos(2, 5e-3, div_final=10, pct_start=0.5)),
+        "digits_flat_cos_options": digits_fit(
+            lambda learn: learn.fit_flat_cos(2, 5e-3, div_final=10, pct_start=0.5)
+        ),
         "digits_sgdr": digits_fit(lambda learn: learn.fit_sgdr(2, 1)),
         "digits_sgdr_options": digits_fit(lambda learn: learn.fit_sgdr(2, 1, 5e-3, cycle_mult=3)),
     }
@@ -177,7 +201,8 @@ def schedules() -> dict[str, list[float]]:
         "sched_exp": schedule.SchedExp(2, 5),
         "sched_poly": schedule.SchedPoly(2, 5, 3),
         "combine_scheds": schedule.combine_scheds(
-            [0.25, 0.5, 0.25], [schedule.SchedLin(1, 3), schedule.SchedCos(3, 2), schedule.SchedExp(2, 4)]
+            [0.25, 0.5, 0.25],
+            [schedule.SchedLin(1, 3), schedule.SchedCos(3, 2), schedule.SchedExp(2, 4)],
         ),
         "combined_cos": schedule.combined_cos(0.3, 1, 4, 0.5),
     }
@@ -225,7 +250,13 @@ def plans() -> Iterator[tuple[str, str, str]]:
     for level in CANCELS:
         for name in EVENTS:
             yield level, name, "any"
-            if name in ("before_batch", "after_pred", "after_loss", "after_batch", "after_cancel_batch"):
+            if name in (
+                "before_batch",
+                "after_pred",
+                "after_loss",
+                "after_batch",
+                "after_cancel_batch",
+            ):
                 yield level, name, "valid"
 
 
@@ -281,9 +312,17 @@ def main() -> None:
         "schedules": rounded(schedules()),
         "fits": rounded(fits()),
     }
-    lines = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in reference.items() if name != "fits"]
+    lines = [
+        f"{json.dumps(name)}: {json.dumps(value)}"
+        for name, value in reference.items()
+        if name != "fits"
+    ]
     lines += [
-        '"fits": {\n' + ",\n".join(f"{json.dumps(name)}: {json.dumps(fit)}" for name, fit in reference["fits"].items()) + "}"
+        '"fits": {\n'
+        + ",\n".join(
+            f"{json.dumps(name)}: {json.dumps(fit)}" for name, fit in reference["fits"].items()
+        )
+        + "}"
     ]
     lines += ['"cancels": [\n' + ",\n".join(json.dumps(cancelled(*plan)) for plan in plans()) + "]"]
     Path(__file__).with_name("learner.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")

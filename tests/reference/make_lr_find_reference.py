@@ -59,10 +59,20 @@ def suggest_all(lrs: list[float], losses: list[float]) -> dict[str, float]:
 
 def short_valleys() -> dict[str, Any]:
     """The valley rule alone takes fewer losses than the others."""
-    cases = {"one": [1.0], "two": [2.0, 1.0], "three": [3.0, 2.0, 1.0], "four": [3.0, 2.0, 2.5, 1.0], "rising": [1.0, 2.0]}
+    cases = {
+        "one": [1.0],
+        "two": [2.0, 1.0],
+        "three": [3.0, 2.0, 1.0],
+        "four": [3.0, 2.0, 2.5, 1.0],
+        "rising": [1.0, 2.0],
+    }
     rates = [10.0**i for i in range(4)]
     return {
-        name: {"lrs": rates[: len(losses)], "losses": losses, "valley": valley(rates[: len(losses)], losses, 0)[0]}
+        name: {
+            "lrs": rates[: len(losses)],
+            "losses": losses,
+            "valley": valley(rates[: len(losses)], losses, 0)[0],
+        }
         for name, losses in cases.items()
     }
 
@@ -74,19 +84,29 @@ def scripts() -> dict[str, dict[str, Any]]:
     return {
         "falling": {"raw": falling},
         "diverges": {"raw": falling[:60] + [2.0**i for i in range(40)]},
-        "diverges, told to go on": {"raw": falling[:60] + [2.0**i for i in range(40)], "stop_div": False},
+        "diverges, told to go on": {
+            "raw": falling[:60] + [2.0**i for i in range(40)],
+            "stop_div": False,
+        },
         "NaN tail": {"raw": falling[:70] + [nan] * 30},
         "NaN within the last five": {"raw": falling[:97] + [nan] * 3},
         "infinite tail": {"raw": falling[:70] + [inf] * 30},
         "infinite tail, told to go on": {"raw": falling[:70] + [inf] * 30, "stop_div": False},
-        "one infinite loss, told to go on": {"raw": [*falling[:70], inf, *falling[71:]], "stop_div": False},
+        "one infinite loss, told to go on": {
+            "raw": [*falling[:70], inf, *falling[71:]],
+            "stop_div": False,
+        },
         "60 batches": {"raw": falling[:60], "num_it": 60, "start_lr": 1e-5, "end_lr": 1},
     }
 
 
-def learner(dls: DataLoaders, model: nn.Module, loss_func: Callable[..., Tensor], opt: type, **kwargs: Any) -> Learner:
+def learner(
+    dls: DataLoaders, model: nn.Module, loss_func: Callable[..., Tensor], opt: type, **kwargs: Any
+) -> Learner:
     opt_func = partial(OptimWrapper, opt=partial(opt, **kwargs))
-    return Learner(dls, model, loss_func=loss_func, opt_func=opt_func, lr=0.05, path=tempfile.mkdtemp())
+    return Learner(
+        dls, model, loss_func=loss_func, opt_func=opt_func, lr=0.05, path=tempfile.mkdtemp()
+    )
 
 
 def found(learn: Learner, **kwargs: Any) -> dict[str, Any]:
@@ -95,7 +115,12 @@ def found(learn: Learner, **kwargs: Any) -> dict[str, Any]:
     losses = [rounded(float(loss)) for loss in learn.recorder.losses]
     n = next((i for i, loss in enumerate(losses) if math.isnan(loss)), len(losses))
     lrs = [rounded(lr) for lr in learn.recorder.lrs]
-    return {"kwargs": kwargs, "lrs": lrs[:n], "losses": losses[:n], "suggestions": suggested._asdict()}
+    return {
+        "kwargs": kwargs,
+        "lrs": lrs[:n],
+        "losses": losses[:n],
+        "suggestions": suggested._asdict(),
+    }
 
 
 def scripted(raw: list[float], **kwargs: Any) -> dict[str, Any]:
@@ -103,7 +128,10 @@ def scripted(raw: list[float], **kwargs: Any) -> dict[str, Any]:
     x = torch.ones(40, 1)
     train = DataLoader(TensorDataset(x, x), 8)
     learn = learner(
-        DataLoaders(train, train), nn.Linear(1, 1), lambda pred, target: 0 * pred.sum() + next(values), torch.optim.SGD
+        DataLoaders(train, train),
+        nn.Linear(1, 1),
+        lambda pred, target: 0 * pred.sum() + next(values),
+        torch.optim.SGD,
     )
     return {"raw": raw, **found(learn, **kwargs)}
 
@@ -130,16 +158,24 @@ def reference() -> dict[str, Any]:
     return {
         "versions": {"fastai": fastai.__version__, "torch": torch.__version__},
         "curves": {
-            name: {"lrs": rates[: len(losses)], "losses": losses, "suggestions": suggest_all(rates[: len(losses)], losses)}
+            name: {
+                "lrs": rates[: len(losses)],
+                "losses": losses,
+                "suggestions": suggest_all(rates[: len(losses)], losses),
+            }
             for name, losses in rounded_curves().items()
         },
         "short valleys": short_valleys(),
         "scripts": {name: scripted(**case) for name, case in scripts().items()},
         "runs": {
             "SGD": digits_run(torch.optim.SGD, {}),
-            "SGD with momentum, diverging": digits_run(torch.optim.SGD, {"momentum": 0.9}, end_lr=1000),
+            "SGD with momentum, diverging": digits_run(
+                torch.optim.SGD, {"momentum": 0.9}, end_lr=1000
+            ),
             "Adam": digits_run(torch.optim.Adam, {}),
-            "Adam, 40 batches": digits_run(torch.optim.Adam, {}, num_it=40, start_lr=1e-5, end_lr=1),
+            "Adam, 40 batches": digits_run(
+                torch.optim.Adam, {}, num_it=40, start_lr=1e-5, end_lr=1
+            ),
         },
     }
 

@@ -56,8 +56,12 @@ CLASSES: dict[str, Any] = {
     "top_2_accuracy": partial(top_k_accuracy, k=2),
     "argmax": AccumMetric(mean_product, dim_argmax=1),
     "argmax_last": AccumMetric(mean_product, dim_argmax=-1),
-    "softmax": AccumMetric(mean_power, dim_argmax=1, activation=ActivationType.Softmax, flatten=False, power=2),
-    "softmax_thresh": AccumMetric(mean_of, dim_argmax=1, activation=ActivationType.Softmax, flatten=False, thresh=0.4),
+    "softmax": AccumMetric(
+        mean_power, dim_argmax=1, activation=ActivationType.Softmax, flatten=False, power=2
+    ),
+    "softmax_thresh": AccumMetric(
+        mean_of, dim_argmax=1, activation=ActivationType.Softmax, flatten=False, thresh=0.4
+    ),
     "argmax_thresh": AccumMetric(mean_of, dim_argmax=1, thresh=0.5),
     "no_flatten": AccumMetric(mean_power, flatten=False, power=3),
     "to_np_invert": AccumMetric(difference, dim_argmax=1, to_np=True, invert_arg=True),
@@ -65,11 +69,17 @@ CLASSES: dict[str, Any] = {
     "f1_macro": skm_to_fastai(skm.f1_score, average="macro"),
     "precision_weighted": skm_to_fastai(skm.precision_score, average="weighted"),
     "cohen_kappa": skm_to_fastai(skm.cohen_kappa_score, weights="quadratic"),
-    "roc_auc_ovr": skm_to_fastai(skm.roc_auc_score, activation=ActivationType.Softmax, flatten=False, multi_class="ovr"),
+    "roc_auc_ovr": skm_to_fastai(
+        skm.roc_auc_score, activation=ActivationType.Softmax, flatten=False, multi_class="ovr"
+    ),
 }
 BINARY: dict[str, Any] = {
-    "binary_softmax": AccumMetric(mean_product, dim_argmax=1, activation=ActivationType.BinarySoftmax),
-    "binary_softmax_thresh": AccumMetric(mean_product, dim_argmax=1, activation=ActivationType.BinarySoftmax, thresh=0.3),
+    "binary_softmax": AccumMetric(
+        mean_product, dim_argmax=1, activation=ActivationType.BinarySoftmax
+    ),
+    "binary_softmax_thresh": AccumMetric(
+        mean_product, dim_argmax=1, activation=ActivationType.BinarySoftmax, thresh=0.3
+    ),
     "roc_auc": skm_to_fastai(skm.roc_auc_score, activation=ActivationType.BinarySoftmax),
     "f1": skm_to_fastai(skm.f1_score),
 }
@@ -82,7 +92,11 @@ LABELS: dict[str, Any] = {
     "f1_multi": skm_to_fastai(skm.f1_score, thresh=0.5, flatten=False, average="macro"),
     "accuracy_set": skm_to_fastai(skm.accuracy_score, thresh=0.5, flatten=False),
     "roc_auc_multi": skm_to_fastai(
-        skm.roc_auc_score, activation=ActivationType.Sigmoid, thresh=None, is_class=False, flatten=False
+        skm.roc_auc_score,
+        activation=ActivationType.Sigmoid,
+        thresh=None,
+        is_class=False,
+        flatten=False,
     ),
 }
 VALUES: dict[str, Any] = {
@@ -116,7 +130,10 @@ def make_data() -> dict[str, dict[str, Any]]:
             "pred": rounded(torch.randn(N, 4, generator=gen)),
             "target": torch.randint(0, 2, (N, 4), generator=gen).tolist(),
         },
-        "values": {"pred": rounded(value), "target": rounded(value + torch.randn(N, 1, generator=gen))},
+        "values": {
+            "pred": rounded(value),
+            "target": rounded(value + torch.randn(N, 1, generator=gen)),
+        },
     }
 
 
@@ -139,10 +156,14 @@ def loss_of(pred: Tensor, target: Tensor) -> Tensor:
 
 
 def values_of(metrics: dict[str, Any], pred: Any, target: Any) -> dict[str, float]:
-    learn = Learner(loaders(pred, target), Same(), loss_func=loss_of, metrics=list(metrics.values()))
+    learn = Learner(
+        loaders(pred, target), Same(), loss_func=loss_of, metrics=list(metrics.values())
+    )
     with learn.no_logging():
         loss, *values = learn.validate()
-    return {"loss": float(loss)} | {name: float(value) for name, value in zip(metrics, values, strict=True)}
+    return {"loss": float(loss)} | {
+        name: float(value) for name, value in zip(metrics, values, strict=True)
+    }
 
 
 def smooth_losses(losses: list[float], beta: float) -> list[float]:
@@ -162,7 +183,13 @@ def main() -> None:
     values = {name: values_of(metrics, **data[name]) for name, metrics in SETS.items()}
     losses = [round(abs(x[0]), 3) for x in data["values"]["pred"]]
     smooth = {str(beta): smooth_losses(losses, beta) for beta in (0.98, 0.5, 0.0)}
-    result = {"batch_size": BATCH_SIZE, "data": data, "values": values, "losses": losses, "smooth": smooth}
+    result = {
+        "batch_size": BATCH_SIZE,
+        "data": data,
+        "values": values,
+        "losses": losses,
+        "smooth": smooth,
+    }
     Path(__file__).with_name("metrics.json").write_text(json.dumps(result) + "\n")
 
 

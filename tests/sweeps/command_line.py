@@ -16,8 +16,8 @@ import psutil
 from optuna.storages import BaseStorage, get_storage
 from optuna.trial import FrozenTrial, TrialState
 
-from nntrain.sweeps.storage import open_storage
-from nntrain.sweeps.trials import MESSAGE, OUTCOME, counted
+from nntrain.sweeps.study.storage import open_storage
+from nntrain.sweeps.study.trials import MESSAGE, OUTCOME, counted
 from tests.common.servers import wait_until
 
 APP = """
@@ -95,19 +95,28 @@ class SweepCommand:
         self.study_folder = folder / "multirun" / STUDY
         folder.mkdir(exist_ok=True)
         (folder / "app.py").write_text(APP)
-        chosen = [f"hydra.sweeper.study_name={STUDY}", "hydra/sweeper/sampler=random", "x=interval(-5,5)", *overrides]
+        chosen = [
+            f"hydra.sweeper.study_name={STUDY}",
+            "hydra/sweeper/sampler=random",
+            "x=interval(-5,5)",
+            *overrides,
+        ]
         if storage is not None:
             chosen.append(f"hydra.sweeper.storage={storage}")
         self.command = [sys.executable, "app.py", "-m", "hydra/sweeper=nntrain", *chosen]
 
-    def run(self, faults: Sequence[str] = (), sleep_s: float = 0.0) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, faults: Sequence[str] = (), sleep_s: float = 0.0
+    ) -> subprocess.CompletedProcess[str]:
         """The finished process, with what it printed."""
         with self.started(faults, sleep_s) as process:
             out, err = process.communicate(timeout=200)
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     @contextmanager
-    def started(self, faults: Sequence[str] = (), sleep_s: float = 0.0) -> Iterator[subprocess.Popen[str]]:
+    def started(
+        self, faults: Sequence[str] = (), sleep_s: float = 0.0
+    ) -> Iterator[subprocess.Popen[str]]:
         """The process, begun; whatever is left of it, or was started by it, is killed at the end.
 
         Args:
@@ -117,7 +126,12 @@ class SweepCommand:
         process = subprocess.Popen(
             self.command,
             cwd=self.folder,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "FAULTS": " ".join(faults), "SLEEP_S": str(sleep_s)},
+            env={
+                **os.environ,
+                "OMP_NUM_THREADS": "1",
+                "FAULTS": " ".join(faults),
+                "SLEEP_S": str(sleep_s),
+            },
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -140,7 +154,9 @@ class SweepCommand:
     def _opened(self) -> BaseStorage:
         return get_storage(open_storage(self.storage, self.study_folder))
 
-    def wait_for(self, n: int, process: subprocess.Popen[str], state: TrialState = TrialState.COMPLETE) -> None:
+    def wait_for(
+        self, n: int, process: subprocess.Popen[str], state: TrialState = TrialState.COMPLETE
+    ) -> None:
         """Waits until there are so many trials in a state."""
         self.wait_until_begun([0], process)
 
@@ -165,7 +181,11 @@ class SweepCommand:
 
     def workers(self) -> list[psutil.Process]:
         """Those of them that are workers."""
-        return [process for process in self.processes() if any("worker_main" in word for word in process.cmdline())]
+        return [
+            process
+            for process in self.processes()
+            if any("worker_main" in word for word in process.cmdline())
+        ]
 
     def assert_no_process_is_left(self) -> None:
         """Waits for the last to go, for one whose parent was killed notices it and ends."""
@@ -196,7 +216,11 @@ def assert_all_done(command: SweepCommand, n: int) -> None:
 def causes(trials: Sequence[FrozenTrial]) -> dict[int, tuple[str, str, str]]:
     """State, outcome and message of the trials that did not complete."""
     return {
-        trial.number: (trial.state.name, trial.user_attrs.get(OUTCOME, ""), trial.user_attrs.get(MESSAGE, ""))
+        trial.number: (
+            trial.state.name,
+            trial.user_attrs.get(OUTCOME, ""),
+            trial.user_attrs.get(MESSAGE, ""),
+        )
         for trial in trials
         if trial.state is not TrialState.COMPLETE
     }

@@ -19,10 +19,10 @@ from hydra_plugins.nntrain_sweeper.config import PRUNERS, SAMPLERS
 from omegaconf import DictConfig
 
 from nntrain.sweeps.configure import make_sweep
-from nntrain.sweeps.plan import SweepPlan
-from nntrain.sweeps.space import Space, make_space, suggest
+from nntrain.sweeps.spec.plan import SweepPlan
+from nntrain.sweeps.spec.space import Space, make_space, suggest
+from nntrain.sweeps.study.trials import SweepStudy
 from nntrain.sweeps.sweep import Sweep
-from nntrain.sweeps.trials import SweepStudy
 
 CONFIG = """
 defaults:
@@ -56,7 +56,9 @@ class App:
         """The sweep that the command line asks for, made by the sweeper as Hydra makes it."""
         config = self.config(*overrides)
         context = HydraContext(config_loader=self.loader, callbacks=Callbacks())
-        sweeper = Plugins.instance().instantiate_sweeper(hydra_context=context, task_function=job, config=config)
+        sweeper = Plugins.instance().instantiate_sweeper(
+            hydra_context=context, task_function=job, config=config
+        )
         assert isinstance(sweeper, NntrainSweeper)
         return make_sweep(sweeper.settings, list(config.hydra.overrides.task), job, context, config)
 

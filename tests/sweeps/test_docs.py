@@ -31,7 +31,9 @@ def test_the_table_of_keys_has_each_one_with_its_default() -> None:
     assert dict(rows) == defaults
 
 
-@pytest.mark.parametrize(("title", "known"), [("Which sampler", SAMPLERS), ("Which pruner", PRUNERS)])
+@pytest.mark.parametrize(
+    ("title", "known"), [("Which sampler", SAMPLERS), ("Which pruner", PRUNERS)]
+)
 def test_the_table_has_each_choice(title: str, known: dict[str, object]) -> None:
     assert sorted(first_column(title)) == sorted(known)
 
@@ -39,8 +41,14 @@ def test_the_table_has_each_choice(title: str, known: dict[str, object]) -> None
 def test_every_link_leads_somewhere() -> None:
     text = PAGE.read_text()
     headings = {
-        re.sub(r"[^\w -]", "", line[3:]).lower().replace(" ", "-") for line in text.splitlines() if line.startswith("## ")
+        re.sub(r"[^\w -]", "", line[3:]).lower().replace(" ", "-")
+        for line in text.splitlines()
+        if line.startswith("## ")
     }
     links = re.findall(r"\]\((?!https?:)([^)]+)\)", text)
     assert links
-    assert [link for link in links if not (link[1:] in headings if link[0] == "#" else (PAGE.parent / link).exists())] == []
+    assert [
+        link
+        for link in links
+        if not (link[1:] in headings if link[0] == "#" else (PAGE.parent / link).exists())
+    ] == []

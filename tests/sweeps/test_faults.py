@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nntrain.sweeps.trials import RETRY_OF, counted
+from nntrain.sweeps.study.trials import RETRY_OF, counted
 from tests.common.servers import POSTGRES_BIN, OptunaProxy, Postgresql
 from tests.sweeps.command_line import SweepCommand, assert_all_done, causes, states
 
@@ -18,7 +18,11 @@ N = 40
 
 CAUSES = {
     "segfault": ("FAIL", "killed", "its process crashed: SIGSEGV"),
-    "sigkill": ("FAIL", "killed", "its process was killed by SIGKILL, as the system does to one that takes too much memory"),
+    "sigkill": (
+        "FAIL",
+        "killed",
+        "its process was killed by SIGKILL, as the system does to one that takes too much memory",
+    ),
     "exit": ("FAIL", "error", "the job called sys.exit(7)"),
     "out_of_memory": ("FAIL", "out_of_memory", "MemoryError: no room for 1 TiB"),
     "fail": ("FAIL", "error", "ValueError: the learning rate is the wrong colour"),
@@ -37,7 +41,11 @@ def sweep(tmp_path: Path, *overrides: str, storage: str | None = None) -> SweepC
 
 def test_each_way_to_die_costs_its_own_trial_and_is_named(tmp_path: Path) -> None:
     faults = [*CAUSES, "delete"]
-    limits = ["hydra.sweeper.n_trials=14", "hydra.sweeper.max_failure_rate=1", "hydra.sweeper.trial_timeout_s=4"]
+    limits = [
+        "hydra.sweeper.n_trials=14",
+        "hydra.sweeper.max_failure_rate=1",
+        "hydra.sweeper.trial_timeout_s=4",
+    ]
     command = sweep(tmp_path, *limits)
     done = command.run(faults)
     assert done.returncode == 0, done.stderr
@@ -47,18 +55,26 @@ def test_each_way_to_die_costs_its_own_trial_and_is_named(tmp_path: Path) -> Non
     for number, (_, outcome, message) in found.items():
         assert f"trial {number} failed ({outcome}): {message}" in done.stderr
     again = [trial for trial in trials if RETRY_OF in trial.user_attrs]
-    assert [trial.user_attrs[RETRY_OF] for trial in again] == [faults.index("sigkill")]  # it may have been the system
+    assert [trial.user_attrs[RETRY_OF] for trial in again] == [
+        faults.index("sigkill")
+    ]  # it may have been the system
     assert len(counted(trials)) == 14
     command.assert_no_process_is_left()
 
 
 def test_in_the_foreground_a_trial_that_fails_costs_only_itself(tmp_path: Path) -> None:
     faults = ["exit", "out_of_memory", "fail", "delete"]
-    limits = ["hydra.sweeper.n_trials=6", "hydra.sweeper.n_jobs=1", "hydra.sweeper.max_failure_rate=1"]
+    limits = [
+        "hydra.sweeper.n_trials=6",
+        "hydra.sweeper.n_jobs=1",
+        "hydra.sweeper.max_failure_rate=1",
+    ]
     command = sweep(tmp_path, *limits)
     done = command.run(faults)
     assert done.returncode == 0, done.stderr
-    assert causes(command.trials()) == {number: CAUSES[fault] for number, fault in enumerate(faults) if fault in CAUSES}
+    assert causes(command.trials()) == {
+        number: CAUSES[fault] for number, fault in enumerate(faults) if fault in CAUSES
+    }
     assert states(command.trials()) == {"FAIL": 3, "COMPLETE": 3}
 
 
@@ -76,7 +92,9 @@ def test_a_killed_worker_is_replaced_and_its_trial_run_again(tmp_path: Path) -> 
     first = {trial.number: trial for trial in command.trials()}
     for trial in command.trials():
         if (before := trial.user_attrs.get(RETRY_OF)) is not None:
-            assert trial.params.items() >= first[before].params.items()  # it may have died before all were chosen
+            assert (
+                trial.params.items() >= first[before].params.items()
+            )  # it may have died before all were chosen
 
 
 def test_after_the_death_of_the_sweep_the_same_command_finishes_it(tmp_path: Path) -> None:
@@ -117,7 +135,9 @@ def test_a_storage_that_comes_back_is_waited_for(server: Postgresql, tmp_path: P
     assert_all_done(command, N)
 
 
-def test_after_the_death_of_its_storage_the_same_command_finishes_it(proxy: OptunaProxy, tmp_path: Path) -> None:
+def test_after_the_death_of_its_storage_the_same_command_finishes_it(
+    proxy: OptunaProxy, tmp_path: Path
+) -> None:
     command = sweep(tmp_path, storage=proxy.uri)
     with command.started(sleep_s=0.05) as process:
         command.wait_for(10, process)
@@ -136,8 +156,12 @@ def test_after_the_death_of_its_storage_the_same_command_finishes_it(proxy: Optu
 # --- signals
 
 
-@pytest.mark.parametrize(("n_jobs", "signum"), [(1, signal.SIGINT), (1, signal.SIGTERM), (2, signal.SIGINT)])
-def test_a_signal_stops_the_trials_and_the_same_command_goes_on(n_jobs: int, signum: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("n_jobs", "signum"), [(1, signal.SIGINT), (1, signal.SIGTERM), (2, signal.SIGINT)]
+)
+def test_a_signal_stops_the_trials_and_the_same_command_goes_on(
+    n_jobs: int, signum: int, tmp_path: Path
+) -> None:
     command = sweep(tmp_path, f"hydra.sweeper.n_jobs={n_jobs}", "hydra.sweeper.n_trials=4")
     running = list(range(n_jobs))
     with command.started(sleep_s=60) as process:

@@ -15,8 +15,8 @@ from hydra.types import HydraContext
 from omegaconf import DictConfig
 from optuna import Trial
 
-from nntrain.sweeps.trials import OUTCOME, OWNER, is_of, this_process
-from nntrain.sweeps.worker import Worker
+from nntrain.sweeps.study.trials import OUTCOME, OWNER, is_of, this_process
+from nntrain.sweeps.workers.worker import Worker
 from tests.sweeps.small_app import App
 
 OVERRIDES = ["x=interval(0,1)", "hydra.sweeper.n_trials=3", "hydra.sweeper.study_name=parabola"]
@@ -39,7 +39,11 @@ def worker_of(app: App, tmp_path: Path, **options: Any) -> Worker:
     plan = replace(sweep.plan, custom_search_space=options.pop("custom_search_space", None))
     callbacks = Callbacks()
     for name, function in options.pop("callbacks", {}).items():
-        callbacks.callbacks.append(type("OfTheUser", (), {"__getattr__": lambda self, _: lambda **_: None, name: function})())
+        callbacks.callbacks.append(
+            type(
+                "OfTheUser", (), {"__getattr__": lambda self, _: lambda **_: None, name: function}
+            )()
+        )
     context = HydraContext(config_loader=sweep.hydra_context.config_loader, callbacks=callbacks)
     return Worker(plan, options.pop("job", sweep.task_function), context, sweep.config)
 
@@ -47,7 +51,10 @@ def worker_of(app: App, tmp_path: Path, **options: Any) -> Worker:
 @pytest.mark.parametrize(
     ("options", "outcomes"),
     [
-        ({"custom_search_space": f"{__name__}.interrupting_space", "job": never}, ["interrupted", None]),
+        (
+            {"custom_search_space": f"{__name__}.interrupting_space", "job": never},
+            ["interrupted", None],
+        ),
         ({"callbacks": {"on_job_start": interrupt}, "job": never}, ["interrupted", None]),
         ({"callbacks": {"on_job_end": interrupt}}, ["completed"]),
     ],

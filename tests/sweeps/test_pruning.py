@@ -23,10 +23,10 @@ from nntrain import (
 )
 from nntrain.recorder import Smoother
 from nntrain.sweeps import PruningCallback
-from nntrain.sweeps.current import Running, trial_runs
+from nntrain.sweeps.context import Running, trial_runs
 from nntrain.sweeps.pruning import BATCH_METRICS, check_every
-from nntrain.sweeps.study import open_study
-from nntrain.sweeps.verdict import CONTROL, Judge
+from nntrain.sweeps.study.opening import open_study
+from nntrain.sweeps.study.pruner import CONTROL, Judge
 from tests.common.scripted import ScriptedMetric
 from tests.common.spies import RaiseAt, Spy
 from tests.common.toys import toy_learner
@@ -75,12 +75,18 @@ class Small:
     def fit(self, values: Sequence[float], *cbs: Callback, n_epoch: int | None = None) -> Running:
         """A trial whose valid/loss goes through these values, told to Optuna as a worker does."""
         with self.trial() as one:
-            toy_learner(cbs=[ScriptedMetric(list(values)), PruningCallback(), *cbs]).fit(n_epoch or len(values))
+            toy_learner(cbs=[ScriptedMetric(list(values)), PruningCallback(), *cbs]).fit(
+                n_epoch or len(values)
+            )
         assert one.result is not None
-        state = TrialState.COMPLETE if one.result.reason is StopReason.COMPLETED else TrialState.PRUNED
+        state = (
+            TrialState.COMPLETE if one.result.reason is StopReason.COMPLETED else TrialState.PRUNED
+        )
         self.judge.end(one.trial, state)
         n = len(self.plan.directions)
-        self.study.tell(one.trial, [values[-1]] * n if state is TrialState.COMPLETE else None, state)
+        self.study.tell(
+            one.trial, [values[-1]] * n if state is TrialState.COMPLETE else None, state
+        )
         return one
 
     def reported(self, number: int = -1) -> dict[int, float]:
@@ -88,7 +94,9 @@ class Small:
         return (self.judge._shadow or self.study).trials[number].intermediate_values
 
 
-def test_each_epoch_is_reported_and_the_pruner_asked_once_but_after_the_last(tmp_path: Path) -> None:
+def test_each_epoch_is_reported_and_the_pruner_asked_once_but_after_the_last(
+    tmp_path: Path,
+) -> None:
     small = Small(tmp_path)
     one = small.fit([0.5, 0.4, 0.3])
     assert small.reported() == {1: 0.5, 2: 0.4, 3: 0.3}
@@ -102,7 +110,11 @@ def test_a_pruned_fit_ends_as_a_cancelled_one_and_says_why(tmp_path: Path) -> No
     spy = Spy()
     one = small.fit([0.5, 0.4, 0.3, 0.2], spy)
     assert one.result is not None
-    assert (one.result.reason, one.result.n_epoch, one.result.train_iter) == (StopReason.PRUNED, 2, 2 * N_BATCH)
+    assert (one.result.reason, one.result.n_epoch, one.result.train_iter) == (
+        StopReason.PRUNED,
+        2,
+        2 * N_BATCH,
+    )
     assert one.result.metrics["valid/loss"] == 0.4
     assert one.result.message == "valid/loss=0.4 at step 2, AskedPruner; no other trial got there"
     assert spy.events[-3:] == [Event.AFTER_CANCEL_FIT, Event.AFTER_FIT, Event.CLEANUP_FIT]
@@ -121,14 +133,18 @@ def test_the_learner_goes_on_as_ever_after_it_was_pruned(tmp_path: Path) -> None
     assert one.result.reason is StopReason.PRUNED
 
 
-def test_the_median_pruner_stops_what_is_worse_than_the_others_and_names_them(tmp_path: Path) -> None:
+def test_the_median_pruner_stops_what_is_worse_than_the_others_and_names_them(
+    tmp_path: Path,
+) -> None:
     small = Small(tmp_path, optuna.pruners.MedianPruner(n_startup_trials=3))
     for value in (0.1, 0.2, 0.6):
         small.fit([value, value])
     one = small.fit([0.3, 0.3, 0.3])
     assert one.result is not None
     assert (one.result.reason, one.result.n_epoch) == (StopReason.PRUNED, 1)
-    assert one.result.message == ("valid/loss=0.3 at step 1, MedianPruner; there 3 others had 0.1 to 0.6, median 0.2")
+    assert one.result.message == (
+        "valid/loss=0.3 at step 1, MedianPruner; there 3 others had 0.1 to 0.6, median 0.2"
+    )
     good = small.fit([0.15, 0.15]).result
     assert good is not None
     assert good.reason is StopReason.COMPLETED
@@ -139,7 +155,10 @@ def test_a_metric_that_is_to_grow_is_compared_the_other_way(tmp_path: Path) -> N
     small = Small(tmp_path, pruner, directions=["maximize"])
     small.fit([0.5, 0.5])
     ends = [small.fit([value, value]).result for value in (0.4, 0.6)]
-    assert [end.reason for end in ends if end is not None] == [StopReason.PRUNED, StopReason.COMPLETED]
+    assert [end.reason for end in ends if end is not None] == [
+        StopReason.PRUNED,
+        StopReason.COMPLETED,
+    ]
 
 
 def test_a_control_runs_on_to_its_end(tmp_path: Path) -> None:
@@ -154,16 +173,25 @@ def test_a_control_runs_on_to_its_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("directions", [["minimize"], ["minimize", "maximize"]])
-def test_another_metric_than_the_objective_is_reported_to_its_own_study(directions: list[str], tmp_path: Path) -> None:
+def test_another_metric_than_the_objective_is_reported_to_its_own_study(
+    directions: list[str], tmp_path: Path
+) -> None:
     options = {"monitor": "valid/loss", "monitor_direction": "minimize", "directions": directions}
-    small = Small(tmp_path, AskedPruner(at=2), objectives=["time/epoch_s", "valid/accuracy"][: len(directions)], **options)
+    small = Small(
+        tmp_path,
+        AskedPruner(at=2),
+        objectives=["time/epoch_s", "valid/accuracy"][: len(directions)],
+        **options,
+    )
     one = small.fit([0.5, 0.4, 0.3])
     assert one.result is not None
     assert one.result.reason is StopReason.PRUNED
     assert small.reported() == {1: 0.5, 2: 0.4}
     assert small.judge._shadow is not None
     assert [trial.state for trial in small.judge._shadow.trials] == [TrialState.PRUNED]
-    assert [(trial.state, trial.intermediate_values) for trial in small.study.trials] == [(TrialState.PRUNED, {})]
+    assert [(trial.state, trial.intermediate_values) for trial in small.study.trials] == [
+        (TrialState.PRUNED, {})
+    ]
 
 
 # --- every so many batches
@@ -171,7 +199,13 @@ def test_another_metric_than_the_objective_is_reported_to_its_own_study(directio
 
 @pytest.mark.parametrize("every", [1, 2, 3])
 def test_the_loss_of_batches_is_reported_every_few(every: int, tmp_path: Path) -> None:
-    small = Small(tmp_path, monitor="batch/loss", monitor_direction="minimize", objectives=["valid/accuracy"], every=every)
+    small = Small(
+        tmp_path,
+        monitor="batch/loss",
+        monitor_direction="minimize",
+        objectives=["valid/accuracy"],
+        every=every,
+    )
     with small.trial() as one:
         learn = toy_learner(cbs=[PruningCallback()])
         learn.fit(2)
@@ -219,17 +253,24 @@ def test_the_callbacks_own_metric_wins_over_the_sweeps(tmp_path: Path) -> None:
     [
         (None, 0, "every=0 must be at least 1: the training batches between two reports."),
         ("batch/loss", -1, "every=-1 must be at least 1"),
-        ("valid/loss", 5, "valid/loss is measured once an epoch and cannot be reported every 5 batches: leave that out, or"),
+        (
+            "valid/loss",
+            5,
+            "valid/loss is measured once an epoch and cannot be reported every 5 batches: leave that out, or",
+        ),
     ],
 )
-def test_what_cannot_be_reported_so_often_is_told(monitor: str | None, every: int, message: str) -> None:
+def test_what_cannot_be_reported_so_often_is_told(
+    monitor: str | None, every: int, message: str
+) -> None:
     with pytest.raises(ValueError, match="every") as caught:
         PruningCallback(monitor, every)
     assert str(caught.value).startswith(message)
 
 
 @pytest.mark.parametrize(
-    ("monitor", "every"), [(None, None), (None, 3), ("valid/loss", None), *((name, 1) for name in BATCH_METRICS)]
+    ("monitor", "every"),
+    [(None, None), (None, 3), ("valid/loss", None), *((name, 1) for name in BATCH_METRICS)],
 )
 def test_what_can_be_reported_so_often_is_taken(monitor: str | None, every: int | None) -> None:
     check_every(monitor, every)
@@ -239,7 +280,11 @@ def test_what_can_be_reported_so_often_is_taken(monitor: str | None, every: int 
 
 
 def test_outside_a_sweep_it_does_nothing() -> None:
-    for callback in (PruningCallback(), PruningCallback("valid/none"), PruningCallback("batch/loss", 1)):
+    for callback in (
+        PruningCallback(),
+        PruningCallback("valid/none"),
+        PruningCallback("batch/loss", 1),
+    ):
         plain, watched = toy_learner(), toy_learner(cbs=[callback])
         assert watched.fit(2).reason is StopReason.COMPLETED
         plain.fit(2)
@@ -252,7 +297,9 @@ def test_a_metric_that_was_not_recorded_is_told_with_those_that_were(tmp_path: P
     with small.trial() as one, pytest.raises(LookupError) as caught:
         learn.fit(2)
     assert caught.value.args[0].startswith("'valid/f1' was not recorded; recorded were ")
-    assert {"train/loss", "valid/loss"} <= set(caught.value.args[0].rstrip(".").partition("were ")[2].split(", "))
+    assert {"train/loss", "valid/loss"} <= set(
+        caught.value.args[0].rstrip(".").partition("were ")[2].split(", ")
+    )
     assert one.result is not None
     assert one.result.reason is StopReason.ERROR
 
@@ -264,7 +311,9 @@ def test_a_metric_that_was_not_recorded_is_told_with_those_that_were(tmp_path: P
         (Event.BEFORE_TRAIN, CancelEpochException),
     ],
 )
-def test_an_epoch_in_which_the_metric_was_cancelled_is_left_out(event: Event, cancel: type[Exception], tmp_path: Path) -> None:
+def test_an_epoch_in_which_the_metric_was_cancelled_is_left_out(
+    event: Event, cancel: type[Exception], tmp_path: Path
+) -> None:
     small = Small(tmp_path)
     with small.trial():
         result = toy_learner(cbs=[RaiseAt(event, cancel(), epoch=1), PruningCallback()]).fit(3)
@@ -275,7 +324,9 @@ def test_an_epoch_in_which_the_metric_was_cancelled_is_left_out(event: Event, ca
 def test_an_epoch_whose_training_was_cut_short_is_reported(tmp_path: Path) -> None:
     small = Small(tmp_path)
     with small.trial():
-        toy_learner(cbs=[RaiseAt(Event.BEFORE_BATCH, CancelTrainException(), epoch=1), PruningCallback()]).fit(3)
+        toy_learner(
+            cbs=[RaiseAt(Event.BEFORE_BATCH, CancelTrainException(), epoch=1), PruningCallback()]
+        ).fit(3)
     assert list(small.reported()) == [1, 2, 3]
 
 
@@ -289,7 +340,12 @@ def test_a_job_that_names_no_metric_is_left_alone_but_its_result_is_kept(tmp_pat
 
 
 def test_several_objectives_without_a_metric_to_prune_by_are_left_alone(tmp_path: Path) -> None:
-    small = Small(tmp_path, directions=["minimize", "maximize"], objectives=["valid/loss", "valid/accuracy"], monitor=None)
+    small = Small(
+        tmp_path,
+        directions=["minimize", "maximize"],
+        objectives=["valid/loss", "valid/accuracy"],
+        monitor=None,
+    )
     one = small.fit([0.5, 0.4])
     assert one.pruning is None
     assert one.result is not None

@@ -112,7 +112,11 @@ z: 100
 reach: 0.5
 """
 
-APPS = {"bowl": (BOWL, BOWL_CONFIG), "trade_off": (TRADE_OFF, TRADE_OFF_CONFIG), "neighbours": (NEIGHBOURS, NEIGHBOURS_CONFIG)}
+APPS = {
+    "bowl": (BOWL, BOWL_CONFIG),
+    "trade_off": (TRADE_OFF, TRADE_OFF_CONFIG),
+    "neighbours": (NEIGHBOURS, NEIGHBOURS_CONFIG),
+}
 
 
 def run(app: str, *overrides: str) -> subprocess.CompletedProcess[str]:
@@ -150,10 +154,23 @@ def test_a_grid_in_the_config_is_tried_once_each_and_the_best_is_written_down() 
     assert results("multirun/bowl")["best_value"] == 1
 
 
-def test_the_command_line_changes_the_space_fixes_a_value_and_says_where_the_study_is_kept() -> None:
+def test_the_command_line_changes_the_space_fixes_a_value_and_says_where_the_study_is_kept() -> (
+    None
+):
     overrides = ["x=int(interval(-5.0, 5.0))", "y=2", "~unused", "+scale=tag(log, interval(1, 10))"]
-    keys = ["hydra.sweep.dir=out", "hydra.job.chdir=True", "hydra.sweeper.n_trials=4", "hydra.sweeper.study_name=mine"]
-    done = run("bowl", *overrides, *keys, "hydra/sweeper/sampler=tpe", "hydra.sweeper.storage=sqlite:///kept.db")
+    keys = [
+        "hydra.sweep.dir=out",
+        "hydra.job.chdir=True",
+        "hydra.sweeper.n_trials=4",
+        "hydra.sweeper.study_name=mine",
+    ]
+    done = run(
+        "bowl",
+        *overrides,
+        *keys,
+        "hydra/sweeper/sampler=tpe",
+        "hydra.sweeper.storage=sqlite:///kept.db",
+    )
     assert done.returncode == 0, done.stderr
     study = optuna.load_study(study_name="mine", storage="sqlite:///kept.db")
     assert len(study.trials) == 4
@@ -168,12 +185,21 @@ def test_the_command_line_changes_the_space_fixes_a_value_and_says_where_the_stu
 def test_several_objectives_give_the_configurations_that_no_other_one_beats() -> None:
     done = run("trade_off")
     assert done.returncode == 0, done.stderr
-    tried = [(one["x"] + one["y"], (one["x"] - 4) ** 2 + (one["y"] - 4) ** 2) for one in configured("multirun/trade-off")]
+    tried = [
+        (one["x"] + one["y"], (one["x"] - 4) ** 2 + (one["y"] - 4) ** 2)
+        for one in configured("multirun/trade-off")
+    ]
     assert len(tried) == 12
-    front = {one for one in tried if not any(o != one and o[0] <= one[0] and o[1] <= one[1] for o in tried)}
+    front = {
+        one
+        for one in tried
+        if not any(o != one and o[0] <= one[0] and o[1] <= one[1] for o in tried)
+    }
     solutions = results("multirun/trade-off")["solutions"]
     assert {tuple(one["values"]) for one in solutions} == front
-    assert {one["params"]["x"] + one["params"]["y"] for one in solutions} == {first for first, _ in front}
+    assert {one["params"]["x"] + one["params"]["y"] for one in solutions} == {
+        first for first, _ in front
+    }
 
 
 def test_a_function_of_the_users_adds_to_the_space_and_sees_the_configuration() -> None:
@@ -187,7 +213,9 @@ def test_a_function_of_the_users_adds_to_the_space_and_sees_the_configuration() 
 
 @pytest.mark.parametrize(("rate", "n_run", "code"), [(0.5, 3, 1), (1.0, 4, 0)])
 def test_too_many_failures_end_the_sweep(rate: float, n_run: int, code: int) -> None:
-    done = run("bowl", "broken=true", "hydra.sweeper.n_trials=4", f"hydra.sweeper.max_failure_rate={rate}")
+    done = run(
+        "bowl", "broken=true", "hydra.sweeper.n_trials=4", f"hydra.sweeper.max_failure_rate={rate}"
+    )
     assert done.returncode == code, done.stderr
     assert len(configured("multirun/bowl")) == n_run
     assert done.stderr.count("failed (error): RuntimeError: it was asked to fail") == n_run

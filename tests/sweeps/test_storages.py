@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nntrain.sweeps.trials import owner_of
+from nntrain.sweeps.study.trials import owner_of
 from tests.common.servers import POSTGRES_BIN, OptunaProxy, postgresql
 from tests.sweeps.command_line import SweepCommand, assert_all_done
 
@@ -34,7 +34,9 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str | No
 
 
 def test_two_workers_share_out_all_trials(storage: str | None, tmp_path: Path) -> None:
-    command = SweepCommand(tmp_path / "app", f"hydra.sweeper.n_trials={N}", "hydra.sweeper.n_jobs=2", storage=storage)
+    command = SweepCommand(
+        tmp_path / "app", f"hydra.sweeper.n_trials={N}", "hydra.sweeper.n_jobs=2", storage=storage
+    )
     done = command.run()
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
@@ -42,4 +44,6 @@ def test_two_workers_share_out_all_trials(storage: str | None, tmp_path: Path) -
     trials = command.trials()
     assert len(trials) == N
     assert len({owner_of(trial)["pid"] for trial in trials}) == 2
-    assert sorted(int(path.name) for path in command.study_folder.iterdir() if path.name.isdigit()) == list(range(N))
+    assert sorted(
+        int(path.name) for path in command.study_folder.iterdir() if path.name.isdigit()
+    ) == list(range(N))

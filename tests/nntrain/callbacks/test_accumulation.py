@@ -25,10 +25,16 @@ FASTAI = reference("callbacks")["accumulation"]
 @pytest.mark.parametrize("name", FASTAI)
 def test_every_batch_leaves_fastais_weights_and_losses(name: str) -> None:
     n_train, n_acc = map(int, name.split("/"))
-    learn = toy_learner(regression_lists(n_train), cbs=[GradientAccumulation(n_acc), spy := CourseSpy()])
+    learn = toy_learner(
+        regression_lists(n_train), cbs=[GradientAccumulation(n_acc), spy := CourseSpy()]
+    )
     learn.fit(2)
-    torch.testing.assert_close(torch.stack(spy.weights), torch.tensor(FASTAI[name]["weights"]), rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(learn.recorder.losses, torch.tensor(FASTAI[name]["losses"]), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        torch.stack(spy.weights), torch.tensor(FASTAI[name]["weights"]), rtol=1e-5, atol=1e-6
+    )
+    torch.testing.assert_close(
+        learn.recorder.losses, torch.tensor(FASTAI[name]["losses"]), rtol=1e-5, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("bs", [16, 32, 64])
@@ -37,11 +43,15 @@ def test_the_steps_are_those_of_the_big_batch(bs: int) -> None:
         dls = digits_lists(bs)
         dls.train = list(dls.train)[: 640 // bs]
         spy = CourseSpy()
-        Learner(digits_mlp(), dls, nn.functional.cross_entropy, lr=0.1, device="cpu", cbs=[*cbs, spy]).fit(2)
+        Learner(
+            digits_mlp(), dls, nn.functional.cross_entropy, lr=0.1, device="cpu", cbs=[*cbs, spy]
+        ).fit(2)
         return spy.weights
 
     small, big = weights(bs, GradientAccumulation(128)), weights(128)
-    torch.testing.assert_close(torch.stack(small[128 // bs - 1 :: 128 // bs]), torch.stack(big), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        torch.stack(small[128 // bs - 1 :: 128 // bs]), torch.stack(big), rtol=1e-4, atol=1e-6
+    )
 
 
 def test_a_batch_without_a_step_has_the_events_of_a_cancelled_batch() -> None:
@@ -49,7 +59,9 @@ def test_a_batch_without_a_step_has_the_events_of_a_cancelled_batch() -> None:
         order = 11
 
     toy_learner(regression_lists(16), cbs=[GradientAccumulation(16), spy := Late()]).fit(1)
-    first, second = (spy.events[i:] for i, event in enumerate(spy.events) if event == Event.AFTER_BACKWARD)
+    first, second = (
+        spy.events[i:] for i, event in enumerate(spy.events) if event == Event.AFTER_BACKWARD
+    )
     assert first[1:3] == [Event.AFTER_CANCEL_BATCH, Event.AFTER_BATCH]
     assert second[1:4] == [Event.BEFORE_STEP, Event.AFTER_STEP, Event.AFTER_BATCH]
 

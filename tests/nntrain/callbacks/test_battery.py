@@ -52,8 +52,8 @@ from nntrain.callbacks import (
 from nntrain.schedule import SGDR, FlatCos, OneCycle
 from nntrain.statistics import ActivationStats, GradientStats, UpdateStats, WeightStats
 from nntrain.sweeps import PruningCallback
-from nntrain.sweeps.current import Running, trial_runs
-from nntrain.sweeps.verdict import TrialPruning
+from nntrain.sweeps.context import Running, trial_runs
+from nntrain.sweeps.study.pruner import TrialPruning
 from tests.common.scripted import flat
 from tests.common.spies import RaiseAt, counted_reads
 from tests.common.toys import Lists, regression_lists
@@ -143,7 +143,14 @@ def model() -> nn.Module:
 def learner(*cbs: Callback, bs: int = 8, made: nn.Module | None = None) -> Learner:
     """A regression with momentum; a callback that every Learner has by itself is not added again."""
     opt_func = partial(torch.optim.SGD, momentum=0.9)
-    learn = Learner(made or model(), regression_lists(bs=bs), nn.functional.mse_loss, lr=0.02, opt_func=opt_func, device="cpu")
+    learn = Learner(
+        made or model(),
+        regression_lists(bs=bs),
+        nn.functional.mse_loss,
+        lr=0.02,
+        opt_func=opt_func,
+        device="cpu",
+    )
     default = {type(cb) for cb in learn.cbs}
     return learn.add_cbs(cb for cb in cbs if type(cb) not in default)
 
@@ -154,12 +161,18 @@ def make(kind: type[Callback]) -> Callback:
 
 def course(learn: Learner) -> tuple[Tensor, Tensor, list[dict[str, float]]]:
     """All that a fit led to, but the times."""
-    rows = [{name: value for name, value in row.items() if not name.startswith("time/")} for row in learn.recorder.rows]
+    rows = [
+        {name: value for name, value in row.items() if not name.startswith("time/")}
+        for row in learn.recorder.rows
+    ]
     return flat(learn.model), learn.recorder.losses, rows
 
 
 def assert_same(learn: Learner, other: Learner) -> None:
-    (weights, losses, rows), (other_weights, other_losses, other_rows) = course(learn), course(other)
+    (weights, losses, rows), (other_weights, other_losses, other_rows) = (
+        course(learn),
+        course(other),
+    )
     assert torch.equal(losses, other_losses)
     assert rows == other_rows
     assert torch.equal(weights, other_weights)
@@ -200,7 +213,9 @@ class Unchanged:
 
 def test_every_exported_callback_has_settings() -> None:
     exported = {getattr(nntrain.callbacks, name) for name in nntrain.callbacks.__all__}
-    callbacks = {thing for thing in exported if isinstance(thing, type) and issubclass(thing, Callback)}
+    callbacks = {
+        thing for thing in exported if isinstance(thing, type) and issubclass(thing, Callback)
+    }
     assert callbacks == set(SETTINGS)
 
 
@@ -225,22 +240,32 @@ def test_it_stands_two_fits_and_trains(kind: type[Callback]) -> None:
 
 
 @EVERY
-@pytest.mark.parametrize(("event", "cancel"), CANCELS, ids=lambda value: str(getattr(value, "__name__", value)))
-def test_it_stands_a_cancel_by_another(kind: type[Callback], event: Event, cancel: type[CancelException]) -> None:
+@pytest.mark.parametrize(
+    ("event", "cancel"), CANCELS, ids=lambda value: str(getattr(value, "__name__", value))
+)
+def test_it_stands_a_cancel_by_another(
+    kind: type[Callback], event: Event, cancel: type[CancelException]
+) -> None:
     learn = learner(RaiseAt(event, cancel()), make(kind))
     unchanged = Unchanged(learn)
     result = learn.fit(2)
     unchanged.check()
-    assert result.reason is (StopReason.EARLY_STOPPED if cancel is CancelFitException else StopReason.COMPLETED)
+    assert result.reason is (
+        StopReason.EARLY_STOPPED if cancel is CancelFitException else StopReason.COMPLETED
+    )
     assert learn.fit(1).reason is StopReason.COMPLETED
     assert torch.isfinite(flat(learn.model)).all()
 
 
 @EVERY
 @pytest.mark.parametrize(
-    ("event", "err"), ERRORS, ids=lambda value: value if isinstance(value, Event) else type(value).__name__
+    ("event", "err"),
+    ERRORS,
+    ids=lambda value: value if isinstance(value, Event) else type(value).__name__,
 )
-def test_it_stands_an_error_of_another(kind: type[Callback], event: Event, err: BaseException) -> None:
+def test_it_stands_an_error_of_another(
+    kind: type[Callback], event: Event, err: BaseException
+) -> None:
     learn = learner(RaiseAt(event, err), make(kind))
     unchanged = Unchanged(learn)
     with pytest.raises(type(err)):
@@ -302,9 +327,13 @@ def test_the_callers_lists_are_left_alone(kind: type[Callback]) -> None:
 def test_the_callers_batches_are_left_alone(kind: type[Callback]) -> None:
     learn = learner(make(kind))
     learn.fit(1)
-    for part, original in zip((learn.dls.train, learn.dls.valid or ()), vars(regression_lists()).values(), strict=True):
+    for part, original in zip(
+        (learn.dls.train, learn.dls.valid or ()), vars(regression_lists()).values(), strict=True
+    ):
         for batch, expected in zip(part, original, strict=True):
-            assert all(torch.equal(item, other) for item, other in zip(batch, expected, strict=True))
+            assert all(
+                torch.equal(item, other) for item, other in zip(batch, expected, strict=True)
+            )
 
 
 class Interrupt(RaiseAt):
@@ -346,7 +375,9 @@ def test_it_reads_nothing_back_per_batch(kind: type[Callback]) -> None:
 
     n_more = 0 if kind in (ShortEpoch, SingleBatch) else 5
     plain = reads(4) - reads(8)
-    assert reads(4, make(kind)) - reads(8, make(kind)) == plain + n_more * READS_PER_BATCH.get(kind, 0)
+    assert reads(4, make(kind)) - reads(8, make(kind)) == plain + n_more * READS_PER_BATCH.get(
+        kind, 0
+    )
 
 
 @EVERY

@@ -22,9 +22,9 @@ from nntrain.callbacks import (
     TimeLimit,
 )
 from nntrain.checkpoint import CheckpointError, read_checkpoint
+from nntrain.core.rng import seed_everything
 from nntrain.data.tensors import TensorLoader
 from nntrain.metrics import AccumMetric, AvgSmoothLoss
-from nntrain.rng import seed_everything
 from nntrain.schedule import OneCycle
 from tests.common.runs import InterruptAt, assert_identical, outcome
 from tests.common.spies import Spy
@@ -55,7 +55,11 @@ def shuffled() -> Lists:
 
 
 def own_generator() -> Lists:
-    return _lists(DataLoader(_dataset(), batch_size=8, shuffle=True, generator=torch.Generator().manual_seed(5)))
+    return _lists(
+        DataLoader(
+            _dataset(), batch_size=8, shuffle=True, generator=torch.Generator().manual_seed(5)
+        )
+    )
 
 
 def workers() -> Lists:
@@ -116,7 +120,9 @@ CASES = {
 
 
 def _model() -> nn.Module:
-    return nn.Sequential(nn.Linear(4, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 2))
+    return nn.Sequential(
+        nn.Linear(4, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 2)
+    )
 
 
 def _learner(case: str, *cbs: Callback) -> Learner:
@@ -140,7 +146,9 @@ def _uninterrupted(case: str) -> dict[str, Any]:
     return outcome(learn)
 
 
-def _resumed(case: str, *, folder: Path = Path("checkpoints"), every_epoch: int = 1) -> dict[str, Any]:
+def _resumed(
+    case: str, *, folder: Path = Path("checkpoints"), every_epoch: int = 1
+) -> dict[str, Any]:
     learn = _learner(case, Checkpoint(folder, every_epoch, resume=folder / "last.ckpt"))
     seed_everything(99)  # whatever the new process drew before
     result = learn.fit(N_EPOCH)
@@ -149,11 +157,17 @@ def _resumed(case: str, *, folder: Path = Path("checkpoints"), every_epoch: int 
     return outcome(learn)
 
 
-@pytest.mark.parametrize("place", [(0, 0, True), (1, 2, True), (1, 4, True), (2, 1, False)], ids=str)
+@pytest.mark.parametrize(
+    "place", [(0, 0, True), (1, 2, True), (1, 4, True), (2, 1, False)], ids=str
+)
 @pytest.mark.parametrize("case", CASES)
-def test_resumed_fit_equals_the_uninterrupted_one_bit_for_bit(case: str, place: tuple[int, int, bool]) -> None:
+def test_resumed_fit_equals_the_uninterrupted_one_bit_for_bit(
+    case: str, place: tuple[int, int, bool]
+) -> None:
     epoch, iteration, training = place
-    result = _learner(case, Checkpoint(), InterruptAt(epoch, iteration, training=training)).fit(N_EPOCH)
+    result = _learner(case, Checkpoint(), InterruptAt(epoch, iteration, training=training)).fit(
+        N_EPOCH
+    )
     assert result.reason is StopReason.INTERRUPTED
     assert_identical(_resumed(case), _uninterrupted(case))
 
@@ -183,7 +197,9 @@ def test_events_that_run_again_on_the_way_to_the_position_count_once(stop: Callb
     assert counts.count == N_EPOCH
 
 
-@pytest.mark.parametrize(("stop", "n_left"), [(InterruptAt(1, 2), 2), (InterruptAt(1, 0, training=False), 0)])
+@pytest.mark.parametrize(
+    ("stop", "n_left"), [(InterruptAt(1, 2), 2), (InterruptAt(1, 0, training=False), 0)]
+)
 def test_batches_that_were_done_are_not_trained_on_again(stop: Callback, n_left: int) -> None:
     case, spy = "no_length-adam-none", Spy()
     _learner(case, Checkpoint(), stop).fit(N_EPOCH)
@@ -204,7 +220,12 @@ def test_resumed_fit_with_a_worker_process_equals_the_uninterrupted_one(
 @pytest.mark.parametrize("case", ["own_generator-adamw-all", "no_length-sgd-one_cycle"])
 def test_fit_interrupted_again_while_it_is_resumed_equals_the_uninterrupted_one(case: str) -> None:
     _learner(case, Checkpoint(), InterruptAt(1, 1)).fit(N_EPOCH)
-    for place in (InterruptAt(1, 3), InterruptAt(1, 0, training=False), InterruptAt(1, 2, training=False), InterruptAt(2, 0)):
+    for place in (
+        InterruptAt(1, 3),
+        InterruptAt(1, 0, training=False),
+        InterruptAt(1, 2, training=False),
+        InterruptAt(2, 0),
+    ):
         learn = _learner(case, Checkpoint(resume="checkpoints/last.ckpt"), place)
         assert learn.fit(N_EPOCH).reason is StopReason.INTERRUPTED
     assert_identical(_resumed(case), _uninterrupted(case))
@@ -244,7 +265,9 @@ def _position(path: str = "checkpoints/last.ckpt") -> tuple[int, int, bool]:
         (2, None, (3, 0, False)),
     ],
 )
-def test_position_is_that_of_the_interruption(every_epoch: int, stop: Callback | None, position: tuple[int, int, bool]) -> None:
+def test_position_is_that_of_the_interruption(
+    every_epoch: int, stop: Callback | None, position: tuple[int, int, bool]
+) -> None:
     cbs = [Checkpoint(every_epoch=every_epoch), *([stop] if stop else [])]
     _learner("no_length-adam-none", *cbs).fit(N_EPOCH)
     assert _position() == position
@@ -278,7 +301,11 @@ class LateCancelAt(CancelAt):
         (CancelAt("after_epoch"), (1, 5, True)),
         (LateCancelAt("after_epoch"), (2, 0, False)),
     ],
-    ids=lambda value: f"{type(value).__name__}-{value.event}-{value.iteration}" if isinstance(value, CancelAt) else "",
+    ids=lambda value: (
+        f"{type(value).__name__}-{value.event}-{value.iteration}"
+        if isinstance(value, CancelAt)
+        else ""
+    ),
 )
 def test_interruption_within_a_batch_or_between_parts_leaves_a_checkpoint_that_resumes_exactly(
     stop: Callback, position: tuple[int, int, bool]
@@ -296,7 +323,9 @@ def test_interruption_after_an_epoch_that_is_not_due_saves_its_end() -> None:
     assert_identical(_resumed(case), _uninterrupted(case))
 
 
-@pytest.mark.parametrize("resume", ["checkpoints", "checkpoints/previous.ckpt", Path("checkpoints/last.ckpt")], ids=str)
+@pytest.mark.parametrize(
+    "resume", ["checkpoints", "checkpoints/previous.ckpt", Path("checkpoints/last.ckpt")], ids=str
+)
 def test_folder_previous_and_last_checkpoint_can_be_resumed(resume: str | Path) -> None:
     case = "own_generator-sgd-ema"
     _learner(case, Checkpoint(), InterruptAt(2, 3)).fit(N_EPOCH)
@@ -310,7 +339,10 @@ def test_previous_checkpoint_is_kept() -> None:
     learn.fit(N_EPOCH)
     assert _position("checkpoints/last.ckpt") == (3, 0, False)
     assert _position("checkpoints/previous.ckpt") == (2, 0, False)
-    assert sorted(path.name for path in Path("checkpoints").iterdir()) == ["last.ckpt", "previous.ckpt"]
+    assert sorted(path.name for path in Path("checkpoints").iterdir()) == [
+        "last.ckpt",
+        "previous.ckpt",
+    ]
 
 
 def test_epoch_that_was_just_saved_is_not_saved_twice() -> None:
@@ -333,7 +365,9 @@ def test_finished_fit_resumed_returns_at_once_with_its_metrics() -> None:
 def test_finished_fit_goes_on_when_n_epoch_is_raised() -> None:
     learn = _learner("on_device-adam-accumulation", Checkpoint())
     learn.fit(2)
-    assert_identical(_resumed("on_device-adam-accumulation"), _uninterrupted("on_device-adam-accumulation"))
+    assert_identical(
+        _resumed("on_device-adam-accumulation"), _uninterrupted("on_device-adam-accumulation")
+    )
 
 
 def test_raised_n_epoch_stretches_the_position_within_an_epoch() -> None:
@@ -344,7 +378,9 @@ def test_raised_n_epoch_stretches_the_position_within_an_epoch() -> None:
             positions.append(learn.pct_train)
 
     _learner("shuffled-adam-one_cycle", Checkpoint(), InterruptAt(1, 2)).fit(2)
-    _learner("shuffled-adam-one_cycle", Checkpoint(resume="checkpoints"), Look(), InterruptAt(1, 3)).fit(4)
+    _learner(
+        "shuffled-adam-one_cycle", Checkpoint(resume="checkpoints"), Look(), InterruptAt(1, 3)
+    ).fit(4)
     assert positions == [pytest.approx((1 + 3 / N_BATCH) / 4)]
 
 
@@ -399,7 +435,10 @@ def test_leftovers_of_a_killed_write_are_gone_when_the_next_fit_begins() -> None
     Path("checkpoints/.last.ckpt.abc.part").write_bytes(b"half")
     Path("checkpoints/notes.part").write_text("not ours")
     _learner("no_length-adam-none", Checkpoint()).fit(1)
-    assert sorted(path.name for path in Path("checkpoints").iterdir()) == ["last.ckpt", "notes.part"]
+    assert sorted(path.name for path in Path("checkpoints").iterdir()) == [
+        "last.ckpt",
+        "notes.part",
+    ]
 
 
 def _interrupted(case: str = "no_length-adam-none") -> None:
@@ -407,13 +446,18 @@ def _interrupted(case: str = "no_length-adam-none") -> None:
 
 
 def _without_length(**kwargs: Any) -> Learner:
-    options: dict[str, Any] = {"loss_func": nn.functional.cross_entropy, "opt_func": torch.optim.Adam}
+    options: dict[str, Any] = {
+        "loss_func": nn.functional.cross_entropy,
+        "opt_func": torch.optim.Adam,
+    }
     return toy_learner(no_length(), kwargs.pop("model", _model()), **options | kwargs)
 
 
 MISFITS: dict[str, tuple[Callable[..., Learner], str]] = {
     "deeper model": (
-        lambda *cbs: _without_length(model=nn.Sequential(*_model(), nn.ReLU(), nn.Linear(2, 2)), cbs=cbs),
+        lambda *cbs: _without_length(
+            model=nn.Sequential(*_model(), nn.ReLU(), nn.Linear(2, 2)), cbs=cbs
+        ),
         r"last.ckpt does not fit the model: it lacks 6.weight, 6.bias\.\n",
     ),
     "smaller model": (
@@ -421,7 +465,9 @@ MISFITS: dict[str, tuple[Callable[..., Learner], str]] = {
         r"it lacks weight, bias; it has, unexpectedly, 0.weight, 0.bias, 1.weight and 6 more\.\n",
     ),
     "wider model": (
-        lambda *cbs: _without_length(model=nn.Sequential(*list(_model())[:-1], nn.Linear(16, 3)), cbs=cbs),
+        lambda *cbs: _without_length(
+            model=nn.Sequential(*list(_model())[:-1], nn.Linear(16, 3)), cbs=cbs
+        ),
         r"it has 4.weight \(2, 16\) instead of \(3, 16\), 4.bias \(2,\) instead of \(3,\)\.\n",
     ),
     "optimizer": (
@@ -440,7 +486,9 @@ MISFITS: dict[str, tuple[Callable[..., Learner], str]] = {
 
 
 @pytest.mark.parametrize("name", MISFITS)
-def test_checkpoint_of_something_else_is_refused_in_one_sentence_and_changes_nothing(name: str) -> None:
+def test_checkpoint_of_something_else_is_refused_in_one_sentence_and_changes_nothing(
+    name: str,
+) -> None:
     _interrupted()
     make, message = MISFITS[name]
     learn = make(Checkpoint(resume="checkpoints/last.ckpt"))

@@ -15,7 +15,9 @@ FASTAI = reference("callbacks")["clipping"]
 def test_every_batch_leaves_fastais_weights(name: str) -> None:
     max_norm, norm_type = map(float, name.split("/"))
     toy_learner(cbs=[GradientClip(max_norm, norm_type), spy := CourseSpy()]).fit(2)
-    torch.testing.assert_close(torch.stack(spy.weights), torch.tensor(FASTAI[name]["weights"]), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        torch.stack(spy.weights), torch.tensor(FASTAI[name]["weights"]), rtol=1e-5, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("max_norm", [0.0, -1.0, float("nan")])

@@ -10,7 +10,9 @@ from tests.common.spies import Spy
 from tests.common.toys import toy_learner
 
 
-@pytest.mark.parametrize(("n_batch", "n_train", "n_valid"), [(1, 1, 1), (2, 2, 2), (3, 3, 3), (4, 4, 3), (9, 5, 3)])
+@pytest.mark.parametrize(
+    ("n_batch", "n_train", "n_valid"), [(1, 1, 1), (2, 2, 2), (3, 3, 3), (4, 4, 3), (9, 5, 3)]
+)
 def test_each_part_of_an_epoch_is_cut(n_batch: int, n_train: int, n_valid: int) -> None:
     learn = toy_learner(cbs=[ShortEpoch(n_batch), spy := Spy()])
     result = learn.fit(2)

@@ -119,7 +119,9 @@ def test_a_cancelled_fit_shows_what_was_trained_and_then_keeps_the_average(event
     assert not torch.equal(held.at[Event.AFTER_CANCEL_FIT][0], torchs.weights)
 
 
-@pytest.mark.parametrize("event", [Event.BEFORE_FIT, Event.AFTER_LOSS, Event.AFTER_VALIDATE, Event.AFTER_EPOCH])
+@pytest.mark.parametrize(
+    "event", [Event.BEFORE_FIT, Event.AFTER_LOSS, Event.AFTER_VALIDATE, Event.AFTER_EPOCH]
+)
 @pytest.mark.parametrize("err", [KeyboardInterrupt(), RuntimeError("broken")])
 def test_after_an_error_the_model_holds_what_was_trained(event: Event, err: BaseException) -> None:
     def weights(*cbs: Callback) -> Tensor:

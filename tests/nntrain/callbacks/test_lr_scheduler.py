@@ -26,7 +26,9 @@ Per = Literal["batch", "epoch"]
 
 def sequential(opt: Any) -> lr_scheduler.SequentialLR:
     warm_up = lr_scheduler.LinearLR(opt, 0.1, total_iters=2)
-    return lr_scheduler.SequentialLR(opt, [warm_up, lr_scheduler.ExponentialLR(opt, 0.9)], milestones=[2])
+    return lr_scheduler.SequentialLR(
+        opt, [warm_up, lr_scheduler.ExponentialLR(opt, 0.9)], milestones=[2]
+    )
 
 
 FACTORIES: dict[str, Callable[..., Any]] = {
@@ -77,7 +79,9 @@ def test_a_second_fit_begins_the_schedule_anew_with_its_own_rate(name: str) -> N
     learn = learner(LRScheduler(FACTORIES[name], per="epoch"))
     learn.fit(3)
     learn.fit(3, lr=1.0)
-    assert learn.recorder.lrs["0"] == pytest.approx([20 * rate for rate in by_hand(FACTORIES[name], "epoch", 3)])
+    assert learn.recorder.lrs["0"] == pytest.approx(
+        [20 * rate for rate in by_hand(FACTORIES[name], "epoch", 3)]
+    )
 
 
 def test_steps_that_the_optimizer_does_not_take_are_not_counted() -> None:
@@ -132,7 +136,9 @@ def test_the_state_goes_on_in_another_fit(name: str, per: Per) -> None:
     learner(first, Keep()).fit(4)
     learn = learner(second, Resume())
     learn.fit(4, start_epoch=2)
-    assert learn.recorder.lrs["0"] == pytest.approx(by_hand(FACTORIES[name], per, 4)[10:], rel=1e-12)
+    assert learn.recorder.lrs["0"] == pytest.approx(
+        by_hand(FACTORIES[name], per, 4)[10:], rel=1e-12
+    )
 
 
 def test_torchs_reduce_lr_on_plateau_is_refused_with_the_name_of_ours() -> None:
@@ -162,7 +168,10 @@ SCHEDULES: dict[str, Callable[[], ParamScheduler]] = {
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_a_schedule_of_the_same_rate_is_refused(name: str, first: bool) -> None:
     cbs: list[Callback] = [LRScheduler(FACTORIES["StepLR"]), SCHEDULES[name]()]
-    with pytest.raises(ValueError, match=f"LRScheduler and {name} would both set the learning rate: set schedule=none or"):
+    with pytest.raises(
+        ValueError,
+        match=f"LRScheduler and {name} would both set the learning rate: set schedule=none or",
+    ):
         toy_learner(cbs=cbs if first else cbs[::-1]).fit(1)
 
 

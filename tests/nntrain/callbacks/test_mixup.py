@@ -55,8 +55,12 @@ def test_losses_and_weights_are_fastais_for_the_same_seed(name: str) -> None:
     torch.manual_seed(1)
     learn.fit(2, cbs=[MixUp(0.4), spy := CourseSpy()])
     expected = FASTAI[name.split(" ")[0]]
-    torch.testing.assert_close(learn.recorder.losses, torch.tensor(expected["losses"]), rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(torch.stack(spy.weights), torch.tensor(expected["weights"]), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        learn.recorder.losses, torch.tensor(expected["losses"]), rtol=1e-5, atol=1e-6
+    )
+    torch.testing.assert_close(
+        torch.stack(spy.weights), torch.tensor(expected["weights"]), rtol=1e-5, atol=1e-6
+    )
     losses = [row["valid/loss"] for row in learn.recorder.rows]
     assert losses == pytest.approx(expected["valid_losses"], rel=1e-5)
 
@@ -84,12 +88,21 @@ def test_the_own_item_has_the_larger_share_and_the_loss_is_mixed_in_the_same_sha
     shares = []
     for seed in range(5):
         torch.manual_seed(seed)
-        learn = Learner(nn.Linear(1, 2), two_items(), cross_entropy, device="cpu", cbs=[MixUp(1.0), seen := Batches()])
+        learn = Learner(
+            nn.Linear(1, 2),
+            two_items(),
+            cross_entropy,
+            device="cpu",
+            cbs=[MixUp(1.0), seen := Batches()],
+        )
         learn.fit(1)
         (x,), (y,), pred = seen.seen[0]
         share = torch.stack([1 - x[0, 0], x[1, 0]]).detach()
         shares.append(share)
-        own, other = cross_entropy(pred, y, reduction="none"), cross_entropy(pred, 1 - y, reduction="none")
+        own, other = (
+            cross_entropy(pred, y, reduction="none"),
+            cross_entropy(pred, 1 - y, reduction="none"),
+        )
         partner = torch.where(share == 1, own, other)  # an item may be its own partner
         expected = (share * own + (1 - share) * partner).mean()
         torch.testing.assert_close(learn.recorder.losses[0], expected.detach())
@@ -102,7 +115,9 @@ def test_a_loss_that_cannot_be_taken_apart_gets_one_share_for_the_batch() -> Non
         return {"half": cross_entropy(pred, target) / 2, "rest": cross_entropy(pred, target) / 2}
 
     torch.manual_seed(3)
-    learn = Learner(nn.Linear(1, 2), two_items(), loss, device="cpu", cbs=[MixUp(1.0), seen := Batches()])
+    learn = Learner(
+        nn.Linear(1, 2), two_items(), loss, device="cpu", cbs=[MixUp(1.0), seen := Batches()]
+    )
     learn.fit(1)
     (x,), (y,), pred = seen.seen[0]
     share = float(x[1, 0])
@@ -124,8 +139,18 @@ def test_inputs_of_any_nesting_and_shape_are_mixed_with_the_same_partner() -> No
             return out
 
     ramp = torch.arange(4.0)
-    batch = {"image": ramp.view(4, 1, 1).expand(4, 3, 3), "extra": 10 * ramp, "label": torch.tensor([0, 1, 0, 1])}
-    learn = Learner(Model(), Lists([batch], None), cross_entropy, device="cpu", cbs=[MixUp(1.0), seen := Batches()])
+    batch = {
+        "image": ramp.view(4, 1, 1).expand(4, 3, 3),
+        "extra": 10 * ramp,
+        "label": torch.tensor([0, 1, 0, 1]),
+    }
+    learn = Learner(
+        Model(),
+        Lists([batch], None),
+        cross_entropy,
+        device="cpu",
+        cbs=[MixUp(1.0), seen := Batches()],
+    )
     learn.fit(1)
     mixed = seen.seen[0][0][0]
     torch.testing.assert_close(mixed["extra"], 10 * mixed["image"][:, 0, 0])
@@ -134,13 +159,21 @@ def test_inputs_of_any_nesting_and_shape_are_mixed_with_the_same_partner() -> No
 
 def test_labels_of_pixels_are_mixed_by_item() -> None:
     x, y = torch.randn(4, 3, 5, 5), torch.randint(0, 2, (4, 5, 5))
-    learn = Learner(nn.Conv2d(3, 2, 1), Lists([(x, y)], None), nn.CrossEntropyLoss(), device="cpu", cbs=[MixUp()])
+    learn = Learner(
+        nn.Conv2d(3, 2, 1),
+        Lists([(x, y)], None),
+        nn.CrossEntropyLoss(),
+        device="cpu",
+        cbs=[MixUp()],
+    )
     learn.fit(1)
     assert learn.recorder.losses.shape == (1,)
 
 
 def test_without_labels_the_mixture_is_its_own_target() -> None:
-    learn = Learner(nn.Linear(1, 1), Lists([torch.randn(4, 1)], None), nn.functional.mse_loss, device="cpu")
+    learn = Learner(
+        nn.Linear(1, 1), Lists([torch.randn(4, 1)], None), nn.functional.mse_loss, device="cpu"
+    )
     learn.fit(1, cbs=[MixUp(1.0), seen := Batches()])
     (x,), y, pred = seen.seen[0]
     assert y == ()
@@ -149,8 +182,12 @@ def test_without_labels_the_mixture_is_its_own_target() -> None:
 
 def test_integer_inputs_are_refused() -> None:
     batch = (torch.tensor([[1, 2]]), torch.tensor([0]))
-    learn = Learner(nn.Embedding(3, 3), Lists([batch], None), cross_entropy, device="cpu", cbs=[MixUp()])
-    with pytest.raises(TypeError, match=r"MixUp needs inputs of floating type but got torch\.int64"):
+    learn = Learner(
+        nn.Embedding(3, 3), Lists([batch], None), cross_entropy, device="cpu", cbs=[MixUp()]
+    )
+    with pytest.raises(
+        TypeError, match=r"MixUp needs inputs of floating type but got torch\.int64"
+    ):
         learn.fit(1)
 
 

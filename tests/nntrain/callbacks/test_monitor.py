@@ -84,7 +84,10 @@ def test_a_second_fit_begins_without_a_best() -> None:
 
 def test_a_metric_that_is_not_recorded_is_an_error_that_lists_those_that_are() -> None:
     learn = toy_learner(cbs=[WaitSpy("valid/accuracy")])
-    with pytest.raises(LookupError, match=r"'valid/accuracy' was not recorded; recorded were .*train/loss, valid/loss"):
+    with pytest.raises(
+        LookupError,
+        match=r"'valid/accuracy' was not recorded; recorded were .*train/loss, valid/loss",
+    ):
         learn.fit(1)
 
 
@@ -102,7 +105,9 @@ def test_without_validation_a_metric_of_validation_is_an_error() -> None:
         (Event.BEFORE_VALIDATE, CancelValidException()),
     ],
 )
-def test_an_epoch_that_was_cancelled_before_the_metric_was_measured_is_left_out(event: Event, cancel: Exception) -> None:
+def test_an_epoch_that_was_cancelled_before_the_metric_was_measured_is_left_out(
+    event: Event, cancel: Exception
+) -> None:
     spy = WaitSpy()
     toy_learner(cbs=[RaiseAt(event, cancel, epoch=1), spy]).fit(3)
     assert [epoch for epoch, _ in spy.waits] == [0, 2]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nntrain.callbacks import ReduceLROnPlateau
-from nntrain.optimizer import param_groups
+from nntrain.core.optimizer import param_groups
 from tests.common.reference import reference, three_groups_learner
 from tests.common.scripted import CourseSpy, ScriptedMetric
 from tests.common.toys import toy_learner
@@ -32,7 +32,9 @@ def test_every_group_is_lowered_by_the_same_factor() -> None:
 
 def test_a_rate_that_is_below_the_least_one_is_not_raised() -> None:
     spy = CourseSpy()
-    toy_learner(lr=0.01, cbs=[ScriptedMetric([1, 2, 3]), ReduceLROnPlateau(min_lr=0.05), spy]).fit(3)
+    toy_learner(lr=0.01, cbs=[ScriptedMetric([1, 2, 3]), ReduceLROnPlateau(min_lr=0.05), spy]).fit(
+        3
+    )
     assert spy.epoch_lrs == [0.01, 0.01, 0.01]
 
 
@@ -46,7 +48,9 @@ def test_a_metric_that_should_rise() -> None:
 def test_a_change_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     toy_learner(cbs=[ScriptedMetric([1, 2]), ReduceLROnPlateau(factor=0.5)]).fit(2)
-    assert caplog.messages == ["epoch 1: valid/loss has not improved for 1 epochs, lr is now [0.025]"]
+    assert caplog.messages == [
+        "epoch 1: valid/loss has not improved for 1 epochs, lr is now [0.025]"
+    ]
 
 
 def test_a_rate_that_is_a_tensor_is_changed_in_place() -> None:
@@ -59,7 +63,11 @@ def test_a_rate_that_is_a_tensor_is_changed_in_place() -> None:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"factor": 10.0}, "factor=10.0 must be between 0 and 1"), ({"factor": 1.0}, "factor"), ({"min_lr": -1.0}, "min_lr=-1.0")],
+    [
+        ({"factor": 10.0}, "factor=10.0 must be between 0 and 1"),
+        ({"factor": 1.0}, "factor"),
+        ({"min_lr": -1.0}, "min_lr=-1.0"),
+    ],
 )
 def test_wrong_settings_are_refused(options: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):

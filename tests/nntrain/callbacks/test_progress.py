@@ -20,7 +20,11 @@ HEADING = "epoch  train/loss  valid/loss     time"
 
 
 def _console(*, terminal: bool = False, width: int = 80, file: StringIO | None = None) -> Console:
-    interactive = {"force_terminal": True, "force_interactive": True, "_environ": {"TERM": "xterm"}} if terminal else {}
+    interactive = (
+        {"force_terminal": True, "force_interactive": True, "_environ": {"TERM": "xterm"}}
+        if terminal
+        else {}
+    )
     return Console(file=file or StringIO(), width=width, **interactive)
 
 
@@ -38,7 +42,9 @@ def _text(console: Console) -> str:
 def test_lines_are_one_heading_and_one_row_an_epoch() -> None:
     lines = _fit(3, _console()).splitlines()
     assert lines[0] == HEADING
-    assert [re.sub(r"\d+\.\d{6}", "x", re.sub(r"\d+\.\ds", "t", line)).split() for line in lines[1:]] == [
+    assert [
+        re.sub(r"\d+\.\d{6}", "x", re.sub(r"\d+\.\ds", "t", line)).split() for line in lines[1:]
+    ] == [
         ["0", "x", "x", "t"],
         ["1", "x", "x", "t"],
         ["2", "x", "x", "t"],
@@ -51,7 +57,10 @@ def test_numbers_are_those_of_the_recorder() -> None:
     learn = toy_learner(cbs=[Progress(console=console)])
     learn.fit(1)
     row = learn.recorder.row
-    assert _text(console).splitlines()[1].split()[1:3] == [f"{row['train/loss']:.6f}", f"{row['valid/loss']:.6f}"]
+    assert _text(console).splitlines()[1].split()[1:3] == [
+        f"{row['train/loss']:.6f}",
+        f"{row['valid/loss']:.6f}",
+    ]
 
 
 def test_standard_output_is_where_it_prints(capsys: pytest.CaptureFixture[str]) -> None:
@@ -92,32 +101,67 @@ def test_losses_come_before_metrics_and_long_lines_are_not_broken() -> None:
     metrics = [AvgMetric(_zero, name=f"a_metric_with_a_long_name_{i}") for i in range(4)]
     lines = _fit(2, _console(width=80), metrics=metrics).splitlines()
     assert len(lines) == 3
-    assert lines[0].split()[:4] == ["epoch", "train/loss", "valid/loss", "train/a_metric_with_a_long_name_0"]
+    assert lines[0].split()[:4] == [
+        "epoch",
+        "train/loss",
+        "valid/loss",
+        "train/a_metric_with_a_long_name_0",
+    ]
     assert lines[0].split()[-1] == "time"
     assert len(lines[0]) > 200
 
 
 def test_brackets_in_a_message_are_printed_as_they_are() -> None:
     cancel = CancelFitException("lr [bold]1e-3[/bold] :smile:", reason=StopReason.PRUNED)
-    assert "in epoch 0: lr [bold]1e-3[/bold] :smile:" in _fit(1, _console(), RaiseAt(Event.AFTER_BATCH, cancel))
+    assert "in epoch 0: lr [bold]1e-3[/bold] :smile:" in _fit(
+        1, _console(), RaiseAt(Event.AFTER_BATCH, cancel)
+    )
 
 
 @pytest.mark.parametrize(
     ("reason", "message", "event", "line"),
     [
-        (StopReason.EARLY_STOPPED, "no gain", Event.AFTER_EPOCH, "stopped early after epoch 1: no gain"),
+        (
+            StopReason.EARLY_STOPPED,
+            "no gain",
+            Event.AFTER_EPOCH,
+            "stopped early after epoch 1: no gain",
+        ),
         (StopReason.PRUNED, "", Event.AFTER_EPOCH, "pruned after epoch 1"),
-        (StopReason.DIVERGED, "the loss is NaN", Event.AFTER_LOSS, "diverged in epoch 1: the loss is NaN"),
-        (StopReason.BUDGET, "60 s are over", Event.AFTER_BATCH, "stopped: out of budget in epoch 1: 60 s are over"),
-        (StopReason.INTERRUPTED, "SIGTERM was received", Event.AFTER_BATCH, "interrupted in epoch 1: SIGTERM was received"),
+        (
+            StopReason.DIVERGED,
+            "the loss is NaN",
+            Event.AFTER_LOSS,
+            "diverged in epoch 1: the loss is NaN",
+        ),
+        (
+            StopReason.BUDGET,
+            "60 s are over",
+            Event.AFTER_BATCH,
+            "stopped: out of budget in epoch 1: 60 s are over",
+        ),
+        (
+            StopReason.INTERRUPTED,
+            "SIGTERM was received",
+            Event.AFTER_BATCH,
+            "interrupted in epoch 1: SIGTERM was received",
+        ),
     ],
 )
 @pytest.mark.parametrize("terminal", [False, True])
-def test_cancelled_fit_says_why_and_where(reason: StopReason, message: str, event: Event, line: str, terminal: bool) -> None:
+def test_cancelled_fit_says_why_and_where(
+    reason: StopReason, message: str, event: Event, line: str, terminal: bool
+) -> None:
     class Cancel(RaiseAt):
         order = 70
 
-    lines = _screen(_fit(3, _console(terminal=terminal), Cancel(event, CancelFitException(message, reason=reason), epoch=1)))
+    lines = _screen(
+        _fit(
+            3,
+            _console(terminal=terminal),
+            Cancel(event, CancelFitException(message, reason=reason), epoch=1),
+        )
+    )
     rows = [row.split()[0] for row in lines[1:-1]]
     assert lines[-1] == line
     assert rows == (["0", "1"] if event is Event.AFTER_EPOCH else ["0"])
@@ -125,7 +169,10 @@ def test_cancelled_fit_says_why_and_where(reason: StopReason, message: str, even
 
 def test_fit_that_was_cancelled_before_it_began_says_so() -> None:
     console, cancel = _console(), CancelFitException("no time", reason=StopReason.BUDGET)
-    assert _fit(2, console, RaiseAt(Event.BEFORE_FIT, cancel)) == "stopped: out of budget in epoch 0: no time\n"
+    assert (
+        _fit(2, console, RaiseAt(Event.BEFORE_FIT, cancel))
+        == "stopped: out of budget in epoch 0: no time\n"
+    )
 
 
 def _screen(text: str) -> list[str]:
@@ -195,7 +242,9 @@ def test_loader_without_a_length_is_shown_with_its_count() -> None:
 
 def test_loss_is_not_read_between_two_drawings() -> None:
     def reads(console: Console, interval_s: float) -> int:
-        learn = toy_learner(regression_lists(n_train=800), cbs=[Progress(interval_s, console=console)])
+        learn = toy_learner(
+            regression_lists(n_train=800), cbs=[Progress(interval_s, console=console)]
+        )
         with counted_reads() as counter:
             learn.fit(1)
         return counter.n
@@ -210,7 +259,9 @@ def test_smoothed_loss_is_the_recorders() -> None:
     learn = toy_learner(cbs=[Progress(0, console=console)])
     learn.fit(2)
     shown = re.findall(r"loss (\d\.\d{6})", _text(console))
-    assert [float(loss) for loss in dict.fromkeys(shown)] == pytest.approx(learn.recorder.smooth_losses.tolist(), abs=1e-6)
+    assert [float(loss) for loss in dict.fromkeys(shown)] == pytest.approx(
+        learn.recorder.smooth_losses.tolist(), abs=1e-6
+    )
 
 
 def test_showing_changes_nothing_of_the_training() -> None:
@@ -263,7 +314,14 @@ def test_number_fits_ten_characters(value: float, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.04, "0.0s"), (59.94, "59.9s"), (59.96, "1:00"), (61, "1:01"), (3599.6, "1:00:00"), (86400, "24:00:00")],
+    [
+        (0.04, "0.0s"),
+        (59.94, "59.9s"),
+        (59.96, "1:00"),
+        (61, "1:01"),
+        (3599.6, "1:00:00"),
+        (86400, "24:00:00"),
+    ],
 )
 def test_duration_has_the_unit_that_suits(seconds: float, text: str) -> None:
     assert _duration(seconds) == text

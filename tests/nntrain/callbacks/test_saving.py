@@ -60,7 +60,9 @@ def test_a_fit_without_a_finite_metric_saves_and_restores_nothing(values: list[f
 
 
 def test_what_an_earlier_fit_saved_is_not_restored() -> None:
-    learn = toy_learner(cbs=[scripted := ScriptedMetric([1]), SaveModel("best.pt"), spy := CourseSpy()])
+    learn = toy_learner(
+        cbs=[scripted := ScriptedMetric([1]), SaveModel("best.pt"), spy := CourseSpy()]
+    )
     learn.fit(1)
     scripted.values = [math.nan]
     learn.fit(1)
@@ -73,7 +75,9 @@ def test_weights_that_are_not_finite_are_not_saved(caplog: pytest.LogCaptureFixt
             if learn.epoch == 1:
                 nn.init.constant_(next(learn.model.parameters()), math.nan)
 
-    learn = toy_learner(cbs=[ScriptedMetric([2, 1]), Spoil(), SaveModel("best.pt"), spy := CourseSpy()])
+    learn = toy_learner(
+        cbs=[ScriptedMetric([2, 1]), Spoil(), SaveModel("best.pt"), spy := CourseSpy()]
+    )
     learn.fit(2)
     assert torch.equal(in_file("best.pt"), spy.weights[4])
     assert torch.equal(flat(learn.model), spy.weights[4])
@@ -161,7 +165,9 @@ def test_a_resumed_fit_restores_the_best_of_before_and_has_it_in_its_own_file() 
     assert torch.equal(in_file("new/best.pt"), old)
 
 
-def test_a_best_model_that_is_gone_costs_a_warning_and_not_the_fit(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_best_model_that_is_gone_costs_a_warning_and_not_the_fit(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     resumed(SaveModel("new/best.pt"), {"saved": "/nowhere/best.pt"})
     assert "the best model is not restored: /nowhere/best.pt is gone" in caplog.messages
 

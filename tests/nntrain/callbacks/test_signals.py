@@ -44,7 +44,9 @@ class LateSpy(Spy):
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_signal_ends_the_fit_after_the_batch_when_every_callback_has_seen_it(signum: Signals) -> None:
+def test_signal_ends_the_fit_after_the_batch_when_every_callback_has_seen_it(
+    signum: Signals,
+) -> None:
     late = LateSpy()
     learn = toy_learner(cbs=[StopOnSignal(), SendAt(Event.AFTER_PRED, signum), late])
     result = learn.fit(3)
@@ -52,12 +54,20 @@ def test_signal_ends_the_fit_after_the_batch_when_every_callback_has_seen_it(sig
     assert result.message == f"{signum.name} was received"
     assert result.train_iter == 5 + 3
     last = [entry[0] for entry in late.entries if entry[1:] == (1, 2)]
-    assert last[-5:] == ["after_step", "after_batch", "after_cancel_fit", "after_fit", "cleanup_fit"]
+    assert last[-5:] == [
+        "after_step",
+        "after_batch",
+        "after_cancel_fit",
+        "after_fit",
+        "cleanup_fit",
+    ]
 
 
 def test_signal_in_validation_ends_it_after_the_batch() -> None:
     late = LateSpy()
-    result = toy_learner(cbs=[StopOnSignal(), SendAt(Event.BEFORE_VALIDATE, signal.SIGTERM), late]).fit(3)
+    result = toy_learner(
+        cbs=[StopOnSignal(), SendAt(Event.BEFORE_VALIDATE, signal.SIGTERM), late]
+    ).fit(3)
     assert result.reason is StopReason.INTERRUPTED
     assert late.entries[-4:] == [
         ("after_batch", 1, 0),
@@ -82,7 +92,9 @@ def test_second_sigint_raises_at_once() -> None:
 
 
 def test_second_sigterm_changes_nothing() -> None:
-    learn = toy_learner(cbs=[StopOnSignal(), SendAt(Event.AFTER_PRED, signal.SIGTERM, signal.SIGTERM)])
+    learn = toy_learner(
+        cbs=[StopOnSignal(), SendAt(Event.AFTER_PRED, signal.SIGTERM, signal.SIGTERM)]
+    )
     assert learn.fit(3).signum is signal.SIGTERM
 
 
@@ -134,10 +146,17 @@ def _in_a_thread(learn: Learner) -> None:
 
 @pytest.mark.parametrize(
     "run",
-    [_in_a_thread, lambda learn: learn.validate(), lambda learn: learn.get_preds(), lambda learn: learn.lr_find(num_it=16)],
+    [
+        _in_a_thread,
+        lambda learn: learn.validate(),
+        lambda learn: learn.get_preds(),
+        lambda learn: learn.lr_find(num_it=16),
+    ],
     ids=["thread", "validate", "get_preds", "lr_find"],
 )
-def test_signals_are_left_alone_outside_a_fit_in_the_main_thread(run: Callable[[Learner], object]) -> None:
+def test_signals_are_left_alone_outside_a_fit_in_the_main_thread(
+    run: Callable[[Learner], object],
+) -> None:
     assert _handlers_during(run) == {signal.getsignal(signal.SIGTERM)}
 
 

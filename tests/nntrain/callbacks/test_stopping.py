@@ -62,7 +62,13 @@ def test_a_resumed_fit_that_had_stopped_stops_at_once() -> None:
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("batch", [0, 3, 7])
 @pytest.mark.parametrize(
-    "others", [[], [GradientClip(1.0)], [GradientAccumulation(16)], [GradientAccumulation(24), GradientClip(1.0)]]
+    "others",
+    [
+        [],
+        [GradientClip(1.0)],
+        [GradientAccumulation(16)],
+        [GradientAccumulation(24), GradientClip(1.0)],
+    ],
 )
 def test_a_loss_that_is_not_finite_stops_before_the_optimizer_steps_on_it(
     bad: float, batch: int, others: list[Callback]
@@ -77,7 +83,9 @@ def test_a_loss_that_is_not_finite_stops_before_the_optimizer_steps_on_it(
     assert torch.equal(flat(learn.model), flat(good.model))
     assert len(learn.recorder.losses) == batch + 1
     assert not math.isfinite(learn.recorder.losses[-1])
-    assert result.message.startswith(f"The loss of epoch {batch // 5}, batch {batch % 5} is {learn.recorder.losses[-1]}:")
+    assert result.message.startswith(
+        f"The loss of epoch {batch // 5}, batch {batch % 5} is {learn.recorder.losses[-1]}:"
+    )
 
 
 def test_what_a_diverged_fit_left_in_the_gradients_does_not_reach_the_next_one() -> None:
@@ -133,7 +141,8 @@ class Slow(Callback):
 
 
 @pytest.mark.parametrize(
-    ("max_time_s", "train_iter", "n_epoch"), [(1, 1, 0), (2.5, 3, 0), (6, 5, 0), (8, 5, 0), (9, 6, 1), (1000, 10, 2)]
+    ("max_time_s", "train_iter", "n_epoch"),
+    [(1, 1, 0), (2.5, 3, 0), (6, 5, 0), (8, 5, 0), (9, 6, 1), (1000, 10, 2)],
 )
 def test_the_time_limit_is_looked_at_after_every_batch(
     max_time_s: float, train_iter: int, n_epoch: int, monkeypatch: pytest.MonkeyPatch

@@ -64,13 +64,19 @@ def test_secret_keys(key: str, expected: bool) -> None:
     [
         ({"a": {"api_key": "S"}}, {"a": {"api_key": "***"}}),
         ({"tokens": ["S", "S"]}, {"tokens": ["***", "***"]}),
-        ({"api_keys": {"a": "S", "b": [{"c": "S"}]}}, {"api_keys": {"a": "***", "b": [{"c": "***"}]}}),
+        (
+            {"api_keys": {"a": "S", "b": [{"c": "S"}]}},
+            {"api_keys": {"a": "***", "b": [{"c": "***"}]}},
+        ),
         ({"password": 1234}, {"password": "***"}),
         ({"uri": "postgresql://me:S@host/db"}, {"uri": "postgresql://***@host/db"}),
         ({"uri": "https://host/a@b"}, {"uri": "https://host/a@b"}),
         ({"lines": ["see https://h/?token=S", 3]}, {"lines": ["see https://h/?token=***", 3]}),
         ({"password": None, "lr": 0.1}, {"password": None, "lr": 0.1}),
-        ({"token": True, "secret": "", "api_key": "???"}, {"token": True, "secret": "", "api_key": "???"}),
+        (
+            {"token": True, "secret": "", "api_key": "???"},
+            {"token": True, "secret": "", "api_key": "???"},
+        ),
         ({"api_key": "${oc.env:KEY}"}, {"api_key": "${oc.env:KEY}"}),
         ({"api_key": "${oc.env:KEY,S}"}, {"api_key": "***"}),
         ({"tokens": 4096}, {"tokens": 4096}),
@@ -183,7 +189,9 @@ def test_the_longer_of_two_secrets_leaves_no_rest() -> None:
     assert redactor.text("abcdefgh-ijk abcdefgh") == "*** ***"
 
 
-@pytest.mark.parametrize("secret", ["", "abc", "none", "True", "root", "localhost", "12345", "${oc.env:KEY}"])
+@pytest.mark.parametrize(
+    "secret", ["", "abc", "none", "True", "root", "localhost", "12345", "${oc.env:KEY}"]
+)
 def test_what_is_short_or_everyday_is_not_blotted_out_of_texts(secret: str) -> None:
     text = f"none abc True ~root/x localhost 12345 ${{oc.env:KEY}} <{secret}>"
     assert Redactor(config={"password": secret, "token": True, "api_key": None}).text(text) == text
@@ -198,21 +206,33 @@ def test_a_short_secret_is_replaced_where_it_stands_alone(text: str, expected: s
 
 
 def test_a_number_is_a_secret_value_too() -> None:
-    assert Redactor(config={"password": 987654}).text("pin 987654, step 1987654") == "pin ***, step 1987654"
+    assert (
+        Redactor(config={"password": 987654}).text("pin 987654, step 1987654")
+        == "pin ***, step 1987654"
+    )
 
 
 def test_patterns_make_keys_secret_and_are_replaced_in_texts() -> None:
     redactor = Redactor([r"^patient", r"(?i)emp-\d+", r"(a)\1b"])
     assert redactor.is_secret("patient_id")
-    assert redactor.value({"patient_id": 7, "impatient": 8}) == {"patient_id": "***", "impatient": 8}
+    assert redactor.value({"patient_id": 7, "impatient": 8}) == {
+        "patient_id": "***",
+        "impatient": 8,
+    }
     assert redactor.text("seen EMP-12 and emp-3; aab") == "seen *** and ***; ***"
 
 
 @pytest.mark.parametrize(
     ("patterns", "message"),
     [
-        (["ok", "("], r"^redact\[1\]=\( is no regular expression \(missing \), .*: give one of Python's, with .*\.$"),
-        ([".*"], r"^redact\[0\]=\.\* matches the empty text and so would hide everything: give one .*\.$"),
+        (
+            ["ok", "("],
+            r"^redact\[1\]=\( is no regular expression \(missing \), .*: give one of Python's, with .*\.$",
+        ),
+        (
+            [".*"],
+            r"^redact\[0\]=\.\* matches the empty text and so would hide everything: give one .*\.$",
+        ),
         ("abc", r"^redact=abc is one text: give a list of regular expressions, redact=\[abc\]\.$"),
     ],
 )
@@ -223,12 +243,16 @@ def test_a_bad_pattern_is_told_in_one_sentence(patterns: Any, message: str) -> N
 
 def test_what_is_redacted_stays_as_it_is() -> None:
     redactor = Redactor(["emp"], {"api_key": S})
-    once = redactor.text(f"https://a:b@h/?token=x&y={S} emp 'password': 'x' Authorization: Bearer abcdefgh")
+    once = redactor.text(
+        f"https://a:b@h/?token=x&y={S} emp 'password': 'x' Authorization: Bearer abcdefgh"
+    )
     assert once == "https://***@h/?token=***&y=*** *** 'password': '***' Authorization: Bearer ***"
     assert redactor.text(once) == once
 
 
-@pytest.mark.parametrize("piece", ["a", "x=", "://a:b", "a:", "'a': ", "bearer ", "token=", "a@", "aA_", "{a"])
+@pytest.mark.parametrize(
+    "piece", ["a", "x=", "://a:b", "a:", "'a': ", "bearer ", "token=", "a@", "aA_", "{a"]
+)
 def test_long_texts_take_time_in_proportion(piece: str) -> None:
     redactor = Redactor(config={"api_key": S, "password": "xkcd"})
     text = piece * (200_000 // len(piece))

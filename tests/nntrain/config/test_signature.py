@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from nntrain.config.errors import ConfigError
-from nntrain.config.signature import check_call, fits, nearest, type_name
+from nntrain.config.hints import nearest
+from nntrain.config.signature import check_call, fits, type_name
 
 
 @pytest.mark.parametrize(
@@ -81,7 +82,9 @@ def _open(**kwargs: Any) -> None: ...
         (_make, {"name": "b"}, r"key\.n is needed by f: add '\+key\.n=VALUE'"),
     ],
 )
-def test_a_wrong_argument_is_told(func: Callable[..., Any], node: dict[str, Any], message: str) -> None:
+def test_a_wrong_argument_is_told(
+    func: Callable[..., Any], node: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
         check_call(func, {"_target_": "f", **node}, "key")
 

@@ -8,9 +8,16 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from nntrain.config.build import make, resolve
+from nntrain.app.build import resolve
 from nntrain.config.errors import ConfigError
-from nntrain.config.targets import TRUSTED_TARGETS, check_path, check_targets, resolve_target, targets_in
+from nntrain.config.instantiate import instantiate
+from nntrain.config.targets import (
+    TRUSTED_TARGETS,
+    check_path,
+    check_targets,
+    resolve_target,
+    targets_in,
+)
 from tests.common.compose import minimal
 
 HOSTILE = [
@@ -78,14 +85,16 @@ REACHED_THROUGH_A_TRUSTED_MODULE = [
     "torch.optim.lr_scheduler.warnings.warn",
     "nntrain.callbacks.saving.Path",
     "nntrain.metrics.accumulated.functools.partial",
-    "nntrain.integrations.provenance.subprocess.run",
+    "nntrain.integrations.capture.provenance.subprocess.run",
     "nntrain.integrations.mlflow.os.remove",
     "nntrain.data.digits.np.load",
 ]
 
 
 @pytest.mark.parametrize("target", HOSTILE)
-@pytest.mark.parametrize("where", ["direct", "in a list", "in _args_", "interpolated", "created", "partial"])
+@pytest.mark.parametrize(
+    "where", ["direct", "in a list", "in _args_", "interpolated", "created", "partial"]
+)
 def test_a_hostile_target_is_refused_by_its_path(target: str, where: str) -> None:
     node: Any = {"_target_": target}
     shapes: dict[str, Any] = {
@@ -139,14 +148,16 @@ def test_an_honest_target_is_imported(target: str, expected: Any) -> None:
     assert resolve_target(target, TRUSTED_TARGETS, "model") is expected
 
 
-def test_a_package_of_the_users_own_is_trusted_when_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_package_of_the_users_own_is_trusted_when_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "my_pkg_1.py").write_text("def make(n: int) -> int:\n    return 2 * n\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     node = {"_target_": "my_pkg_1.make", "n": 3}
     with pytest.raises(ConfigError, match=r"trusted_targets=\[my_pkg_1\]"):
         resolve(minimal({"data": node}))
     plain = resolve(minimal({"data": node, "trusted_targets": ["my_pkg_1"]}))
-    assert make(plain["data"], "data") == 6
+    assert instantiate(plain["data"], "data", ["my_pkg_1"]) == 6
 
 
 @pytest.mark.parametrize("name", ["os; rm -rf", "*", "", "my-package"])
@@ -177,6 +188,17 @@ def test_a_missing_package_names_the_command(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_every_target_of_a_nested_config_is_found() -> None:
     cfg = OmegaConf.create(
-        {"a": {"_target_": "x.y", "b": [{"_target_": "p.q"}]}, "c": "${a}", "d": "???", "e": {"_args_": [{"_target_": "r.s"}]}}
+        {
+            "a": {"_target_": "x.y", "b": [{"_target_": "p.q"}]},
+            "c": "${a}",
+            "d": "???",
+            "e": {"_args_": [{"_target_": "r.s"}]},
+        }
     )
-    assert list(targets_in(cfg)) == [("a", "x.y"), ("a.b[0]", "p.q"), ("c", "x.y"), ("c.b[0]", "p.q"), ("e._args_[0]", "r.s")]
+    assert list(targets_in(cfg)) == [
+        ("a", "x.y"),
+        ("a.b[0]", "p.q"),
+        ("c", "x.y"),
+        ("c.b[0]", "p.q"),
+        ("e._args_[0]", "r.s"),
+    ]

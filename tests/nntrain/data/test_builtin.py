@@ -20,7 +20,11 @@ def tensors(dls: DataLoaders) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
 
 def rows(*parts: tuple[Tensor, ...]) -> list[tuple[float, ...]]:
     """Every item of the parts as a row of numbers, sorted."""
-    return sorted(tuple(x.flatten().tolist() + y.flatten().tolist()) for part in parts for x, y in zip(*part, strict=True))
+    return sorted(
+        tuple(x.flatten().tolist() + y.flatten().tolist())
+        for part in parts
+        for x, y in zip(*part, strict=True)
+    )
 
 
 @MAKERS
@@ -31,7 +35,11 @@ def test_the_split_is_the_same_whatever_the_global_seed_and_leaves_it_alone(make
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(1)
     second = tensors(make())
-    assert all(torch.equal(a, b) for one, two in zip(first, second, strict=True) for a, b in zip(one, two, strict=True))
+    assert all(
+        torch.equal(a, b)
+        for one, two in zip(first, second, strict=True)
+        for a, b in zip(one, two, strict=True)
+    )
 
 
 @MAKERS
@@ -42,7 +50,9 @@ def test_another_seed_gives_another_split(make: Make) -> None:
 @MAKERS
 @pytest.mark.parametrize("valid_pct", [0.0, 1.0, 1.5, -0.1])
 def test_a_share_that_leaves_nothing_is_refused(make: Make, valid_pct: float) -> None:
-    with pytest.raises(ValueError, match=rf"valid_pct={valid_pct} must be between 0 and 1, both excluded"):
+    with pytest.raises(
+        ValueError, match=rf"valid_pct={valid_pct} must be between 0 and 1, both excluded"
+    ):
         make(valid_pct=valid_pct)
 
 
@@ -57,7 +67,9 @@ def test_training_data_is_shuffled_and_batched_as_asked(make: Make) -> None:
 
 @MAKERS
 def test_a_batch_larger_than_the_data_is_refused_with_drop_last(make: Make) -> None:
-    with pytest.raises(ValueError, match=r"batch_size=5000 is larger than the training set of \d+ items"):
+    with pytest.raises(
+        ValueError, match=r"batch_size=5000 is larger than the training set of \d+ items"
+    ):
         make(batch_size=5000, drop_last=True)
 
 
@@ -78,7 +90,9 @@ def test_digits_hold_out_the_same_share_of_each_class(valid_pct: float) -> None:
 
 
 @pytest.mark.parametrize(("flat", "shape"), [(True, (64,)), (False, (1, 8, 8))])
-def test_digits_have_the_documented_shapes_types_and_range(flat: bool, shape: tuple[int, ...]) -> None:
+def test_digits_have_the_documented_shapes_types_and_range(
+    flat: bool, shape: tuple[int, ...]
+) -> None:
     xb, yb = next(iter(digits(batch_size=32, flat=flat).train))
     assert (xb.shape, yb.shape) == ((32, *shape), (32,))
     assert (xb.dtype, yb.dtype) == (torch.float32, torch.int64)
@@ -94,7 +108,12 @@ def test_flat_digits_are_the_rows_of_the_images() -> None:
 
 def test_diabetes_is_standardised_by_the_training_part_alone() -> None:
     train, valid = tensors(diabetes())
-    assert [tuple(part.shape) for part in (*train, *valid)] == [(353, 10), (353, 1), (89, 10), (89, 1)]
+    assert [tuple(part.shape) for part in (*train, *valid)] == [
+        (353, 10),
+        (353, 1),
+        (89, 10),
+        (89, 1),
+    ]
     for part in train:
         torch.testing.assert_close(part.mean(dim=0), torch.zeros(part.shape[1]), atol=1e-5, rtol=0)
         torch.testing.assert_close(part.std(dim=0), torch.ones(part.shape[1]))
@@ -107,7 +126,9 @@ def test_diabetes_is_all_of_the_patients() -> None:
     scores = torch.cat([train[1], valid[1]]).flatten()
     raw = torch.tensor(bunch.target, dtype=torch.float32)
     slope = (raw.max() - raw.min()) / (scores.max() - scores.min())
-    torch.testing.assert_close(scores.sort().values * slope + raw.min() - scores.min() * slope, raw.sort().values)
+    torch.testing.assert_close(
+        scores.sort().values * slope + raw.min() - scores.min() * slope, raw.sort().values
+    )
     assert 70 < slope < 85  # points of one standard deviation
 
 
@@ -126,8 +147,12 @@ def test_sine_without_noise_is_the_sine() -> None:
         assert torch.equal(y, x.sin())
 
 
-@pytest.mark.parametrize(("make", "options"), [(digits, {"flat": False}), (diabetes, {}), (sine, {})])
+@pytest.mark.parametrize(
+    ("make", "options"), [(digits, {"flat": False}), (diabetes, {}), (sine, {})]
+)
 def test_data_can_be_held_on_a_device_by_name(make: Make, options: dict[str, Any]) -> None:
-    assert {tensor.device.type for part in tensors(make(device="cpu", **options)) for tensor in part} == {"cpu"}
+    assert {
+        tensor.device.type for part in tensors(make(device="cpu", **options)) for tensor in part
+    } == {"cpu"}
     with pytest.raises(ValueError, match="device=nosuch cannot be used here"):
         make(device="nosuch", **options)

@@ -11,14 +11,22 @@ from torch import nn
 from nntrain import Learner
 from nntrain.data import DataLoaders, TensorLoader, fashion_mnist, hf
 
-PIXELS = {"train": np.arange(12 * 28 * 28, dtype=np.uint32).reshape(12, 28, 28) % 256, "test": np.full((5, 28, 28), 51)}
+PIXELS = {
+    "train": np.arange(12 * 28 * 28, dtype=np.uint32).reshape(12, 28, 28) % 256,
+    "test": np.full((5, 28, 28), 51),
+}
 
 
 def dataset_dict(**splits: np.ndarray[Any, Any]) -> datasets.DatasetDict:
-    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(num_classes=10)})
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(num_classes=10)}
+    )
     made = {}
     for name, pixels in splits.items():
-        rows = {"image": list(pixels.astype(np.uint8)), "label": [i % 10 for i in range(len(pixels))]}
+        rows = {
+            "image": list(pixels.astype(np.uint8)),
+            "label": [i % 10 for i in range(len(pixels))],
+        }
         made[name] = datasets.Dataset.from_dict(rows, features=features)
     return datasets.DatasetDict(made)
 
@@ -29,13 +37,17 @@ def saved(tmp_path: Path) -> str:
     return str(tmp_path / "fashion")
 
 
-def test_fashion_mnist_is_read_from_a_folder_and_standardised(saved: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fashion_mnist_is_read_from_a_folder_and_standardised(
+    saved: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(hf, "_ROWS", 5)
     dls = fashion_mnist(saved, batch_size=4)
     assert isinstance(dls.train, TensorLoader)
     assert isinstance(dls.valid, TensorLoader)
     images, labels = dls.train.tensors
-    expected = (torch.from_numpy(PIXELS["train"].astype(np.float32)).unsqueeze(1) / 255 - 0.2860) / 0.3530
+    expected = (
+        torch.from_numpy(PIXELS["train"].astype(np.float32)).unsqueeze(1) / 255 - 0.2860
+    ) / 0.3530
     torch.testing.assert_close(images, expected)
     assert labels.tolist() == [i % 10 for i in range(12)]
     assert dls.valid.tensors[0].unique().tolist() == [pytest.approx((0.2 - 0.2860) / 0.3530)]
@@ -53,11 +65,16 @@ def test_a_missing_library_gives_the_pip_command(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ImportError) as caught:
         fashion_mnist("anywhere")
-    assert str(caught.value) == "fashion_mnist needs the datasets library: pip install 'nntrain[hf]'."
+    assert (
+        str(caught.value) == "fashion_mnist needs the datasets library: pip install 'nntrain[hf]'."
+    )
 
 
 def test_a_dataset_that_is_not_there_is_named() -> None:
-    with pytest.raises(ValueError, match=r"The dataset '\./nosuch' could not be loaded .*: give a folder written by"):
+    with pytest.raises(
+        ValueError,
+        match=r"The dataset '\./nosuch' could not be loaded .*: give a folder written by",
+    ):
         fashion_mnist("./nosuch")
 
 
@@ -70,7 +87,9 @@ def test_a_dataset_without_the_split_names_those_there_are(tmp_path: Path) -> No
 def test_a_dataset_dict_gives_batches_of_images_and_labels() -> None:
     dls = DataLoaders.from_dataset_dict(dataset_dict(**PIXELS), batch_size=5, shuffle=False)
     xb, yb = next(iter(dls.train))
-    torch.testing.assert_close(xb, torch.from_numpy(PIXELS["train"][:5].astype(np.float32)).unsqueeze(1) / 255)
+    torch.testing.assert_close(
+        xb, torch.from_numpy(PIXELS["train"][:5].astype(np.float32)).unsqueeze(1) / 255
+    )
     assert yb.tolist() == [0, 1, 2, 3, 4]
     assert dls.valid is not None
     assert [len(yb) for _, yb in dls.valid] == [5]
@@ -78,10 +97,19 @@ def test_a_dataset_dict_gives_batches_of_images_and_labels() -> None:
 
 @pytest.mark.parametrize(
     ("names", "expected"),
-    [(("train", "test", "validation"), 2), (("train", "test"), 1), (("train",), None), (("train", "x"), None)],
+    [
+        (("train", "test", "validation"), 2),
+        (("train", "test"), 1),
+        (("train",), None),
+        (("train", "x"), None),
+    ],
 )
-def test_validation_takes_the_first_usual_split(names: tuple[str, ...], expected: int | None) -> None:
-    dls = DataLoaders.from_dataset_dict({name: [{"image": np.zeros((1, 1)), "label": i}] for i, name in enumerate(names)})
+def test_validation_takes_the_first_usual_split(
+    names: tuple[str, ...], expected: int | None
+) -> None:
+    dls = DataLoaders.from_dataset_dict(
+        {name: [{"image": np.zeros((1, 1)), "label": i}] for i, name in enumerate(names)}
+    )
     assert (None if dls.valid is None else next(iter(dls.valid))[1].item()) == expected
 
 
@@ -97,7 +125,9 @@ def test_splits_columns_and_labels_are_chosen_by_name() -> None:
 
 @pytest.mark.parametrize("options", [{"train_split": "nosuch"}, {"valid_split": "nosuch"}])
 def test_a_missing_split_names_those_there_are(options: dict[str, str]) -> None:
-    with pytest.raises(ValueError, match=r"There is no split 'nosuch': the dataset has train, test\."):
+    with pytest.raises(
+        ValueError, match=r"There is no split 'nosuch': the dataset has train, test\."
+    ):
         DataLoaders.from_dataset_dict(dataset_dict(**PIXELS), **options)
 
 

@@ -19,16 +19,24 @@ COLOUR_TENSOR = torch.tensor([[[0.0, 0.2, 1.0]], [[0.0, 0.0, 0.0]], [[1.0, 1.0, 
     [
         pytest.param(Image.fromarray(GREY), GREY_TENSOR, id="PIL, grey"),
         pytest.param(Image.fromarray(COLOUR), COLOUR_TENSOR, id="PIL, colour"),
-        pytest.param(Image.fromarray(GREY > 100), torch.tensor([[[0.0, 0.0, 1.0]]]), id="PIL, black and white"),
+        pytest.param(
+            Image.fromarray(GREY > 100),
+            torch.tensor([[[0.0, 0.0, 1.0]]]),
+            id="PIL, black and white",
+        ),
         pytest.param(GREY, GREY_TENSOR, id="array, grey"),
         pytest.param(COLOUR, COLOUR_TENSOR, id="array, channels last"),
         pytest.param(GREY.tolist(), GREY_TENSOR, id="nested list"),
         pytest.param(GREY / 255, GREY_TENSOR, id="array of floats"),
         pytest.param(torch.from_numpy(GREY), GREY_TENSOR, id="tensor, grey"),
-        pytest.param(torch.from_numpy(COLOUR).permute(2, 0, 1), COLOUR_TENSOR, id="tensor, channels first"),
+        pytest.param(
+            torch.from_numpy(COLOUR).permute(2, 0, 1), COLOUR_TENSOR, id="tensor, channels first"
+        ),
     ],
 )
-def test_images_of_any_kind_become_floats_from_0_to_1_with_channels_first(image: Any, expected: torch.Tensor) -> None:
+def test_images_of_any_kind_become_floats_from_0_to_1_with_channels_first(
+    image: Any, expected: torch.Tensor
+) -> None:
     tensor = image_tensor(image)
     assert tensor.dtype is torch.float32
     torch.testing.assert_close(tensor, expected)
@@ -37,7 +45,10 @@ def test_images_of_any_kind_become_floats_from_0_to_1_with_channels_first(image:
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (Image.fromarray(GREY).convert("P"), r"An image has the mode 'P' but L or RGB was expected: convert it"),
+        (
+            Image.fromarray(GREY).convert("P"),
+            r"An image has the mode 'P' but L or RGB was expected: convert it",
+        ),
         (Image.fromarray(COLOUR).convert("RGBA"), r"An image has the mode 'RGBA'"),
         (np.zeros(3), r"An image has the shape \(3,\) but two or three dimensions were expected"),
     ],
@@ -48,7 +59,9 @@ def test_what_is_no_image_is_refused(image: Any, message: str) -> None:
 
 
 def test_images_of_different_sizes_are_named() -> None:
-    with pytest.raises(ValueError, match=r"have the shapes \(1, 1, 3\), \(1, 2, 2\): bring them to one size"):
+    with pytest.raises(
+        ValueError, match=r"have the shapes \(1, 1, 3\), \(1, 2, 2\): bring them to one size"
+    ):
         stack_images([GREY, np.zeros((2, 2))])
 
 
@@ -75,17 +88,24 @@ def test_images_are_standardised() -> None:
         ([np.array([1, 0]), np.array([0, 1])], torch.int64, [[1, 0], [0, 1]]),
     ],
 )
-def test_labels_become_whole_or_single_precision_numbers(labels: list[Any], dtype: torch.dtype, expected: list[Any]) -> None:
+def test_labels_become_whole_or_single_precision_numbers(
+    labels: list[Any], dtype: torch.dtype, expected: list[Any]
+) -> None:
     _, batch = ImageCollate(label_key="y")([{"image": GREY, "y": label} for label in labels])
     assert batch.dtype is dtype
     assert batch.tolist() == expected
 
 
 def test_a_missing_column_is_named_with_those_there_are() -> None:
-    with pytest.raises(ValueError, match=r"There is no column 'image': the dataset has img, label\."):
+    with pytest.raises(
+        ValueError, match=r"There is no column 'image': the dataset has img, label\."
+    ):
         ImageCollate()([{"img": GREY, "label": 0}])
 
 
 def test_labels_that_are_words_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"The labels in column 'label' are of type str: make numbers of them first\."):
+    with pytest.raises(
+        ValueError,
+        match=r"The labels in column 'label' are of type str: make numbers of them first\.",
+    ):
         ImageCollate()([{"image": GREY, "label": "coat"}])

@@ -4,7 +4,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler, TensorDataset
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    TensorDataset,
+)
 
 from nntrain.data import DataLoaders, TensorLoader
 
@@ -23,8 +30,12 @@ def labels(loader: Any) -> list[int]:
 
 def make(kind: str, n_train: int, n_valid: int | None, **options: Any) -> DataLoaders:
     if kind == "datasets":
-        return DataLoaders.from_datasets(dataset(n_train), None if n_valid is None else dataset(n_valid), **options)
-    return DataLoaders.from_tensors(tensors(n_train), None if n_valid is None else tensors(n_valid), **options)
+        return DataLoaders.from_datasets(
+            dataset(n_train), None if n_valid is None else dataset(n_valid), **options
+        )
+    return DataLoaders.from_tensors(
+        tensors(n_train), None if n_valid is None else tensors(n_valid), **options
+    )
 
 
 KINDS = pytest.mark.parametrize("kind", ["datasets", "tensors"])
@@ -93,7 +104,9 @@ def test_with_a_seed_of_their_own_orders_do_not_follow_the_global_one(kind: str)
         ),
     ],
 )
-def test_bad_data_is_told_in_one_sentence(kind: str, n_train: int, n_valid: int, options: dict[str, Any], message: str) -> None:
+def test_bad_data_is_told_in_one_sentence(
+    kind: str, n_train: int, n_valid: int, options: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - the whole message is compared
         make(kind, n_train, n_valid, **options)
     assert str(caught.value) == message
@@ -107,7 +120,9 @@ def test_a_batch_may_be_larger_than_the_data_if_nothing_is_dropped(kind: str) ->
 def test_nan_names_the_set_and_the_tensor() -> None:
     x, y = tensors(4)
     x[2] = float("nan")
-    with pytest.raises(ValueError, match=r"Tensor 0 of the validation set has 1 of 4 values NaN or infinite"):
+    with pytest.raises(
+        ValueError, match=r"Tensor 0 of the validation set has 1 of 4 values NaN or infinite"
+    ):
         DataLoaders.from_tensors((y,), (x, y))
 
 
@@ -115,7 +130,9 @@ def test_tensors_are_held_on_the_device_that_is_asked_for() -> None:
     dls = DataLoaders.from_tensors(tensors(4), tensors(4), device="cpu")
     assert isinstance(dls.train, TensorLoader)
     assert isinstance(dls.valid, TensorLoader)
-    assert {tensor.device.type for loader in (dls.train, dls.valid) for tensor in loader.tensors} == {"cpu"}
+    assert {
+        tensor.device.type for loader in (dls.train, dls.valid) for tensor in loader.tensors
+    } == {"cpu"}
 
 
 def test_a_device_that_is_not_there_is_named() -> None:
@@ -124,7 +141,9 @@ def test_a_device_that_is_not_there_is_named() -> None:
 
 
 def test_datasets_go_to_torch_loaders_as_asked() -> None:
-    dls = DataLoaders.from_datasets(dataset(8), dataset(8), batch_size=4, collate_fn=len, pin_memory=False, n_inp=1)
+    dls = DataLoaders.from_datasets(
+        dataset(8), dataset(8), batch_size=4, collate_fn=len, pin_memory=False, n_inp=1
+    )
     assert isinstance(dls.train, DataLoader)
     assert isinstance(dls.valid, DataLoader)
     assert (list(dls.train), list(dls.valid)) == ([4, 4], [4, 4])
@@ -140,7 +159,9 @@ def test_memory_is_pinned_exactly_where_an_accelerator_gains_by_it() -> None:
 
 
 def test_workers_load_the_same_batches() -> None:
-    alone, helped = (DataLoaders.from_datasets(dataset(20), batch_size=4, num_workers=n, seed=1) for n in (0, 2))
+    alone, helped = (
+        DataLoaders.from_datasets(dataset(20), batch_size=4, num_workers=n, seed=1) for n in (0, 2)
+    )
     assert labels(helped.train) == labels(alone.train)
 
 

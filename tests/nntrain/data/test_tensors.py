@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
+from nntrain.core.rng import generators_of, kept_rng, rng_state, set_rng_state
 from nntrain.data import TensorLoader
-from nntrain.rng import generators_of, kept_rng, rng_state, set_rng_state
 from tests.common.spies import counted_reads
 
 SIZES = [
@@ -32,7 +32,9 @@ def labels(loader: TensorLoader) -> list[int]:
 
 
 @pytest.mark.parametrize(("n", "bs", "drop_last"), SIZES)
-def test_without_shuffle_the_batches_are_those_of_a_torch_loader(n: int, bs: int, drop_last: bool) -> None:
+def test_without_shuffle_the_batches_are_those_of_a_torch_loader(
+    n: int, bs: int, drop_last: bool
+) -> None:
     ours = TensorLoader(*pair(n), batch_size=bs, drop_last=drop_last)
     theirs = DataLoader(TensorDataset(*pair(n)), batch_size=bs, drop_last=drop_last)
     assert len(ours) == len(theirs) == len(list(ours))
@@ -41,7 +43,9 @@ def test_without_shuffle_the_batches_are_those_of_a_torch_loader(n: int, bs: int
 
 
 @pytest.mark.parametrize(("n", "bs", "drop_last"), SIZES)
-def test_with_shuffle_it_covers_what_a_torch_loader_covers(n: int, bs: int, drop_last: bool) -> None:
+def test_with_shuffle_it_covers_what_a_torch_loader_covers(
+    n: int, bs: int, drop_last: bool
+) -> None:
     ours = TensorLoader(*pair(n), batch_size=bs, drop_last=drop_last, shuffle=True)
     theirs = DataLoader(TensorDataset(*pair(n)), batch_size=bs, drop_last=drop_last, shuffle=True)
     assert [len(yb) for _, yb in ours] == [len(yb) for _, yb in theirs]
@@ -68,7 +72,9 @@ def test_its_own_generator_neither_reads_nor_moves_the_global_one() -> None:
     def orders(global_seed: int) -> list[int]:
         torch.manual_seed(global_seed)
         before = torch.get_rng_state()
-        order = labels(TensorLoader(*pair(50), shuffle=True, generator=torch.Generator().manual_seed(1)))
+        order = labels(
+            TensorLoader(*pair(50), shuffle=True, generator=torch.Generator().manual_seed(1))
+        )
         assert torch.equal(torch.get_rng_state(), before)
         return order
 
@@ -132,7 +138,11 @@ def test_a_single_tensor_gives_batches_of_one_item() -> None:
     [
         ((), {}, "The data set has no tensor: give it at least one."),
         ((torch.ones(0, 2),), {}, "The data set is empty: give it at least one item."),
-        ((torch.ones(3), torch.ones(4)), {}, "The tensors of the data set have 3, 4 items: give them equal lengths."),
+        (
+            (torch.ones(3), torch.ones(4)),
+            {},
+            "The tensors of the data set have 3, 4 items: give them equal lengths.",
+        ),
         ((torch.ones(3),), {"batch_size": 0}, "batch_size=0 must be at least 1."),
         (
             (torch.ones(3),),
@@ -147,7 +157,9 @@ def test_a_single_tensor_gives_batches_of_one_item() -> None:
         ),
     ],
 )
-def test_bad_data_is_told_in_one_sentence(tensors: tuple[Tensor, ...], options: dict[str, object], message: str) -> None:
+def test_bad_data_is_told_in_one_sentence(
+    tensors: tuple[Tensor, ...], options: dict[str, object], message: str
+) -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - the whole message is compared
         TensorLoader(*tensors, **options)
     assert str(caught.value) == message
@@ -167,5 +179,9 @@ def test_on_an_accelerator_the_order_is_that_of_the_cpu_and_no_batch_leaves_it()
     assert all(part.is_cuda for batch in loader for part in batch)
     torch.manual_seed(0)
     assert labels(loader) == expected
-    own = TensorLoader(*(tensor.cuda() for tensor in pair(100)), shuffle=True, generator=torch.Generator("cuda").manual_seed(0))
+    own = TensorLoader(
+        *(tensor.cuda() for tensor in pair(100)),
+        shuffle=True,
+        generator=torch.Generator("cuda").manual_seed(0),
+    )
     assert sorted(labels(own)) == list(range(100))

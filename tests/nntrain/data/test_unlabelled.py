@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
+from nntrain.core.rng import generators_of
 from nntrain.data import DataLoaders, TensorLoader, Unlabelled, autoencode
-from nntrain.rng import generators_of
 
 X, Y = torch.arange(6.0).view(3, 2), torch.arange(3)
 
@@ -22,7 +22,9 @@ X, Y = torch.arange(6.0).view(3, 2), torch.arange(3)
         ({"x": X, "label": Y}, None, {"x": X}),
     ],
 )
-def test_the_inputs_are_kept_and_the_labels_left_out(batch: Any, n_inp: int | None, expected: Any) -> None:
+def test_the_inputs_are_kept_and_the_labels_left_out(
+    batch: Any, n_inp: int | None, expected: Any
+) -> None:
     (out,) = Unlabelled([batch], n_inp)
     torch.testing.assert_close(out, expected)
 
@@ -49,8 +51,13 @@ SAMPLER = RandomSampler(DATASET, generator=GENERATOR)
     [
         pytest.param(DataLoader(DATASET, shuffle=True, generator=GENERATOR), id="of the loader"),
         pytest.param(DataLoader(DATASET, sampler=SAMPLER, batch_size=None), id="of its sampler"),
-        pytest.param(DataLoader(DATASET, batch_sampler=BatchSampler(SAMPLER, 2, False)), id="of its batch sampler's sampler"),
-        pytest.param(TensorLoader(X, Y, shuffle=True, generator=GENERATOR), id="of a tensor loader"),
+        pytest.param(
+            DataLoader(DATASET, batch_sampler=BatchSampler(SAMPLER, 2, False)),
+            id="of its batch sampler's sampler",
+        ),
+        pytest.param(
+            TensorLoader(X, Y, shuffle=True, generator=GENERATOR), id="of a tensor loader"
+        ),
     ],
 )
 def test_a_checkpoint_finds_the_generators_of_its_loader(loader: Any) -> None:

@@ -12,7 +12,9 @@ from tests.common.toys import Lists, batches, toy_learner
 
 
 def test_an_argmax_over_axis_0_is_taken() -> None:
-    metric = AccumMetric(lambda pred, target: pred.double().mean(), dim_argmax=0, flatten=False, name="m")
+    metric = AccumMetric(
+        lambda pred, target: pred.double().mean(), dim_argmax=0, flatten=False, name="m"
+    )
     metric.accumulate(a_batch(torch.tensor([[0.0, 3.0], [1.0, 2.0]]), torch.zeros(2)))
     assert metric.value == torch.tensor([1, 0]).double().mean()
 
@@ -31,7 +33,10 @@ def test_bfloat16_predictions_reach_numpy_functions() -> None:
 
 
 def test_predictions_and_labels_of_different_length_are_refused() -> None:
-    with pytest.raises(ValueError, match="'f1_score' has 132 predictions for 44 labels: set dim_argmax, or flatten=False"):
+    with pytest.raises(
+        ValueError,
+        match="'f1_score' has 132 predictions for 44 labels: set dim_argmax, or flatten=False",
+    ):
         seen(*data_of("classes"), skm_to_fastai(skm.f1_score, is_class=False))
 
 
@@ -54,7 +59,10 @@ def test_predictions_are_kept_for_their_part_of_the_epoch_only() -> None:
     metric = AccumMetric(mae)
     x = torch.randn(6, 1)
     toy_learner(Lists(batches(x, x, 3), batches(x, x, 2)), metrics=[metric], cbs=[Count()]).fit(2)
-    assert counts == [("train", 0), ("train", 0), ("valid", 1), ("valid", 2), ("valid", 3), ("end", 0)] * 2
+    assert (
+        counts
+        == [("train", 0), ("train", 0), ("valid", 1), ("valid", 2), ("valid", 3), ("end", 0)] * 2
+    )
 
 
 def test_predictions_from_a_checkpoint_join_those_on_the_device() -> None:
@@ -67,9 +75,7 @@ def test_predictions_from_a_checkpoint_join_those_on_the_device() -> None:
     assert [(kept.device.type, kept.shape) for kept in seen_by_func] == [("cuda", (5,))] * 2
 
 
-ONE_CLASS = (
-    r"'r2_score' .* predictions \(4, 1\) have only one class .*: set is_class=False \(skm_to_fastai\) or leave dim_argmax out"
-)
+ONE_CLASS = r"'r2_score' .* predictions \(4, 1\) have only one class .*: set is_class=False \(skm_to_fastai\) or leave dim_argmax out"
 
 
 @pytest.mark.parametrize("activation", [None, "softmax"])

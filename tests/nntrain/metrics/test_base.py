@@ -3,7 +3,16 @@ from typing import Any
 import pytest
 from torchmetrics import regression
 
-from nntrain.metrics import AccumMetric, AvgLoss, AvgMetric, AvgSmoothLoss, AvgSmoothMetric, accuracy, mae, rmse
+from nntrain.metrics import (
+    AccumMetric,
+    AvgLoss,
+    AvgMetric,
+    AvgSmoothLoss,
+    AvgSmoothMetric,
+    accuracy,
+    mae,
+    rmse,
+)
 from tests.common.toys import toy_learner
 
 
@@ -19,15 +28,40 @@ def test_a_metric_is_recorded_on_its_part_only(make: Any, part: str) -> None:
 
 
 def test_a_fit_records_each_kind_of_metric_by_default_where_it_says() -> None:
-    learn = toy_learner(metrics=[mae, rmse, regression.MeanSquaredError(), AvgSmoothLoss(), lambda pred, target: pred.mean()])
+    learn = toy_learner(
+        metrics=[
+            mae,
+            rmse,
+            regression.MeanSquaredError(),
+            AvgSmoothLoss(),
+            lambda pred, target: pred.mean(),
+        ]
+    )
     learn.fit(1)
-    assert [name for name in learn.recorder.metric_names if not name.startswith(("time/", "epoch"))] == [
+    assert [
+        name for name in learn.recorder.metric_names if not name.startswith(("time/", "epoch"))
+    ] == [
         *("train/loss", "train/mae", "train/loss_smooth", "train/lambda"),
         *("valid/loss", "valid/mae", "valid/rmse", "valid/mean_squared_error", "valid/lambda"),
     ]
 
 
-NAMES = ["f1", "f1 macro", "f1/macro", "a.b-c_d:e", "F1 (macro)", "acc%", "a//b", "/a", "a/", "./a", "a/../b", "", "a,b", "é"]
+NAMES = [
+    "f1",
+    "f1 macro",
+    "f1/macro",
+    "a.b-c_d:e",
+    "F1 (macro)",
+    "acc%",
+    "a//b",
+    "/a",
+    "a/",
+    "./a",
+    "a/../b",
+    "",
+    "a,b",
+    "é",
+]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -55,11 +89,17 @@ def test_a_name_is_refused_where_mlflow_refuses_it(name: str) -> None:
 
 
 def test_a_bad_name_is_refused_at_creation() -> None:
-    with pytest.raises(ValueError, match=r"'F1 \(macro\)' must be of letters, .*: rename it, for example to 'f1_macro'\."):
+    with pytest.raises(
+        ValueError,
+        match=r"'F1 \(macro\)' must be of letters, .*: rename it, for example to 'f1_macro'\.",
+    ):
         AvgMetric(accuracy, name="F1 (macro)")
 
 
 @pytest.mark.parametrize("options", [{"part": "test"}, {"activation": "relu"}])
 def test_an_unknown_option_is_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"must be ('train', 'valid' or 'both'|one of no, softmax, sigmoid, binary_softmax)"):
+    with pytest.raises(
+        ValueError,
+        match=r"must be ('train', 'valid' or 'both'|one of no, softmax, sigmoid, binary_softmax)",
+    ):
         AccumMetric(accuracy, **options)

@@ -11,7 +11,17 @@ from torch import Tensor, nn
 from torchmetrics import classification
 
 from nntrain import Learner
-from nntrain.metrics import AccumMetric, AvgMetric, Metric, accuracy, as_metric, func_name, mse, skm_to_fastai, top_k_accuracy
+from nntrain.metrics import (
+    AccumMetric,
+    AvgMetric,
+    Metric,
+    accuracy,
+    as_metric,
+    func_name,
+    mse,
+    skm_to_fastai,
+    top_k_accuracy,
+)
 from tests.common.metrics import data_of, seen
 from tests.common.toys import Lists
 
@@ -22,15 +32,27 @@ def weighted_error(pred: Tensor, target: Tensor, weight: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("metric", [weighted_error, AccumMetric(weighted_error)])
 def test_a_function_gets_every_label_of_a_batch(metric: Any) -> None:
-    x, y, w = torch.tensor([[1.0], [2.0], [6.0]]), torch.zeros(3, 1), torch.tensor([[1.0], [0.0], [3.0]])
+    x, y, w = (
+        torch.tensor([[1.0], [2.0], [6.0]]),
+        torch.zeros(3, 1),
+        torch.tensor([[1.0], [0.0], [3.0]]),
+    )
     dls = SimpleNamespace(train=[], valid=[(x, y, w)], n_inp=1)
-    learn = Learner(nn.Identity(), dls, lambda pred, y, w: pred.mean(), metrics=[metric], device="cpu")
+    learn = Learner(
+        nn.Identity(), dls, lambda pred, y, w: pred.mean(), metrics=[metric], device="cpu"
+    )
     assert learn.validate()["valid/weighted_error"] == (1 + 18) / 4
 
 
 @pytest.mark.parametrize("metric", [mse, AccumMetric(mse)])
 def test_without_labels_the_inputs_are_the_target(metric: Any) -> None:
-    learn = Learner(nn.Flatten(), Lists([], [torch.ones(4, 2)]), nn.functional.mse_loss, metrics=[metric], device="cpu")
+    learn = Learner(
+        nn.Flatten(),
+        Lists([], [torch.ones(4, 2)]),
+        nn.functional.mse_loss,
+        metrics=[metric],
+        device="cpu",
+    )
     assert learn.validate()["valid/mse"] == 0.0
 
 
@@ -46,7 +68,10 @@ def test_a_function_gets_all_outputs_of_a_model_but_an_accumulating_metric_refus
     options: dict[str, Any] = {"loss_func": lambda pred, y: pred[0].mean(), "device": "cpu"}
     dls = Lists([], [(torch.ones(2, 1), torch.ones(2, 1))])
     assert Learner(Two(), dls, metrics=[second], **options).validate()["valid/second"] == 2.0
-    with pytest.raises(TypeError, match="'second' keeps predictions and labels that are tensors but got tuple, Tensor"):
+    with pytest.raises(
+        TypeError,
+        match="'second' keeps predictions and labels that are tensors but got tuple, Tensor",
+    ):
         Learner(Two(), dls, metrics=[AccumMetric(second)], **options).validate()
 
 
@@ -70,11 +95,21 @@ def test_a_metric_has_the_name_of_its_function_in_snake_case(func: Any, name: st
     ("metric", "got"),
     [
         (AvgMetric(lambda pred, target: pred, name="m"), r"tensor \(16, 3\)"),
-        (AccumMetric(classification.MulticlassConfusionMatrix(3), flatten=False, name="m"), r"tensor \(3, 3\)"),
+        (
+            AccumMetric(classification.MulticlassConfusionMatrix(3), flatten=False, name="m"),
+            r"tensor \(3, 3\)",
+        ),
         (AvgMetric(lambda pred, target: {"a": 1.0}, name="m"), "dict"),
         (AccumMetric(lambda pred, target: None, flatten=False, name="m"), "NoneType"),
         (skm_to_fastai(skm.confusion_matrix, name="m"), "ndarray"),
-        (AccumMetric(torchmetrics.MetricCollection([classification.MulticlassF1Score(3)]), flatten=False, name="m"), "dict"),
+        (
+            AccumMetric(
+                torchmetrics.MetricCollection([classification.MulticlassF1Score(3)]),
+                flatten=False,
+                name="m",
+            ),
+            "dict",
+        ),
     ],
 )
 def test_a_metric_that_is_not_one_number_is_refused_by_name(metric: Metric, got: str) -> None:
@@ -89,8 +124,12 @@ def test_a_metric_that_is_not_one_number_is_refused_by_name(metric: Metric, got:
         (skm_to_fastai(skm.f1_score, name="cross_entropy"), r"int64 \(44,\) and int64 \(44,\)"),
     ],
 )
-def test_an_error_in_a_function_keeps_its_type_and_says_which_metric_and_what_it_was_given(metric: Any, shapes: str) -> None:
-    _, target = data_of("classes")  # class 2 of two classes; the default of f1_score is for two classes only
+def test_an_error_in_a_function_keeps_its_type_and_says_which_metric_and_what_it_was_given(
+    metric: Any, shapes: str
+) -> None:
+    _, target = data_of(
+        "classes"
+    )  # class 2 of two classes; the default of f1_score is for two classes only
     with pytest.raises((IndexError, ValueError)) as caught:
         seen(torch.zeros(44, 2), target, metric)
     notes = "\n".join(caught.value.__notes__)

@@ -10,7 +10,17 @@ from torch import Tensor, nn
 from torchmetrics import classification
 
 from nntrain import Learner
-from nntrain.metrics import AccumMetric, AvgLoss, AvgMetric, AvgSmoothMetric, accuracy, as_metric, mae, r2_score, rmse
+from nntrain.metrics import (
+    AccumMetric,
+    AvgLoss,
+    AvgMetric,
+    AvgSmoothMetric,
+    accuracy,
+    as_metric,
+    mae,
+    r2_score,
+    rmse,
+)
 from tests.common.metrics import seen
 from tests.common.toys import Lists, batches, toy_learner
 
@@ -18,14 +28,19 @@ from tests.common.toys import Lists, batches, toy_learner
 def test_rmse_and_r2_are_of_the_whole_set_when_given_as_they_are() -> None:
     pred, target = torch.tensor([[0.0], [0.0], [0.0]]), torch.tensor([[1.0], [1.0], [4.0]])
     row = seen(pred, target, rmse, functools.partial(r2_score), bs=2)
-    assert row["valid/rmse"] == pytest.approx(math.sqrt(18 / 3))  # the mean over batches would be (2 * 1 + 4) / 3
+    assert row["valid/rmse"] == pytest.approx(
+        math.sqrt(18 / 3)
+    )  # the mean over batches would be (2 * 1 + 4) / 3
     assert row["valid/r2_score"] == pytest.approx(1 - 18 / 6)
 
 
 @pytest.mark.parametrize(
     ("metrics", "message"),
     [
-        ([mae, mae], r"'mae' has the name of another metric, so both would be recorded as 'train/mae': .* name=\."),
+        (
+            [mae, mae],
+            r"'mae' has the name of another metric, so both would be recorded as 'train/mae': .* name=\.",
+        ),
         ([AccumMetric(mae), mae], "both would be recorded as 'valid/mae'"),
         ([AvgLoss()], "'loss' has the name of the loss itself, which is always recorded"),
     ],
@@ -36,7 +51,9 @@ def test_two_metrics_of_one_name_are_refused(metrics: list[Any], message: str) -
 
 
 def test_one_name_may_stand_for_two_metrics_of_different_parts() -> None:
-    learn = toy_learner(metrics=[AvgSmoothMetric(mae, name="m", part="train"), AccumMetric(mae, name="m")])
+    learn = toy_learner(
+        metrics=[AvgSmoothMetric(mae, name="m", part="train"), AccumMetric(mae, name="m")]
+    )
     learn.fit(1)
     assert {"train/m", "valid/m"} <= set(learn.recorder.row)
 
@@ -93,8 +110,12 @@ def test_the_parts_of_a_loss_are_recorded_in_training_too() -> None:
         ("kl (nats)", torch.tensor(0.0), "rename it, for example to 'kl_nats'"),
     ],
 )
-def test_a_part_of_the_loss_with_a_bad_name_is_refused(part: str, value: Tensor, message: str) -> None:
-    learn = toy_learner(loss_func=parts_loss(**{part: value}), metrics=[AvgMetric(mae, part="valid")])
+def test_a_part_of_the_loss_with_a_bad_name_is_refused(
+    part: str, value: Tensor, message: str
+) -> None:
+    learn = toy_learner(
+        loss_func=parts_loss(**{part: value}), metrics=[AvgMetric(mae, part="valid")]
+    )
     with pytest.raises(ValueError, match=message):
         learn.fit(1)
 

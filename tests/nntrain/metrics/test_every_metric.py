@@ -34,11 +34,19 @@ from tests.common.toys import Lists, batches, toy_learner
 
 
 def test_a_metric_that_saw_nothing_has_no_value() -> None:
-    for metric in (AvgLoss(), AvgMetric(mae), AvgSmoothLoss(), AvgSmoothMetric(mae), AccumMetric(mae)):
+    for metric in (
+        AvgLoss(),
+        AvgMetric(mae),
+        AvgSmoothLoss(),
+        AvgSmoothMetric(mae),
+        AccumMetric(mae),
+    ):
         assert metric.value is None
 
 
-@pytest.mark.parametrize("metric", [AvgMetric(mae), AvgSmoothMetric(mae), AvgSmoothLoss(part="valid"), AccumMetric(mae)])
+@pytest.mark.parametrize(
+    "metric", [AvgMetric(mae), AvgSmoothMetric(mae), AvgSmoothLoss(part="valid"), AccumMetric(mae)]
+)
 def test_nan_in_one_batch_makes_the_metric_nan(metric: Metric) -> None:
     pred = torch.tensor([[0.0], [math.nan], [0.0]])
     row = seen(pred, torch.zeros(3, 1), metric, bs=1)
@@ -57,8 +65,18 @@ def test_metrics_in_training_are_of_the_predictions_before_each_step() -> None:
 @pytest.mark.parametrize(
     "metrics",
     [
-        [accuracy, error_rate, functools.partial(top_k_accuracy, k=2), AvgSmoothMetric(accuracy), AvgSmoothLoss()],
-        [AccumMetric(multiclass_accuracy, part="both", flatten=False, num_classes=3, validate_args=False)],
+        [
+            accuracy,
+            error_rate,
+            functools.partial(top_k_accuracy, k=2),
+            AvgSmoothMetric(accuracy),
+            AvgSmoothLoss(),
+        ],
+        [
+            AccumMetric(
+                multiclass_accuracy, part="both", flatten=False, num_classes=3, validate_args=False
+            )
+        ],
         [skm_to_fastai(skm.f1_score, average="macro", part="both")],
         [classification.MulticlassAUROC(3, validate_args=False)],
     ],
@@ -67,7 +85,10 @@ def test_no_metric_reads_the_device_per_batch(metrics: list[Any]) -> None:
     def reads(n: int) -> int:
         pred, target = torch.randn(n * 8, 3), torch.arange(n * 8) % 3
         learn = Learner(
-            nn.Linear(3, 3), Lists(batches(pred, target, 8), batches(pred, target, 8)), nn.CrossEntropyLoss(), device="cpu"
+            nn.Linear(3, 3),
+            Lists(batches(pred, target, 8), batches(pred, target, 8)),
+            nn.CrossEntropyLoss(),
+            device="cpu",
         )
         learn.metrics = [as_metric(metric) for metric in metrics]
         with counted_reads() as counter:
@@ -80,7 +101,9 @@ def test_no_metric_reads_the_device_per_batch(metrics: list[Any]) -> None:
 def test_a_regression_metric_reads_nothing_per_batch() -> None:
     def reads(n: int) -> int:
         x = torch.randn(n * 8, 1)
-        learn = toy_learner(Lists(batches(x, x, 8), batches(x, x, 8)), metrics=[mse, mae, rmse, r2_score])
+        learn = toy_learner(
+            Lists(batches(x, x, 8), batches(x, x, 8)), metrics=[mse, mae, rmse, r2_score]
+        )
         with counted_reads() as counter:
             learn.fit(1)
         return counter.n
@@ -118,7 +141,9 @@ def feed(metric: Metric, start: int, end: int) -> None:
 
 @pytest.mark.parametrize("index", range(6))
 @pytest.mark.parametrize("cut", [0, 1, 700, 1024, 1500])
-def test_a_metric_resumed_within_an_epoch_gives_the_same_bits(index: int, cut: int, tmp_path: Path) -> None:
+def test_a_metric_resumed_within_an_epoch_gives_the_same_bits(
+    index: int, cut: int, tmp_path: Path
+) -> None:
     whole, first, second = (made_metrics()[index] for _ in range(3))
     feed(whole, 0, 2100)
     feed(first, 0, cut)
@@ -127,10 +152,14 @@ def test_a_metric_resumed_within_an_epoch_gives_the_same_bits(index: int, cut: i
     feed(second, cut, 2100)
     assert torch.equal(torch.as_tensor(second.value), torch.as_tensor(whole.value))
     feed(first, cut, 2100)
-    assert torch.equal(torch.as_tensor(first.value), torch.as_tensor(whole.value))  # saving changed nothing
+    assert torch.equal(
+        torch.as_tensor(first.value), torch.as_tensor(whole.value)
+    )  # saving changed nothing
 
 
-def test_what_the_recorder_holds_between_parts_can_be_saved_when_scikit_learn_made_it(tmp_path: Path) -> None:
+def test_what_the_recorder_holds_between_parts_can_be_saved_when_scikit_learn_made_it(
+    tmp_path: Path,
+) -> None:
     class Save(Callback):
         order = 80
 

@@ -8,7 +8,16 @@ import sklearn.metrics as skm
 import torch
 from torch import Tensor
 
-from nntrain.metrics import accuracy, accuracy_multi, error_rate, mae, mse, r2_score, rmse, top_k_accuracy
+from nntrain.metrics import (
+    accuracy,
+    accuracy_multi,
+    error_rate,
+    mae,
+    mse,
+    r2_score,
+    rmse,
+    top_k_accuracy,
+)
 from tests.common.metrics import data_of
 
 
@@ -23,15 +32,21 @@ def test_regression_functions_agree_with_scikit_learn() -> None:
         assert ours(pred, target).item() == pytest.approx(theirs(target, pred), rel=1e-5)
 
 
-@pytest.mark.parametrize(("pred", "value"), [([2.0, 2.0], 1.0), ([2.0, 3.0], 0.0), ([math.nan, 2.0], math.nan)])
+@pytest.mark.parametrize(
+    ("pred", "value"), [([2.0, 2.0], 1.0), ([2.0, 3.0], 0.0), ([math.nan, 2.0], math.nan)]
+)
 def test_r2_of_a_constant_target(pred: list[float], value: float) -> None:
-    assert r2_score(torch.tensor(pred), torch.tensor([2.0, 2.0])).item() == pytest.approx(value, nan_ok=True)
+    assert r2_score(torch.tensor(pred), torch.tensor([2.0, 2.0])).item() == pytest.approx(
+        value, nan_ok=True
+    )
 
 
 @pytest.mark.parametrize("k", [1, 2])
 def test_top_k_accuracy_agrees_with_scikit_learn(k: int) -> None:
     pred, target = data_of("classes")
-    assert top_k_accuracy(pred, target, k=k).item() == pytest.approx(skm.top_k_accuracy_score(target, pred, k=k))
+    assert top_k_accuracy(pred, target, k=k).item() == pytest.approx(
+        skm.top_k_accuracy_score(target, pred, k=k)
+    )
 
 
 def test_every_label_is_among_as_many_scores_as_there_are_classes() -> None:
@@ -74,6 +89,8 @@ def test_targets_in_a_column_are_not_broadcast(func: Callable[..., Tensor]) -> N
         (accuracy_multi, (8, 3), (8,), "do not match in shape"),
     ],
 )
-def test_shapes_that_do_not_fit_are_refused(func: Any, pred: tuple[int, ...], target: tuple[int, ...], message: str) -> None:
+def test_shapes_that_do_not_fit_are_refused(
+    func: Any, pred: tuple[int, ...], target: tuple[int, ...], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         func(torch.zeros(pred), torch.zeros(target))

@@ -49,8 +49,12 @@ LIKE_FASTAI: dict[str, dict[str, Any]] = {
         "top_2_accuracy": functools.partial(top_k_accuracy, k=2),
         "argmax": AccumMetric(mean_product, dim_argmax=1),
         "argmax_last": AccumMetric(mean_product, dim_argmax=-1),
-        "softmax": AccumMetric(mean_power, dim_argmax=1, activation="softmax", flatten=False, power=2),
-        "softmax_thresh": AccumMetric(mean_of, dim_argmax=1, activation="softmax", flatten=False, thresh=0.4),
+        "softmax": AccumMetric(
+            mean_power, dim_argmax=1, activation="softmax", flatten=False, power=2
+        ),
+        "softmax_thresh": AccumMetric(
+            mean_of, dim_argmax=1, activation="softmax", flatten=False, thresh=0.4
+        ),
         "argmax_thresh": AccumMetric(mean_of, dim_argmax=1, thresh=0.5),
         "no_flatten": AccumMetric(mean_power, flatten=False, power=3),
         "to_np_invert": AccumMetric(difference, dim_argmax=1, to_np=True, invert_arg=True),
@@ -58,11 +62,15 @@ LIKE_FASTAI: dict[str, dict[str, Any]] = {
         "f1_macro": skm_to_fastai(skm.f1_score, average="macro"),
         "precision_weighted": skm_to_fastai(skm.precision_score, average="weighted"),
         "cohen_kappa": skm_to_fastai(skm.cohen_kappa_score, weights="quadratic"),
-        "roc_auc_ovr": skm_to_fastai(skm.roc_auc_score, activation="softmax", flatten=False, multi_class="ovr"),
+        "roc_auc_ovr": skm_to_fastai(
+            skm.roc_auc_score, activation="softmax", flatten=False, multi_class="ovr"
+        ),
     },
     "binary": {
         "binary_softmax": AccumMetric(mean_product, dim_argmax=1, activation="binary_softmax"),
-        "binary_softmax_thresh": AccumMetric(mean_product, dim_argmax=1, activation="binary_softmax", thresh=0.3),
+        "binary_softmax_thresh": AccumMetric(
+            mean_product, dim_argmax=1, activation="binary_softmax", thresh=0.3
+        ),
         "roc_auc": skm_to_fastai(skm.roc_auc_score, activation="binary_softmax"),
         "f1": skm_to_fastai(skm.f1_score),
     },
@@ -74,7 +82,9 @@ LIKE_FASTAI: dict[str, dict[str, Any]] = {
         "thresh": AccumMetric(mean_product, thresh=0.25),
         "f1_multi": skm_to_fastai(skm.f1_score, thresh=0.5, flatten=False, average="macro"),
         "accuracy_set": skm_to_fastai(skm.accuracy_score, thresh=0.5, flatten=False),
-        "roc_auc_multi": skm_to_fastai(skm.roc_auc_score, activation="sigmoid", is_class=False, flatten=False),
+        "roc_auc_multi": skm_to_fastai(
+            skm.roc_auc_score, activation="sigmoid", is_class=False, flatten=False
+        ),
     },
     "values": {
         "mse": mse,
@@ -89,7 +99,12 @@ CASES = [(data, name) for data, metrics in LIKE_FASTAI.items() for name in metri
 
 
 def test_every_value_of_fastai_is_compared() -> None:
-    assert {(data, name) for data, values in REFERENCE["values"].items() for name in values if name != "loss"} == set(CASES)
+    assert {
+        (data, name)
+        for data, values in REFERENCE["values"].items()
+        for name in values
+        if name != "loss"
+    } == set(CASES)
 
 
 @pytest.mark.parametrize(("data", "name"), CASES)

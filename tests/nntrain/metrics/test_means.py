@@ -52,7 +52,9 @@ def ones_on(device: str, mean: WeightedMean, n: int) -> Tensor:
 
 
 @pytest.mark.parametrize("make", [WeightedMean, lambda: SmoothMean(0.98)])
-@pytest.mark.parametrize(("device", "dtype"), [("mps", torch.float32), ("cuda", torch.float64), ("cpu", torch.float64)])
+@pytest.mark.parametrize(
+    ("device", "dtype"), [("mps", torch.float32), ("cuda", torch.float64), ("cpu", torch.float64)]
+)
 def test_a_mean_is_as_precise_as_its_device_allows_and_stays_on_it(
     device: str, dtype: torch.dtype, make: Callable[[], WeightedMean]
 ) -> None:

@@ -13,10 +13,16 @@ from nntrain.models import ACTIVATIONS, Autoencoder, autoencoder, mlp
         ([], ["flatten", "head"], [(3, 5)]),
         (7, ["flatten", "linear0", "act0", "head"], [(7, 5), (3, 7)]),
         ([7], ["flatten", "linear0", "act0", "head"], [(7, 5), (3, 7)]),
-        ((7, 9), ["flatten", "linear0", "act0", "linear1", "act1", "head"], [(7, 5), (9, 7), (3, 9)]),
+        (
+            (7, 9),
+            ["flatten", "linear0", "act0", "linear1", "act1", "head"],
+            [(7, 5), (9, 7), (3, 9)],
+        ),
     ],
 )
-def test_hidden_gives_the_layers_and_their_names(hidden: Any, names: list[str], shapes: list[tuple[int, int]]) -> None:
+def test_hidden_gives_the_layers_and_their_names(
+    hidden: Any, names: list[str], shapes: list[tuple[int, int]]
+) -> None:
     model = mlp(5, hidden, 3)
     assert [name for name, _ in model.named_children()] == names
     assert [tuple(layer.weight.shape) for layer in model if isinstance(layer, nn.Linear)] == shapes
@@ -58,7 +64,13 @@ def test_the_std_stays_near_one_through_ten_layers(act: str) -> None:
         torch.manual_seed(seed)
         with torch.no_grad():
             outputs = outputs_by_layer(mlp(400, [400] * 10, 400, act=act), torch.randn(128, 400))
-        stds.append([float(out.std()) for name, out in outputs.items() if name.startswith("linear") or name == "head"])
+        stds.append(
+            [
+                float(out.std())
+                for name, out in outputs.items()
+                if name.startswith("linear") or name == "head"
+            ]
+        )
     means = torch.tensor(stds).mean(dim=0)
     assert len(means) == 11
     assert means.min() > 0.8, means
@@ -96,7 +108,9 @@ def test_an_autoencoder_gives_back_the_shape_of_its_input(shape: tuple[int, ...]
 def test_the_decoder_mirrors_the_encoder() -> None:
     model = autoencoder(20, [12, 8], 3, act="tanh")
     assert isinstance(model, Autoencoder)
-    weights = [tuple(layer.weight.shape) for layer in model.modules() if isinstance(layer, nn.Linear)]
+    weights = [
+        tuple(layer.weight.shape) for layer in model.modules() if isinstance(layer, nn.Linear)
+    ]
     assert weights == [(12, 20), (8, 12), (3, 8), (8, 3), (12, 8), (20, 12)]
 
 
@@ -110,7 +124,9 @@ def test_the_decoder_mirrors_the_encoder() -> None:
         (autoencoder, {"n_latent": 0}, "n_latent=0 must be at least 1."),
     ],
 )
-def test_sizes_below_one_are_refused_by_name(make: Any, options: dict[str, Any], message: str) -> None:
+def test_sizes_below_one_are_refused_by_name(
+    make: Any, options: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ValueError, match=f"^{message}$"):
         make(**options)
 

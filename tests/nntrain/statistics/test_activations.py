@@ -34,7 +34,9 @@ def test_activation_statistics_by_hand() -> None:
         ((4, 5, 7), 1, (slice(None), 2)),
     ],
 )
-def test_a_unit_is_dead_if_it_is_0_for_the_whole_batch(shape: tuple[int, ...], unit_dim: int, dead: Any) -> None:
+def test_a_unit_is_dead_if_it_is_0_for_the_whole_batch(
+    shape: tuple[int, ...], unit_dim: int, dead: Any
+) -> None:
     act = torch.randn(shape)
     act[0] = 0.0
     act[dead] = 0.0
@@ -46,14 +48,17 @@ def test_negative_units_are_not_dead() -> None:
 
 
 @pytest.mark.parametrize(
-    ("act", "expected"), [(torch.tensor(-2.0), [-2, 0, 0, 2]), (torch.tensor([0.0, 4.0]), [2, 8**0.5, 0, 4])]
+    ("act", "expected"),
+    [(torch.tensor(-2.0), [-2, 0, 0, 2]), (torch.tensor([0.0, 4.0]), [2, 8**0.5, 0, 4])],
 )
 def test_scalars_and_batches_of_scalars_are_one_unit(act: Tensor, expected: list[float]) -> None:
     assert activation_statistics(act).tolist() == pytest.approx(expected)
 
 
 def test_nan_stays_nan() -> None:
-    mean, std, dead_frac, max_abs = activation_statistics(torch.tensor([[1.0, math.nan], [0.0, 0.0]])).tolist()
+    mean, std, dead_frac, max_abs = activation_statistics(
+        torch.tensor([[1.0, math.nan], [0.0, 0.0]])
+    ).tolist()
     assert all(map(math.isnan, (mean, std, max_abs)))
     assert dead_frac == 0.0
 
@@ -61,19 +66,34 @@ def test_nan_stays_nan() -> None:
 def test_half_precision_is_computed_in_float32() -> None:
     act = torch.full((100, 30), 60.0, dtype=torch.float16)
     act[0] = 600
-    assert activation_statistics(act).tolist() == pytest.approx(activation_statistics(act.double()).tolist(), rel=1e-5)
+    assert activation_statistics(act).tolist() == pytest.approx(
+        activation_statistics(act.double()).tolist(), rel=1e-5
+    )
 
 
 def directly(out: Tensor) -> dict[str, float]:
     dead = sum(bool((unit == 0).all()) for unit in out.unbind(1)) / out.shape[1]
-    return {"mean": out.mean().item(), "std": out.std().item(), "dead_frac": dead, "max_abs": out.abs().max().item()}
+    return {
+        "mean": out.mean().item(),
+        "std": out.std().item(),
+        "dead_frac": dead,
+        "max_abs": out.abs().max().item(),
+    }
 
 
 def test_activations_are_those_of_plain_torch_on_the_same_batch() -> None:
     stats, model, (x, y) = ActivationStats(), digits_mlp(), next(iter(digits().train))
     hidden = model.get_submodule("0")(x).detach()
-    outputs = {"0": hidden, "1": hidden.relu(), "2": model.get_submodule("2")(hidden.relu()).detach()}
-    expected = {f"act/{name}/{key}": value for name, out in outputs.items() for key, value in directly(out).items()}
+    outputs = {
+        "0": hidden,
+        "1": hidden.relu(),
+        "2": model.get_submodule("2")(hidden.relu()).detach(),
+    }
+    expected = {
+        f"act/{name}/{key}": value
+        for name, out in outputs.items()
+        for key, value in directly(out).items()
+    }
     row = first_row(stats, model, x, y, loss_func=cross_entropy)
     assert row == pytest.approx(expected, rel=1e-6, abs=1e-9)
     assert row["act/1/dead_frac"] > 0
@@ -92,7 +112,9 @@ def test_outputs_of_all_sizes_are_those_of_plain_torch_before_the_next_layer_cha
     history, counts = stats.history(), stats.histograms()
     for step, (x, _) in enumerate(batches):
         hidden = model.get_submodule("0")(x).detach()
-        for i, out in enumerate((hidden, hidden.relu(), model.get_submodule("2")(hidden.relu()).detach())):
+        for i, out in enumerate(
+            (hidden, hidden.relu(), model.get_submodule("2")(hidden.relu()).detach())
+        ):
             actual = {name: values[step, i].item() for name, values in history.values.items()}
             assert actual == pytest.approx(directly(out), rel=1e-5, abs=1e-7)
             assert torch.equal(counts[step, i], histogram(out))
@@ -119,7 +141,9 @@ def test_the_last_run_of_a_module_in_a_batch_counts(sizes: tuple[int, int]) -> N
 
 def test_the_standard_deviation_of_many_values_far_from_0_is_exact() -> None:
     act = 100 + 0.1 * torch.randn(1000, 1000, generator=torch.Generator().manual_seed(0))
-    assert activation_statistics(act)[1].item() == pytest.approx(act.double().std().item(), rel=1e-6)
+    assert activation_statistics(act)[1].item() == pytest.approx(
+        act.double().std().item(), rel=1e-6
+    )
 
 
 def test_tuples_give_their_first_float_tensor_and_layers_that_do_not_run_are_left_out() -> None:
@@ -201,8 +225,13 @@ def test_the_last_histograms_are_those_of_the_newest_row(every: int, buffer_rows
     spy = LastHistograms(stats)
     digits_learner(stats, spy).fit(1)
     counts = stats.histograms().tolist()
-    rows: list[dict[str, list[float]]] = [dict(zip(["act/0", "act/1", "act/2"], row, strict=True)) for row in counts]
-    expected: list[dict[str, list[float]]] = [{}, *(rows[step // every] for step in range(10) for _ in range(2))]
+    rows: list[dict[str, list[float]]] = [
+        dict(zip(["act/0", "act/1", "act/2"], row, strict=True)) for row in counts
+    ]
+    expected: list[dict[str, list[float]]] = [
+        {},
+        *(rows[step // every] for step in range(10) for _ in range(2)),
+    ]
     assert spy.seen == expected[:-1]
     assert stats.last_histograms() == rows[-1]
     assert sum(rows[0]["act/0"]) == 64 * 50
@@ -211,10 +240,15 @@ def test_the_last_histograms_are_those_of_the_newest_row(every: int, buffer_rows
 def test_layers_that_do_not_run_have_no_last_histogram() -> None:
     stats = ActivationStats()
     first_row(stats, Parts(), torch.randn(6, 2), torch.randn(6, 2))
-    assert {name: sum(counts) for name, counts in stats.last_histograms().items()} == {"act/twice": 12, "act/pair": 12}
+    assert {name: sum(counts) for name, counts in stats.last_histograms().items()} == {
+        "act/twice": 12,
+        "act/pair": 12,
+    }
 
 
-def test_the_last_histograms_read_only_one_row_from_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_last_histograms_read_only_one_row_from_the_device(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     stats, read, cpu = ActivationStats(), list[tuple[int, ...]](), Tensor.cpu
 
     def noted(tensor: Tensor) -> Tensor:

@@ -16,10 +16,16 @@ from nntrain import (
     Event,
     Learner,
 )
-from nntrain.batch import tensors_in
+from nntrain.core.batch import tensors_in
 from nntrain.statistics import ActivationStats, GradientStats, Statistics
 from tests.common.spies import RaiseAt, counted_reads
-from tests.nntrain.statistics.toys import EVERY_KIND, DrainAt, assert_same_history, digits_learner, n_hooks
+from tests.nntrain.statistics.toys import (
+    EVERY_KIND,
+    DrainAt,
+    assert_same_history,
+    digits_learner,
+    n_hooks,
+)
 
 
 @pytest.mark.parametrize("wrong", [{"every": 0}, {"buffer_rows": 0}, {"unit_dim": 2}])
@@ -63,7 +69,9 @@ def test_a_full_buffer_loses_nothing(kind: type[Statistics]) -> None:
 
 @pytest.mark.parametrize("event", [Event.AFTER_BATCH, Event.AFTER_EPOCH, Event.CLEANUP_FIT])
 @pytest.mark.parametrize("buffer_rows", [1, 3, 256])
-def test_drained_rows_are_new_each_time_and_complete_in_the_end(event: Event, buffer_rows: int) -> None:
+def test_drained_rows_are_new_each_time_and_complete_in_the_end(
+    event: Event, buffer_rows: int
+) -> None:
     stats, reference = ActivationStats(buffer_rows=buffer_rows), ActivationStats()
     drained = DrainAt(stats, event)
     digits_learner(stats, reference, drained).fit(2)
@@ -126,7 +134,13 @@ def test_a_drain_is_one_copy() -> None:
 def test_training_is_bit_for_bit_the_same_with_all_statistics() -> None:
     def model() -> nn.Module:
         torch.manual_seed(1)
-        return nn.Sequential(nn.Linear(64, 30), nn.BatchNorm1d(30), nn.ReLU(inplace=True), nn.Dropout(0.2), nn.Linear(30, 10))
+        return nn.Sequential(
+            nn.Linear(64, 30),
+            nn.BatchNorm1d(30),
+            nn.ReLU(inplace=True),
+            nn.Dropout(0.2),
+            nn.Linear(30, 10),
+        )
 
     runs = []
     for cbs in ([], [kind() for kind in EVERY_KIND]):
@@ -140,7 +154,8 @@ def test_training_is_bit_for_bit_the_same_with_all_statistics() -> None:
 
 
 @pytest.mark.parametrize(
-    "event", [Event.BEFORE_BATCH, Event.AFTER_PRED, Event.AFTER_LOSS, Event.BEFORE_STEP, Event.AFTER_EPOCH]
+    "event",
+    [Event.BEFORE_BATCH, Event.AFTER_PRED, Event.AFTER_LOSS, Event.BEFORE_STEP, Event.AFTER_EPOCH],
 )
 @pytest.mark.parametrize(
     "err",
@@ -155,7 +170,9 @@ def test_training_is_bit_for_bit_the_same_with_all_statistics() -> None:
     ids=lambda err: type(err).__name__,
 )
 @pytest.mark.parametrize("order", [-5, 30])
-def test_hooks_and_buffers_are_gone_however_the_fit_ends(event: Event, err: BaseException, order: int) -> None:
+def test_hooks_and_buffers_are_gone_however_the_fit_ends(
+    event: Event, err: BaseException, order: int
+) -> None:
     stats = [kind() for kind in EVERY_KIND]
     raising = RaiseAt(event, err)
     raising.order = order  # type: ignore[misc]

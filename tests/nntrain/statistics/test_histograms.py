@@ -10,7 +10,9 @@ from nntrain.statistics import histogram, histogram_edges
 
 
 def test_histogram_counts_between_its_documented_edges() -> None:
-    values = torch.cat([10 ** torch.linspace(-4, 3, 500), -(10 ** torch.linspace(-5, 3.1, 300)), torch.zeros(50)])
+    values = torch.cat(
+        [10 ** torch.linspace(-4, 3, 500), -(10 ** torch.linspace(-5, 3.1, 300)), torch.zeros(50)]
+    )
     edges = histogram_edges()
     assert len(edges) == 82
     assert edges[[0, -1]].tolist() == pytest.approx([-1627.5, 1627.5], abs=0.1)
@@ -21,7 +23,12 @@ def test_histogram_counts_between_its_documented_edges() -> None:
 
 def test_histogram_counts_the_far_ends_in_the_outermost_bins_and_nan_nowhere() -> None:
     counts = histogram(torch.tensor([math.inf, 1e9, -1e9, math.nan, 0.0]))
-    assert (counts[-1].item(), counts[0].item(), counts[40].item(), counts.sum().item()) == (2, 1, 1, 4)
+    assert (counts[-1].item(), counts[0].item(), counts[40].item(), counts.sum().item()) == (
+        2,
+        1,
+        1,
+        4,
+    )
 
 
 @pytest.mark.parametrize("mode", [0, 1, 2])

@@ -28,15 +28,23 @@ def _first_only(module: type[nn.Module]) -> Callable[[str, nn.Module], bool]:
 )
 def test_modules_choose_the_layers(modules: Any, layers: list[str]) -> None:
     block = nn.Sequential(nn.Linear(3, 4), nn.ReLU())
-    model = nn.Sequential(nn.Linear(2, 3), nn.Dropout(0.5), block, nn.Flatten(), nn.Linear(4, 1), nn.Identity())
+    model = nn.Sequential(
+        nn.Linear(2, 3), nn.Dropout(0.5), block, nn.Flatten(), nn.Linear(4, 1), nn.Identity()
+    )
     stats = ActivationStats(modules=modules)
     row = first_row(stats, model, torch.randn(6, 2), torch.randn(6, 1))
     assert stats.layers == layers
-    assert list(row) == [f"act/{layer}/{name}" for layer in layers for name in ("mean", "std", "dead_frac", "max_abs")]
+    assert list(row) == [
+        f"act/{layer}/{name}"
+        for layer in layers
+        for name in ("mean", "std", "dead_frac", "max_abs")
+    ]
 
 
 def test_a_model_that_is_one_layer_is_called_model() -> None:
-    assert "act/model/mean" in first_row(ActivationStats(), nn.Linear(2, 1), torch.randn(6, 2), torch.randn(6, 1))
+    assert "act/model/mean" in first_row(
+        ActivationStats(), nn.Linear(2, 1), torch.randn(6, 2), torch.randn(6, 1)
+    )
 
 
 @pytest.mark.parametrize(
@@ -45,7 +53,11 @@ def test_a_model_that_is_one_layer_is_called_model() -> None:
         (ActivationStats, ["3"], r"has no module '3': it has model, 0, 1, 2\."),
         (ActivationStats, ["modl"], r"Did you mean 'model'\?"),
         (ActivationStats, [nn.Conv2d], "No module was chosen by"),
-        (GradientStats, ["0", "1"], r"1 has no trainable parameter of its own: choose among 0, 2\."),
+        (
+            GradientStats,
+            ["0", "1"],
+            r"1 has no trainable parameter of its own: choose among 0, 2\.",
+        ),
     ],
 )
 def test_modules_that_fit_nothing_are_an_error_that_names_what_there_is(
@@ -55,7 +67,9 @@ def test_modules_that_fit_nothing_are_an_error_that_names_what_there_is(
         digits_learner(kind(modules=modules)).fit(1)
 
 
-@pytest.mark.parametrize(("modules", "message"), [("0", r"write \[0\]"), ([0], "write a name in quotes, such as '0'")])
+@pytest.mark.parametrize(
+    ("modules", "message"), [("0", r"write \[0\]"), ([0], "write a name in quotes, such as '0'")]
+)
 def test_modules_that_are_no_list_of_names_are_refused_at_once(modules: Any, message: str) -> None:
     with pytest.raises(TypeError, match=message):
         ActivationStats(modules=modules)

@@ -36,7 +36,9 @@ def test_gradients_weights_and_updates_are_those_of_plain_torch(opt_func: Any) -
         expected[f"weight/{layer}/norm"] = _norm(*after[at])
         expected[f"update/{layer}/ratio"] = _norm(*changes) / _norm(*before[at])
     kinds = [GradientStats(), WeightStats(), UpdateStats()]
-    toy_learner(Lists([(x, y)], None), model, loss_func=cross_entropy, lr=0.1, opt_func=opt_func, cbs=kinds).fit(1)
+    toy_learner(
+        Lists([(x, y)], None), model, loss_func=cross_entropy, lr=0.1, opt_func=opt_func, cbs=kinds
+    ).fit(1)
     row = {key: value for stats in kinds for key, value in stats.drain()[0][1].items()}
     assert row == pytest.approx(expected, rel=1e-5)
 
@@ -45,7 +47,10 @@ def test_layers_may_have_different_numbers_of_parameters() -> None:
     model = nn.Sequential(nn.Linear(2, 3, bias=False), nn.PReLU(), nn.Linear(3, 2))
     row = first_row(WeightStats(), model, torch.randn(6, 2), torch.randn(6, 2))
     assert row == pytest.approx(
-        {f"weight/{i}/norm": _norm(*map(Tensor.detach, layer.parameters())) for i, layer in enumerate(model)}
+        {
+            f"weight/{i}/norm": _norm(*map(Tensor.detach, layer.parameters()))
+            for i, layer in enumerate(model)
+        }
     )
 
 
@@ -119,13 +124,19 @@ def test_your_own_statistic_needs_a_prefix_names_and_a_row() -> None:
         def after_step(self, learn: Learner) -> None:
             if self._is_due(learn):
                 self._record(
-                    learn, torch.stack([module.get_parameter("bias").detach().mean() for module in self._watched]), [0, 1]
+                    learn,
+                    torch.stack(
+                        [module.get_parameter("bias").detach().mean() for module in self._watched]
+                    ),
+                    [0, 1],
                 )
 
     stats = BiasMean(every=10)
     learn = digits_learner(stats, n_batch=1)
     learn.fit(1)
-    biases = {f"bias/{i}/mean": learn.model.get_parameter(f"{i}.bias").mean().item() for i in (0, 2)}
+    biases = {
+        f"bias/{i}/mean": learn.model.get_parameter(f"{i}.bias").mean().item() for i in (0, 2)
+    }
     [(step, row)] = stats.drain()
     assert step == 1
     assert row == pytest.approx(biases)

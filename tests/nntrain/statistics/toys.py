@@ -7,7 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from nntrain import Callback, Event, Learner
-from nntrain.statistics import ActivationStats, GradientStats, History, Statistics, UpdateStats, WeightStats
+from nntrain.statistics import (
+    ActivationStats,
+    GradientStats,
+    History,
+    Statistics,
+    UpdateStats,
+    WeightStats,
+)
 from tests.common.spies import Spy
 from tests.common.toys import Lists, digits_lists, digits_mlp, toy_learner
 
@@ -20,13 +27,19 @@ def digits() -> Lists:
     return digits_lists()
 
 
-def digits_learner(*cbs: Callback, n_batch: int = 10, model: nn.Module | None = None, **kwargs: Any) -> Learner:
+def digits_learner(
+    *cbs: Callback, n_batch: int = 10, model: nn.Module | None = None, **kwargs: Any
+) -> Learner:
     data = digits()
     dls = Lists(list(data.train)[:n_batch], list(data.valid or [])[:2])
-    return toy_learner(dls, model or digits_mlp(), loss_func=cross_entropy, lr=0.1, cbs=cbs, **kwargs)
+    return toy_learner(
+        dls, model or digits_mlp(), loss_func=cross_entropy, lr=0.1, cbs=cbs, **kwargs
+    )
 
 
-def first_row(stats: Statistics, model: nn.Module, x: Tensor, y: Tensor, **kwargs: Any) -> dict[str, float]:
+def first_row(
+    stats: Statistics, model: nn.Module, x: Tensor, y: Tensor, **kwargs: Any
+) -> dict[str, float]:
     toy_learner(Lists([(x, y)], None), model, cbs=[stats], **kwargs).fit(1)
     [(step, row)] = stats.drain()
     assert step == 1
@@ -51,11 +64,17 @@ class Parts(nn.Module):
 
 
 def n_hooks(model: nn.Module) -> int:
-    return sum(len(module._forward_hooks) + len(module._backward_hooks) for module in model.modules())
+    return sum(
+        len(module._forward_hooks) + len(module._backward_hooks) for module in model.modules()
+    )
 
 
 def assert_same_history(one: History, other: History) -> None:
-    assert (one.steps, one.layers, list(one.values)) == (other.steps, other.layers, list(other.values))
+    assert (one.steps, one.layers, list(one.values)) == (
+        other.steps,
+        other.layers,
+        list(other.values),
+    )
     for name, values in one.values.items():
         assert torch.equal(values, other.values[name])
 
@@ -65,7 +84,11 @@ class DrainAt(Spy):
 
     def __init__(self, stats: Statistics, event: Event) -> None:
         super().__init__()
-        self.stats, self.event, self.chunks = stats, event, list[list[tuple[int, dict[str, float]]]]()
+        self.stats, self.event, self.chunks = (
+            stats,
+            event,
+            list[list[tuple[int, dict[str, float]]]](),
+        )
 
     def on(self, event: Event, learn: Learner) -> None:
         if event is self.event:

@@ -1,0 +1,322 @@
+"""The journal of a run: the one thing that training writes, and the truth until every tracker has it.
+
+`journal.jsonl` is only ever appended to, one JSON object a line. Each line ends in its own checksum (`"crc"`, CRC-32 of
+all before it), so that a damaged one is known. The key `kind` says what it is:
+
+==============  ====================================================================================
+`start`         a run begins or goes on: `version`, `run` (see `RunInfo`), `trackers` (their settings)
+`metrics`       rows of the same keys as columns: `time_ms`, `step`, `values` by key
+`histograms`    `time_ms`, `step`, `edges`, `counts` by name
+`tags`          `tags` by name
+`figure`        `path` of an image beside the journal, `name`, `step`
+`table`         `name`, `columns`, `rows`, `step`
+`artifact`      `path` of a file beside the journal, `name`, `aliases`
+`model`         as `artifact`, with the configuration `node` that makes the model
+`end`           `reason`, `message`, `signum`, `time_ms`
+`continued`     the run goes on in another journal, `by`; nothing of this one is delivered any more
+==============  ====================================================================================
+
+A last line without its end of line was being written when the process died, and counts for nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nntrain.integrations.tracker import MetricRow, ProcessInfo, RunEnd, RunInfo, Table
+from nntrain.result import StopReason
+
+VERSION = 1
+"""The version of the records that this nntrain writes; it reads no newer ones."""
+
+JOURNAL = "journal.jsonl"
+"""The name of a journal in the folder of its run."""
+
+_TAIL = len(',"crc":"00000000"}')
+
+Record = Mapping[str, Any]
+
+
+class JournalError(ValueError):
+    """A journal cannot be read at all: it has no beginning, or is of a newer version."""
+
+
+# --- lines
+
+
+def encode(record: Record) -> bytes:
+    """A record as a line, its checksum last; what JSON has no word for, such as a path, is written as its text."""
+    body = json.dumps(record, separators=(",", ":"), default=str).encode()
+    return b'%s,"crc":"%08x"}\n' % (body[:-1], zlib.crc32(body[:-1]))
+
+
+def decode(line: bytes) -> dict[str, Any]:
+    """The record of a line.
+
+    Raises:
+        ValueError: if the line is damaged; the message says how.
+    """
+    body = line.rstrip(b"\n")
+    head, tail = body[:-_TAIL], body[-_TAIL:]
+    if tail != b',"crc":"%08x"}' % zlib.crc32(head):
+        raise ValueError("its checksum is wrong")
+    record: dict[str, Any] = json.loads(head + b"}")
+    return record
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of a journal: its number from 1, where it ends in bytes, and its record, or what is wrong with it."""
+
+    number: int
+    end: int
+    record: Record | None
+    damage: str = ""
+
+
+def lines(path: Path, offset: int = 0, number: int = 0) -> Iterator[Line]:
+    """The lines that are complete, after the first `offset` bytes and `number` lines."""
+    with open(path, "rb") as file:
+        file.seek(offset)
+        for raw in file:
+            if not raw.endswith(b"\n"):
+                return
+            offset, number = offset + len(raw), number + 1
+            yield _line(number, offset, raw)
+
+
+def _line(number: int, end: int, raw: bytes) -> Line:
+    try:
+        return Line(number, end, decode(raw))
+    except ValueError as err:
+        return Line(number, end, None, str(err))
+
+
+# --- records
+
+
+def start_record(run: RunInfo, trackers: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The record of a run that begins or goes on; `trackers` are the settings by name, without secrets."""
+    values = asdict(run)
+    del values["folder"]
+    values["params"] = {str(key): value for key, value in run.params.items()}
+    return {
+        "kind": "start",
+        "version": VERSION,
+        "run": values,
+        "trackers": {name: dict(node) for name, node in trackers.items()},
+    }
+
+
+def run_of(record: Record, folder: Path) -> RunInfo:
+    """The run of a start record.
+
+    Raises:
+        JournalError: if it is of a newer version.
+    """
+    if record["version"] > VERSION:
+        raise JournalError(
+            f"{folder / JOURNAL} is of version {record['version']}, this nntrain reads up to {VERSION}: update nntrain."
+        )
+    run = dict(record["run"])
+    return RunInfo(**{**run, "process": ProcessInfo(**run["process"]), "folder": folder})
+
+
+def metrics_record(
+    time_ms: list[int], step: list[int], values: Mapping[str, list[float]]
+) -> dict[str, Any]:
+    """Rows of the same keys, by column."""
+    return {"kind": "metrics", "time_ms": time_ms, "step": step, "values": dict(values)}
+
+
+def metrics_records(rows: Iterable[MetricRow]) -> Iterator[dict[str, Any]]:
+    """The rows as records, neighbours of the same keys in one."""
+    block: list[MetricRow] = []
+    for row in rows:
+        if block and row.values.keys() != block[0].values.keys():
+            yield _columns(block)
+            block = []
+        block.append(row)
+    if block:
+        yield _columns(block)
+
+
+def _columns(rows: list[MetricRow]) -> dict[str, Any]:
+    values = {key: [row.values[key] for row in rows] for key in rows[0].values}
+    return metrics_record([row.time_ms for row in rows], [row.step for row in rows], values)
+
+
+def rows_of(record: Record) -> list[MetricRow]:
+    """The rows of a metrics record."""
+    columns = record["values"]
+    return [
+        MetricRow(time_ms, step, {key: values[i] for key, values in columns.items()})
+        for i, (time_ms, step) in enumerate(zip(record["time_ms"], record["step"], strict=True))
+    ]
+
+
+def end_record(end: RunEnd) -> dict[str, Any]:
+    """The record of a run's end."""
+    signum = None if end.signum is None else int(end.signum)
+    return {
+        "kind": "end",
+        "reason": str(end.reason),
+        "message": end.message,
+        "signum": signum,
+        "time_ms": end.time_ms,
+    }
+
+
+def end_of(record: Record) -> RunEnd:
+    """The end of an end record."""
+    return RunEnd(
+        StopReason(record["reason"]), record["message"], record["signum"], record["time_ms"]
+    )
+
+
+# --- the whole
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """The values of one metric in the order in which they were recorded.
+
+    `step` `(n,)` int64 in training batches, `time_ms` `(n,)` int64 since the epoch of the clock, `value` `(n,)` float64.
+    """
+
+    step: NDArray[np.int64]
+    time_ms: NDArray[np.int64]
+    value: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    """A file that was kept with the run: where it lies, its name in the tracker, and whether it is a figure or a model."""
+
+    path: Path
+    name: str
+    kind: str
+
+
+@dataclass
+class RunRecord:
+    """What a journal says of a run.
+
+    `end` is `None` while it goes on, or where its process died and nobody has closed the journal yet. `damaged` has the
+    numbers of the lines that could not be read, with what is wrong with each; everything else is there nevertheless.
+    """
+
+    run: RunInfo
+    trackers: dict[str, dict[str, Any]]
+    metrics: dict[str, Series] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    files: list[FileRecord] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    end: RunEnd | None = None
+    continued_by: str | None = None
+    damaged: dict[int, str] = field(default_factory=dict)
+
+
+def read_journal(path: str | Path) -> RunRecord:
+    """Reads a journal: `path` is the file or the folder of the run.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        JournalError: if it does not say which run it is of, or is of a newer version.
+    """
+    path = journal_path(path)
+    found, columns = _Gathered(), _Columns()
+    for line in lines(path):
+        if line.record is None:
+            found.damaged[line.number] = line.damage
+        elif line.record["kind"] == "metrics":
+            columns.add(line.record)
+        else:
+            found.take(line.record, path.parent)
+    record = found.record(path)
+    record.metrics = columns.series()
+    return record
+
+
+def journal_path(path: str | Path) -> Path:
+    """The journal itself, given it or the folder of its run."""
+    path = Path(path)
+    return path / JOURNAL if path.is_dir() else path
+
+
+class _Columns:
+    """The columns of all metrics records, joined at the end."""
+
+    def __init__(self) -> None:
+        self._steps: dict[str, list[int]] = {}
+        self._times: dict[str, list[int]] = {}
+        self._values: dict[str, list[float]] = {}
+
+    def add(self, record: Record) -> None:
+        for key, values in record["values"].items():
+            self._steps.setdefault(key, []).extend(record["step"])
+            self._times.setdefault(key, []).extend(record["time_ms"])
+            self._values.setdefault(key, []).extend(values)
+
+    def series(self) -> dict[str, Series]:
+        return {
+            key: Series(
+                np.array(self._steps[key], np.int64),
+                np.array(self._times[key], np.int64),
+                np.array(values, np.float64),
+            )
+            for key, values in self._values.items()
+        }
+
+
+class _Gathered:
+    """What the other records say."""
+
+    def __init__(self) -> None:
+        self.start: tuple[RunInfo, dict[str, Any]] | None = None
+        self.tags: dict[str, str] = {}
+        self.files: list[FileRecord] = []
+        self.tables: list[Table] = []
+        self.end: RunEnd | None = None
+        self.continued_by: str | None = None
+        self.damaged: dict[int, str] = {}
+
+    def take(self, record: Record, folder: Path) -> None:
+        match record["kind"]:
+            case "start":
+                self.start, self.end = (run_of(record, folder), dict(record["trackers"])), None
+            case "tags":
+                self.tags |= record["tags"]
+            case "figure" | "artifact" | "model" as kind:
+                self.files.append(FileRecord(folder / record["path"], record["name"], kind))
+            case "table":
+                self.tables.append(Table(record["name"], record["columns"], record["rows"]))
+            case "end":
+                self.end = end_of(record)
+            case "continued":
+                self.continued_by = record["by"]
+
+    def record(self, path: Path) -> RunRecord:
+        if self.start is None:
+            raise JournalError(
+                f"{path} does not say which run it is of: expected a journal that nntrain wrote."
+            )
+        run, trackers = self.start
+        return RunRecord(
+            run,
+            trackers,
+            tags=self.tags,
+            files=self.files,
+            tables=self.tables,
+            end=self.end,
+            continued_by=self.continued_by,
+            damaged=self.damaged,
+        )

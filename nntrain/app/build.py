@@ -1,0 +1,133 @@
+"""Making the objects that a configuration describes."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from nntrain.config.errors import ConfigError
+from nntrain.config.instantiate import check_nodes, instantiate
+from nntrain.config.messages import sentence
+from nntrain.core.callback import Callback
+from nntrain.learner import Learner
+from nntrain.metrics import Metric, as_metric
+
+
+def resolve(cfg: DictConfig) -> dict[str, Any]:
+    """The configuration as plain values, every target in it checked: its package, its name, and its arguments.
+
+    Raises:
+        ConfigError: for a value that is missing or cannot be resolved, or a target that may not or cannot be called.
+    """
+    try:
+        plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as err:
+        raise ConfigError(sentence(err)) from err
+    assert isinstance(plain, dict)
+    values = {str(key): value for key, value in plain.items()}
+    _check_values(values)
+    check_nodes(values, trusted=values.get("trusted_targets") or [])
+    return values
+
+
+_NEEDED = (
+    "seed",
+    "n_epoch",
+    "lr",
+    "device",
+    "objective",
+    "resume",
+    "data",
+    "model",
+    "loss",
+    "optimizer",
+)
+
+
+def _check_values(plain: Mapping[str, Any]) -> None:
+    for key in _NEEDED:
+        if key not in plain:
+            raise ConfigError(f"{key} is gone from the configuration: leave out '~{key}'.")
+    if not 0 <= plain["seed"] < 2**32:
+        raise ConfigError(
+            f"seed={plain['seed']} is out of range: give a whole number from 0 to {2**32 - 1}."
+        )
+    if "lr" in (plain["optimizer"] or {}):
+        raise ConfigError(
+            f"optimizer.lr={plain['optimizer']['lr']} would have no effect: set lr instead."
+        )
+    if not (math.isfinite(plain["lr"]) and plain["lr"] > 0):
+        raise ConfigError(
+            f"lr={plain['lr']} is no learning rate: give a finite number greater than 0."
+        )
+    if plain["n_epoch"] < 1:
+        raise ConfigError(
+            f"n_epoch={plain['n_epoch']} trains nothing: give a whole number of at least 1."
+        )
+    if (resume := plain.get("resume")) is not None:
+        _check_resume(Path(resume), plain.get("callbacks") or {})
+
+
+def _check_resume(path: Path, callbacks: Mapping[str, Any]) -> None:
+    if "checkpoint" not in callbacks:
+        raise ConfigError(
+            "resume needs the callback checkpoint: choose 'callbacks=default', or add checkpoint to your list."
+        )
+    if not (path.is_file() or (path / "last.ckpt").is_file()):
+        raise ConfigError(
+            f"resume={path} is neither a checkpoint nor a folder with a last.ckpt: give the folder of a run."
+        )
+
+
+def make_all(
+    nodes: Mapping[str, Any] | None, key: str, trusted: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Makes every entry of a named mapping, in order; an entry set to null is left out."""
+    return {
+        name: instantiate(node, f"{key}.{name}", trusted)
+        for name, node in (nodes or {}).items()
+        if node is not None
+    }
+
+
+def make_metrics(nodes: Mapping[str, Any] | None, trusted: Sequence[str] = ()) -> list[Metric]:
+    """Makes the metrics; each is recorded under the name of its entry."""
+    made = make_all(nodes, "metrics", trusted)
+    metrics = {name: as_metric(metric) for name, metric in made.items()}
+    for name, metric in metrics.items():
+        metric.name = name
+    return list(metrics.values())
+
+
+def make_learner(cfg: Mapping[str, Any], cbs: Sequence[Callback] = ()) -> Learner:
+    """Makes the learner: data, model, loss, optimizer, schedule, metrics and callbacks of a resolved configuration."""
+    trusted = cfg.get("trusted_targets") or ()
+    make = functools.partial(instantiate, trusted=trusted)
+    schedule = [make(cfg["schedule"], "schedule")] if cfg.get("schedule") else []
+    callbacks = make_all(cfg.get("callbacks"), "callbacks", trusted)
+    for name, callback in callbacks.items():
+        if not isinstance(callback, Callback):
+            raise ConfigError(
+                f"callbacks.{name} makes {type(callback).__name__}, which is no nntrain.Callback."
+            )
+    try:
+        return Learner(
+            make(cfg["model"], "model"),
+            make(cfg["data"], "data"),
+            make(cfg["loss"], "loss"),
+            lr=cfg["lr"],
+            opt_func=make(cfg["optimizer"], "optimizer"),
+            metrics=make_metrics(cfg.get("metrics"), trusted),
+            cbs=[*schedule, *callbacks.values(), *cbs],
+            device=cfg["device"],
+        )
+    except ValueError as err:
+        if isinstance(err, ConfigError):
+            raise
+        raise ConfigError(str(err)) from err

@@ -1,0 +1,113 @@
+"""Checking a command line before anything is run or written: its overrides, its configuration, and every target in it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_automatic_config_search_path, get_args_parser
+from hydra.core.config_search_path import SearchPathQuery
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
+
+from nntrain.app.resume import with_saved_overrides
+from nntrain.config.errors import ConfigError
+from nntrain.config.messages import sentence
+from nntrain.config.targets import TRUSTED_TARGETS, check_targets, in_packages
+
+STARTED = time.time()
+"""When the process began, in seconds since the epoch of the clock."""
+
+CONFIG_PATH = "pkg://nntrain.conf"
+CONFIG_NAME = "config"
+
+
+def check_command_line(argv: Sequence[str]) -> list[str]:
+    """Composes the configuration as Hydra is going to and checks it, so that mistakes are told before anything happens.
+
+    The values that a sweep is to choose are left out. A request for help or completion is left to Hydra.
+
+    Returns the command line, with the overrides of the run that `resume=` names put in.
+
+    Raises:
+        ConfigError: in one sentence.
+    """
+    args = get_args_parser().parse_args(argv)
+    if args.help or args.hydra_help or args.shell_completion or args.experimental_rerun:
+        return list(argv)
+    try:
+        overrides = with_saved_overrides(args.overrides)
+        cfg = _compose(args, overrides)
+        check_targets(cfg, list(cfg.trusted_targets))
+        _check_function(cfg)
+    except ConfigError:  # is a ValueError too, and says already what it has to
+        raise
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as err:
+        raise ConfigError(sentence(err)) from err
+    if args.cfg is None and args.info is None:
+        _check_folder(cfg)
+    first = argv.index(args.overrides[0]) if args.overrides else len(argv)
+    return [*argv[:first], *overrides, *argv[first + len(args.overrides) :]]
+
+
+def _check_function(cfg: DictConfig) -> None:
+    """Checks that a sweep's function of the user's lies in a trusted package, since its module is going to be imported."""
+    path = cfg.hydra.sweeper.get("custom_search_space")
+    if path is not None and not in_packages(str(path), [*TRUSTED_TARGETS, *cfg.trusted_targets]):
+        raise ConfigError(
+            f"hydra.sweeper.custom_search_space={path} is not trusted: if it is yours, "
+            f"add 'trusted_targets=[{str(path).split('.')[0]}]'."
+        )
+
+
+def _check_folder(cfg: DictConfig) -> None:
+    """Checks that the run's folder can be made, before Hydra tries."""
+    try:
+        folder = Path(cfg.hydra.run.dir).absolute()
+    except InterpolationResolutionError:
+        return
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        raise ConfigError(
+            f"hydra.run.dir={folder} cannot be made, for {there} cannot be written: name another folder."
+        )
+
+
+def _compose(args: argparse.Namespace, overrides: Sequence[str]) -> DictConfig:
+    search_path = create_automatic_config_search_path(None, None, CONFIG_PATH)
+    if args.config_dir is not None:
+        folder = os.path.abspath(args.config_dir)
+        if not os.path.isdir(folder):
+            raise ConfigError(
+                f"--config-dir {args.config_dir} is no folder: give one that holds config groups."
+            )
+        search_path.prepend("command-line", f"file://{folder}", SearchPathQuery(provider="schema"))
+    hydra = Hydra.create_main_hydra2(task_name="run", config_search_path=search_path)
+    try:
+        return hydra.compose_config(
+            config_name=args.config_name or CONFIG_NAME,
+            overrides=_fixed(overrides),
+            run_mode=RunMode.RUN,
+            with_log_configuration=False,
+        )
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def _fixed(overrides: Sequence[str]) -> list[str]:
+    """The overrides that are no sweep over values."""
+    parsed = OverridesParser.create().parse_overrides(overrides=list(overrides))
+    return [
+        text
+        for text, override in zip(overrides, parsed, strict=True)
+        if not override.is_sweep_override()
+    ]

@@ -1,0 +1,29 @@
+"""The folder of a run: what is written there of its configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from nntrain.config.redact import Redactor
+
+
+def write_config(
+    folder: Path, cfg: DictConfig, overrides: Sequence[str], redactor: Redactor
+) -> None:
+    """Writes `.hydra/config.yaml`, with interpolations as they are and secrets left out, and `.hydra/overrides.yaml`."""
+    hydra_folder = folder / ".hydra"
+    hydra_folder.mkdir(parents=True, exist_ok=True)
+    plain = redactor.value(OmegaConf.to_container(cfg, resolve=False))
+    (hydra_folder / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(plain)))
+    (hydra_folder / "overrides.yaml").write_text(OmegaConf.to_yaml(list(overrides)))
+
+
+def remove_if_empty(folder: Path, since: float) -> None:
+    """Removes the folder and the two above it as far as they are empty and were made after the time `since` (in s)."""
+    for path in (folder, *list(folder.parents)[:2]):
+        if path == Path.cwd() or path.stat().st_mtime < since or any(path.iterdir()):
+            return
+        path.rmdir()

@@ -1,0 +1,359 @@
+"""The study's own run in the trackers: the run below which those of its trials are shown, with the report and its figures."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shlex
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+from optuna import Study
+
+from nntrain.app.build import make_metrics, resolve
+from nntrain.app.objectives import check_objective
+from nntrain.app.tracking import check_delivery, make_shipper, make_trackers
+from nntrain.config.errors import ConfigError
+from nntrain.config.messages import sentence
+from nntrain.config.redact import Redactor
+from nntrain.integrations.callback import START_WAIT_S, now_ms
+from nntrain.integrations.capture.provenance import process_info, provenance_tags
+from nntrain.integrations.journal.records import (
+    JOURNAL,
+    JournalError,
+    Record,
+    end_record,
+    read_journal,
+    start_record,
+)
+from nntrain.integrations.journal.writer import JournalInUseError, JournalWriter, is_being_written
+from nntrain.integrations.log import FOLDER, warned_of
+from nntrain.integrations.shipping.client import (
+    INTERRUPTED_TIMEOUT_S,
+    Shipment,
+    Shipper,
+    tell_backlog,
+)
+from nntrain.integrations.shipping.delivery import Backlog, backlog, whereabouts
+from nntrain.integrations.shipping.spec import node_of
+from nntrain.integrations.tracker import OUTCOME_TAG, RunEnd, RunInfo, Tracker
+from nntrain.result import StopReason
+from nntrain.sweeps.callbacks import SweepEnd
+from nntrain.sweeps.errors import SweepError
+from nntrain.sweeps.report.results import BEST, REPORT, RESULTS, TRIALS, final_table, trials_table
+from nntrain.sweeps.spec.plan import Node, SweepPlan
+from nntrain.sweeps.study.opening import RUN
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+TOLD = 3
+"""So many runs that are not delivered are told one by one; more are counted."""
+
+FIGURES = "figures"
+"""The folder of the report's figures among the files of the run."""
+
+NOTE_TAG = "mlflow.note.content"
+"""The tag that MLflow shows as the description of a run, in Markdown."""
+
+_OWN: Mapping[str, Any] = {"run_name": None, "system_metrics": False}
+"""Settings of a tracker that are the trials' and not the study's: it has a name, and does not train."""
+
+
+@dataclass(frozen=True)
+class _Tracking:
+    """Where the study's run goes to."""
+
+    trackers: Mapping[str, Tracker]
+    settings: Mapping[str, Any]
+    trusted: Sequence[str]
+    redactor: Redactor
+
+
+class StudyRun:
+    """Keeps a run for a study in the trackers of its configuration; nothing where there is none.
+
+    Its journal lies in the study's folder. The same command again goes on in the same run. Where several commands work on one
+    study in one folder, the run is written by the first of them, and at its end by each that finds it free.
+    """
+
+    def __init__(self) -> None:
+        self._tracking: _Tracking | None = None
+        self._shipper: Shipper | None = None
+        self._writer: JournalWriter | None = None
+
+    # --- before
+
+    def check(self, plan: SweepPlan, config: DictConfig) -> None:
+        """Checks one of the trials' configurations as far as that can be done before data is loaded.
+
+        Raises:
+            SweepError: for what would be wrong in all trials; the message names the key.
+        """
+        if "tracker" not in config:
+            return
+        try:
+            with _hydra_of(plan, config):
+                if (
+                    plan.custom_search_space is None
+                ):  # else what is missing here may be chosen there
+                    _check(config)
+                self._tracking = _tracking(config)
+        except (ConfigError, OmegaConfBaseException) as err:
+            raise SweepError(str(err) if isinstance(err, ConfigError) else sentence(err)) from err
+
+    def before_sweep(self, study: Study, plan: SweepPlan) -> None:
+        """Begins the run, or goes on with it."""
+        if self._tracking is not None and self._tracking.trackers:
+            _check_journal(study, plan)
+            self._shipper = make_shipper(
+                self._tracking.settings, self._tracking.trackers, self._tracking.trusted
+            )
+            self._open(self._tracking, self._shipper, study, plan)
+
+    def _open(self, tracking: _Tracking, shipper: Shipper, study: Study, plan: SweepPlan) -> None:
+        try:
+            self._writer = JournalWriter(plan.folder / JOURNAL)
+        except JournalInUseError:
+            return  # another command that works on the same study writes it
+        settled = {name: tracker.settled() for name, tracker in tracking.trackers.items()}
+        nodes = {
+            name: tracking.redactor.value(node_of(tracker)) for name, tracker in settled.items()
+        }
+        self._writer.write(start_record(_run_info(tracking, study, plan), nodes))
+        self._writer.wait(START_WAIT_S)
+        self._shipment = Shipment(self._writer.path, settled, tracking.trusted)
+        shipper.add(self._shipment)
+
+    # --- after
+
+    def after_sweep(
+        self, study: Study, plan: SweepPlan, figures: Mapping[str, go.Figure], end: SweepEnd
+    ) -> None:
+        """Keeps what the study has found, ends the run, waits for the trackers, and says where the run is."""
+        tracking, shipper = self._tracking, self._shipper
+        if tracking is None or shipper is None:
+            return
+        if self._writer is None:
+            self._open(tracking, shipper, study, plan)
+        if (writer := self._writer) is not None:
+            try:
+                for record in _found(tracking.redactor, study, plan, figures):
+                    writer.write(record)
+            finally:
+                writer.write(*_ended(tracking.redactor, end))
+                writer.close()
+            shipper.ended(self._shipment)
+        self._farewell(shipper, plan, end)
+
+    def _farewell(self, shipper: Shipper, plan: SweepPlan, end: SweepEnd) -> None:
+        assert self._tracking is not None
+        is_interrupted = end.reason is StopReason.INTERRUPTED
+        shipper.finish(INTERRUPTED_TIMEOUT_S if is_interrupted else None)
+        if not self._tracking.settings["offline"]:
+            _tell(plan.folder, list(_undelivered(plan.folder, list(self._tracking.trackers))))
+        for where in whereabouts(plan.folder / JOURNAL):
+            print(where)
+        if self._tracking.settings["offline"]:
+            print(f"deliver it:      python -m nntrain.sync {plan.folder}")
+
+
+def _undelivered(folder: Path, trackers: Sequence[str]) -> Iterator[Backlog]:
+    """What the trackers lack of a study and its trials, whichever process has shipped them."""
+    for journal in sorted(folder.rglob(JOURNAL)):
+        left = [missing for name in trackers if (missing := backlog(journal, name)) is not None]
+        if left and not is_being_written(journal) and not _is_continued(journal):
+            yield from left
+
+
+def _is_continued(journal: Path) -> bool:
+    with suppress(JournalError):
+        return read_journal(journal).continued_by is not None
+    return False
+
+
+def _tell(folder: Path, left: Sequence[Backlog]) -> None:
+    if len(left) <= TOLD:
+        tell_backlog(left)
+        return
+    for name in sorted({missing.name for missing in left}):
+        of_this = [missing for missing in left if missing.name == name]
+        error = next((missing.error for missing in of_this if missing.error), None)
+        why = f", for it takes nothing ({error})" if error else ""
+        remedy = f"python -m nntrain.sync {shlex.quote(str(folder))}"
+        print(
+            f"nntrain: {name} lacks all or part of {len(of_this)} runs{why}. Deliver them with: {remedy}",
+            file=sys.stderr,
+        )
+
+
+# --- the configuration
+
+
+@contextmanager
+def _hydra_of(plan: SweepPlan, config: DictConfig) -> Iterator[None]:
+    """Lets a configuration refer to what Hydra knows of a trial."""
+    known = HydraConfig.instance()
+    before = known.cfg
+    with open_dict(config):
+        config.hydra.runtime.output_dir = str(plan.folder / "0")
+        config.hydra.job.id, config.hydra.job.num = "0", 0
+    known.set_config(config)
+    try:
+        yield
+    finally:
+        known.cfg = before
+
+
+def _task(config: DictConfig) -> DictConfig:
+    task = config.copy()
+    with open_dict(task):
+        del task["hydra"]
+    return task
+
+
+def _tracking(config: DictConfig) -> _Tracking:
+    plain = OmegaConf.to_container(_task(config), resolve=True)
+    assert isinstance(plain, dict)
+    settings: dict[str, Any] = plain["tracker"] or {}
+    check_delivery(settings)
+    nodes = {
+        name: _of_study(node) if isinstance(node, Mapping) else node
+        for name, node in settings.items()
+    }
+    values = {str(key): value for key, value in plain.items()}
+    return _Tracking(
+        make_trackers(nodes, plain["trusted_targets"]),
+        settings,
+        plain["trusted_targets"],
+        Redactor(plain["redact"], values, os.environ),
+    )
+
+
+def _of_study(node: Node) -> dict[str, Any]:
+    return {key: _OWN.get(key, value) for key, value in node.items()}
+
+
+def _check(config: DictConfig) -> None:
+    plain = resolve(_task(config))
+    if str(plain["loss"].get("_target_", "")).startswith(
+        "torch.nn."
+    ):  # another loss may record parts of its own
+        metrics = make_metrics(plain["metrics"], plain["trusted_targets"])
+        names = {
+            part: [one.name for one in metrics if one.active(part == "train")]
+            for part in ("train", "valid")
+        }
+        check_objective(
+            plain["objective"],
+            [f"{part}/{name}" for part in names for name in ("loss", *names[part])],
+        )
+
+
+# --- the run
+
+
+def _check_journal(study: Study, plan: SweepPlan) -> None:
+    journal = plan.folder / JOURNAL
+    try:
+        is_other = journal.is_file() and read_journal(journal).run.uid != study.user_attrs[RUN]
+    except JournalError:
+        return  # torn before it said anything
+    if is_other:
+        raise SweepError(
+            f"{journal} is of another study: give another hydra.sweeper.study_name, or the hydra.sweeper.storage that it was "
+            "begun with."
+        )
+
+
+def _run_info(tracking: _Tracking, study: Study, plan: SweepPlan) -> RunInfo:
+    redactor, name = tracking.redactor, plan.study_name
+    return RunInfo(
+        uid=study.user_attrs[RUN],
+        name=name,
+        params=redactor.value(_params(plan)),
+        tags={**provenance_tags(redactor), "nntrain.study": name},
+        process=process_info(redactor),
+        time_ms=now_ms(),
+        group=name,
+    )
+
+
+def _params(plan: SweepPlan) -> dict[str, Any]:
+    """What the study is: those settings that stay the same when it goes on."""
+    space = {f"space.{name}": words for name, words in plan.space.describe().items()}
+    kinds = {
+        what: node["_target_"].rpartition(".")[2]
+        for what, node in (("sampler", plan.sampler), ("pruner", plan.pruner))
+    }
+    return {
+        **space,
+        **kinds,
+        "objective": ", ".join(plan.objectives),
+        "direction": ", ".join(plan.directions),
+    }
+
+
+def _found(
+    redactor: Redactor, study: Study, plan: SweepPlan, figures: Mapping[str, go.Figure]
+) -> Iterator[Record]:
+    """What the study has found, as records of its journal; secrets are left out."""
+    trials = study.get_trials(deepcopy=False)
+    head, rows = trials_table(plan, trials)
+    rows = [list(redactor.value(dict(zip(head, row, strict=True))).values()) for row in rows]
+    yield {"kind": "table", "name": "trials", "columns": head, "rows": rows, "step": 0}
+    yield {
+        "kind": "tags",
+        "tags": {NOTE_TAG: redactor.text("```\n" + "\n".join(final_table(plan, trials)) + "\n```")},
+    }
+    files = plan.folder / FOLDER
+    if not any(
+        redactor.is_secret(name) for trial in trials for name in trial.params
+    ):  # which figures show
+        yield from _file(plan, REPORT, plan.folder / REPORT)
+        for name, figure in figures.items():
+            path = files / FIGURES / f"{name}.html"
+            with warned_of(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                figure.write_html(path)
+            yield from _file(plan, f"{FIGURES}/{name}.html", path)
+    with warned_of(files):
+        _write_texts(redactor, plan, files, [head, *rows])
+    for name in (TRIALS, RESULTS, BEST):
+        yield from _file(plan, name, files / name)
+
+
+def _write_texts(
+    redactor: Redactor, plan: SweepPlan, files: Path, table: Sequence[Sequence[Any]]
+) -> None:
+    files.mkdir(exist_ok=True)
+    with open(files / TRIALS, "w", newline="") as file:
+        csv.writer(file).writerows(table)
+    for name in (RESULTS, BEST):
+        if (plan.folder / name).is_file():
+            plain = OmegaConf.to_container(OmegaConf.load(plan.folder / name), resolve=False)
+            (files / name).write_text(OmegaConf.to_yaml(OmegaConf.create(redactor.value(plain))))
+
+
+def _file(plan: SweepPlan, name: str, path: Path) -> Iterator[Record]:
+    if path.is_file():
+        yield {
+            "kind": "artifact",
+            "path": str(path.relative_to(plan.folder)),
+            "name": name,
+            "aliases": [],
+        }
+
+
+def _ended(redactor: Redactor, end: SweepEnd) -> Iterator[Record]:
+    message = redactor.text(end.message)
+    tags = {OUTCOME_TAG: str(end.reason), "nntrain.message": message}
+    yield {"kind": "tags", "tags": {name: text for name, text in tags.items() if text}}
+    yield end_record(RunEnd(end.reason, message, end.signum, now_ms()))

@@ -1,0 +1,25 @@
+"""Parts of messages: the closest known name, and the first line of an error."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection
+
+N_NAMES = 20
+"""How many names a hint lists at most."""
+
+
+def nearest(name: str, names: Collection[str]) -> str:
+    """Returns a hint for a misspelt name: the closest known name, or else the known names."""
+    near = difflib.get_close_matches(name, names, n=1)
+    if near:
+        return f"did you mean {near[0]!r}?"
+    known = sorted(names)
+    more = f", and {len(known) - N_NAMES} more" if len(known) > N_NAMES else ""
+    return f"expected one of {', '.join(known[:N_NAMES]) or 'nothing'}{more}."
+
+
+def first_line(err: BaseException) -> str:
+    """Returns the first line of an error's message, or the name of its class if it has no message."""
+    lines = str(err).strip().splitlines()
+    return " ".join(lines[0].split()) if lines else type(err).__name__

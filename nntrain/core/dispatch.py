@@ -1,0 +1,102 @@
+"""Which callback acts at which event: gathered once per run of the loop, and printed for people."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeAlias
+
+from nntrain.core.callback import Callback, Purpose, handles
+from nntrain.core.events import Event
+
+if TYPE_CHECKING:
+    from nntrain.learner import Learner
+
+Handlers: TypeAlias = Mapping[Event, tuple[tuple[Callback, "Callable[[Learner], None]"], ...]]
+
+
+def gather(cbs: Sequence[Callback], purpose: Purpose) -> Handlers:
+    """For each event that somebody listens to: the callbacks that override it and take part in `purpose`, in order."""
+    handlers: dict[Event, tuple[tuple[Callback, Callable[[Learner], None]], ...]] = {}
+    for event in Event:
+        acting = [cb for cb in cbs if purpose in cb.purposes and handles(cb, event)]
+        if acting:
+            handlers[event] = tuple((cb, getattr(cb, event.value)) for cb in acting)
+    return handlers
+
+
+def cleanup(
+    learn: Learner, handlers: Handlers, failure: BaseException | None
+) -> BaseException | None:
+    """Calls every `cleanup_fit` in reverse order, even where one fails.
+
+    Returns what failed: `None`, the one exception, or a group of them. Where the fit itself had failed they become notes
+    on that failure, so as not to hide it.
+    """
+    errors: list[BaseException] = []
+    for cb, handler in reversed(handlers.get(Event.CLEANUP_FIT, ())):
+        try:
+            handler(learn)
+        except BaseException as err:  # noqa: BLE001 - every callback must get its turn; what failed is raised after
+            err.add_note(f"nntrain: raised in {type(cb).__name__}.{Event.CLEANUP_FIT}")
+            errors.append(err)
+    if failure is not None:
+        for error in errors:
+            failure.add_note(f"nntrain: then {error!r} {' '.join(error.__notes__)}")
+        return None
+    if len(errors) > 1:
+        return BaseExceptionGroup("Several callbacks failed to clean up.", errors)
+    return errors[0] if errors else None
+
+
+_LOOP: tuple[tuple[int, Event | str], ...] = (
+    (0, "fit"),
+    (1, Event.BEFORE_FIT),
+    (1, "each epoch"),
+    (2, Event.BEFORE_EPOCH),
+    (2, "train"),
+    (3, Event.BEFORE_TRAIN),
+    (3, "each batch"),
+    (4, Event.BEFORE_BATCH),
+    (4, Event.AFTER_PRED),
+    (4, Event.AFTER_LOSS),
+    (4, Event.BEFORE_BACKWARD),
+    (4, Event.AFTER_CANCEL_BACKWARD),
+    (4, Event.AFTER_BACKWARD),
+    (4, Event.BEFORE_STEP),
+    (4, Event.AFTER_CANCEL_STEP),
+    (4, Event.AFTER_STEP),
+    (4, Event.AFTER_CANCEL_BATCH),
+    (4, Event.AFTER_BATCH),
+    (3, Event.AFTER_CANCEL_TRAIN),
+    (3, Event.AFTER_TRAIN),
+    (2, "validate"),
+    (3, Event.BEFORE_VALIDATE),
+    (3, "each batch"),
+    (4, Event.BEFORE_BATCH),
+    (4, Event.AFTER_PRED),
+    (4, Event.AFTER_LOSS),
+    (4, Event.AFTER_CANCEL_BATCH),
+    (4, Event.AFTER_BATCH),
+    (3, Event.AFTER_CANCEL_VALIDATE),
+    (3, Event.AFTER_VALIDATE),
+    (2, Event.AFTER_CANCEL_EPOCH),
+    (2, Event.AFTER_EPOCH),
+    (1, Event.AFTER_CANCEL_FIT),
+    (1, Event.AFTER_FIT),
+    (1, Event.CLEANUP_FIT),
+)
+
+
+def training_loop_text(cbs: Sequence[Callback]) -> str:
+    """The loop as indented text: each event with the callbacks that act at it, in the order in which they act."""
+    lines = []
+    for depth, item in _LOOP:
+        acting = (
+            [type(cb).__name__ for cb in cbs if handles(cb, item)]
+            if isinstance(item, Event)
+            else []
+        )
+        if item is Event.CLEANUP_FIT:
+            acting.reverse()
+        lines.append("  " * depth + item + (": " + ", ".join(acting) if acting else ""))
+    return "\n".join(lines)

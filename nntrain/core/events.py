@@ -1,0 +1,157 @@
+"""The events of training, and the exceptions that cancel a part of it."""
+
+import signal
+import sys
+from dataclasses import dataclass
+from enum import StrEnum
+
+from nntrain.result import StopReason
+
+
+class Event(StrEnum):
+    """A moment of the training loop; its value is the name of the `Callback` method that is called then.
+
+    ::
+
+        after_create                                  once, when the callback is added to a Learner
+        fit
+          before_fit
+            for each epoch
+              before_epoch
+                before_train
+                  for each training batch
+                    before_batch
+                      pred = predict();               after_pred
+                      loss = get_loss();              after_loss
+                      before_backward; backward();    after_backward
+                      before_step;     step();        after_step
+                      zero_grad()
+                    after_batch
+                after_train
+                before_validate
+                  for each validation batch
+                    before_batch
+                      pred = predict();               after_pred
+                      loss = get_loss();              after_loss
+                    after_batch
+                after_validate
+              after_epoch
+          after_fit
+          cleanup_fit                                 always, in reverse order
+
+    A `CancelXException` leaves X at once: `after_cancel_X` and then `after_X` follow. The names are fastai's
+    (Howard and Gugger, 2020, https://arxiv.org/abs/2002.04688); `cleanup_fit` is miniai's.
+    """
+
+    AFTER_CREATE = "after_create"
+    BEFORE_FIT = "before_fit"
+    BEFORE_EPOCH = "before_epoch"
+    BEFORE_TRAIN = "before_train"
+    BEFORE_BATCH = "before_batch"
+    AFTER_PRED = "after_pred"
+    AFTER_LOSS = "after_loss"
+    BEFORE_BACKWARD = "before_backward"
+    AFTER_CANCEL_BACKWARD = "after_cancel_backward"
+    AFTER_BACKWARD = "after_backward"
+    BEFORE_STEP = "before_step"
+    AFTER_CANCEL_STEP = "after_cancel_step"
+    AFTER_STEP = "after_step"
+    AFTER_CANCEL_BATCH = "after_cancel_batch"
+    AFTER_BATCH = "after_batch"
+    AFTER_CANCEL_TRAIN = "after_cancel_train"
+    AFTER_TRAIN = "after_train"
+    BEFORE_VALIDATE = "before_validate"
+    AFTER_CANCEL_VALIDATE = "after_cancel_validate"
+    AFTER_VALIDATE = "after_validate"
+    AFTER_CANCEL_EPOCH = "after_cancel_epoch"
+    AFTER_EPOCH = "after_epoch"
+    AFTER_CANCEL_FIT = "after_cancel_fit"
+    AFTER_FIT = "after_fit"
+    CLEANUP_FIT = "cleanup_fit"
+
+
+def reason_of(err: BaseException) -> StopReason:
+    """Returns the reason that stands for an exception which is not a cancel exception."""
+    if isinstance(err, KeyboardInterrupt):
+        return StopReason.INTERRUPTED
+    torch, optuna = (
+        sys.modules.get("torch"),
+        sys.modules.get("optuna"),
+    )  # whoever raises their exceptions imported them
+    if isinstance(err, MemoryError) or (
+        torch is not None and isinstance(err, torch.OutOfMemoryError)
+    ):
+        return StopReason.OUT_OF_MEMORY
+    if optuna is not None and isinstance(err, optuna.TrialPruned):
+        return StopReason.PRUNED
+    return StopReason.ERROR
+
+
+class CancelException(Exception):
+    """Leaves a part of the training loop; raise one of the subclasses from a callback."""
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        reason: StopReason = StopReason.EARLY_STOPPED,
+        signum: signal.Signals | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.reason = reason
+        self.signum = signum
+
+
+class CancelFitException(CancelException):
+    """Ends the fit: go to `after_fit`. Its `reason` becomes that of the `FitResult`."""
+
+
+class CancelEpochException(CancelException):
+    """Ends this epoch, validation included: go to `after_epoch`."""
+
+
+class CancelTrainException(CancelException):
+    """Ends training in this epoch: go to `after_train`, then validate."""
+
+
+class CancelValidException(CancelException):
+    """Ends validation in this epoch: go to `after_validate`."""
+
+
+class CancelBatchException(CancelException):
+    """Skips the rest of this batch: go to `after_batch`."""
+
+
+class CancelBackwardException(CancelException):
+    """Skips the backward pass: go to `after_backward`."""
+
+
+class CancelStepException(CancelException):
+    """Skips the optimizer step: go to `after_step`; the gradients are zeroed as ever."""
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """A part of the loop that can be cancelled: the events round it and the exception that leaves it."""
+
+    before: Event
+    after_cancel: Event
+    after: Event
+    cancel: type[CancelException]
+
+
+FIT = Level(Event.BEFORE_FIT, Event.AFTER_CANCEL_FIT, Event.AFTER_FIT, CancelFitException)
+EPOCH = Level(Event.BEFORE_EPOCH, Event.AFTER_CANCEL_EPOCH, Event.AFTER_EPOCH, CancelEpochException)
+TRAIN = Level(Event.BEFORE_TRAIN, Event.AFTER_CANCEL_TRAIN, Event.AFTER_TRAIN, CancelTrainException)
+VALIDATE = Level(
+    Event.BEFORE_VALIDATE, Event.AFTER_CANCEL_VALIDATE, Event.AFTER_VALIDATE, CancelValidException
+)
+BATCH = Level(Event.BEFORE_BATCH, Event.AFTER_CANCEL_BATCH, Event.AFTER_BATCH, CancelBatchException)
+BACKWARD = Level(
+    Event.BEFORE_BACKWARD,
+    Event.AFTER_CANCEL_BACKWARD,
+    Event.AFTER_BACKWARD,
+    CancelBackwardException,
+)
+STEP = Level(Event.BEFORE_STEP, Event.AFTER_CANCEL_STEP, Event.AFTER_STEP, CancelStepException)

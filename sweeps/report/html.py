@@ -1,0 +1,87 @@
+"""`report.html`: the study in figures, in one file that opens without a network."""
+
+from __future__ import annotations
+
+import html
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from optuna import Study, visualization
+from optuna.exceptions import ExperimentalWarning
+from optuna.trial import FrozenTrial, TrialState
+
+from nntrain.sweeps.report.results import REPORT, final_table, value_names
+from nntrain.sweeps.spec.plan import SweepPlan
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+_STYLE = "body{font-family:sans-serif;max-width:1200px;margin:2em auto;padding:0 1em}pre{overflow-x:auto}"
+
+
+def figures(plan: SweepPlan, study: Study) -> dict[str, go.Figure]:
+    """The figures of a study, by name; those that there is nothing for are left out.
+
+    The history of the best value, what each trial reported, which parameters mattered, parallel coordinates, and the front
+    of several objectives.
+    """
+    trials = study.get_trials(deepcopy=False)
+    done = [trial for trial in trials if trial.state is TrialState.COMPLETE]
+    found: dict[str, go.Figure] = {}
+    if len(plan.directions) == 1:
+        found |= _of_one(study, trials, done, value_names(plan)[0])
+    elif done:
+        found["front"] = visualization.plot_pareto_front(study, target_names=value_names(plan))
+    return found
+
+
+def _of_one(
+    study: Study, trials: Sequence[FrozenTrial], done: Sequence[FrozenTrial], name: str
+) -> dict[str, go.Figure]:
+    found: dict[str, go.Figure] = {}
+    if done:
+        found["history"] = visualization.plot_optimization_history(study, target_name=name)
+    if any(
+        trial.intermediate_values and trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
+        for trial in trials
+    ):
+        found["intermediate_values"] = visualization.plot_intermediate_values(study)
+    if (
+        len({tuple(trial.params.items()) for trial in done}) > 1
+        and len({trial.values[0] for trial in done}) > 1
+    ):
+        found["importances"] = _importances(study, name)
+    if done and done[0].params:
+        found["parallel_coordinates"] = visualization.plot_parallel_coordinate(
+            study, target_name=name
+        )
+    return found
+
+
+def _importances(study: Study, name: str) -> go.Figure:
+    return visualization.plot_param_importances(study, target_name=name)
+
+
+def write_report(plan: SweepPlan, study: Study) -> dict[str, go.Figure]:
+    """Writes the report into the study's folder; returns its figures.
+
+    Raises:
+        ImportError: if plotly is not installed.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        warnings.simplefilter(
+            "ignore", UserWarning
+        )  # few trials, or all of them as good: what the figures show as well
+        drawn = figures(plan, study)
+    trials = study.get_trials(deepcopy=False)
+    table = html.escape("\n".join(final_table(plan, trials)))
+    parts = [
+        f"<!doctype html><meta charset=utf-8><title>{html.escape(plan.study_name)}</title><style>{_STYLE}</style>"
+    ]
+    parts.append(f"<h1>{html.escape(plan.study_name)}</h1><pre>{table}</pre>")
+    for i, figure in enumerate(drawn.values()):
+        parts.append(figure.to_html(full_html=False, include_plotlyjs=i == 0))
+    (plan.folder / REPORT).write_text("\n".join(parts), encoding="utf-8")
+    return drawn

@@ -1,0 +1,165 @@
+"""What a sweep leaves in its folder, and the table at its end."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from optuna.trial import FrozenTrial, TrialState
+
+from nntrain.sweeps.context import TRACKED_RUN
+from nntrain.sweeps.report.live import best_trials
+from nntrain.sweeps.report.savings import controls, saved_s, seconds
+from nntrain.sweeps.spec.plan import SweepPlan
+from nntrain.sweeps.study.trials import MESSAGE, OUTCOME, counted, folder_of
+
+SHOWN_BEST = 5
+"""Best trials in the final table: with several objectives there may be many."""
+
+RESULTS, TRIALS, BEST, REPORT = (
+    "optimization_results.yaml",
+    "trials.csv",
+    "best.yaml",
+    "report.html",
+)
+
+
+def write_results(plan: SweepPlan, trials: Sequence[FrozenTrial]) -> None:
+    """Writes the best parameters and values, under the keys of Hydra's own Optuna sweeper, and a table of all trials."""
+    best = best_trials(plan, trials)
+    found: dict[str, Any] = {"name": "nntrain"}
+    if len(plan.directions) > 1:
+        found["solutions"] = [
+            {"params": dict(trial.params), "values": list(trial.values)} for trial in best
+        ]
+    elif best:
+        found |= {"best_params": dict(best[0].params), "best_value": best[0].values[0]}
+    OmegaConf.save(OmegaConf.create(found), plan.folder / RESULTS)
+    head, rows = trials_table(plan, trials)
+    with open(plan.folder / TRIALS, "w", newline="") as file:
+        csv.writer(file).writerows([head, *rows])
+
+
+def trials_table(
+    plan: SweepPlan, trials: Sequence[FrozenTrial]
+) -> tuple[list[str], list[list[Any]]]:
+    """The columns of the table of all trials, and its rows."""
+    params = sorted({name for trial in trials for name in trial.params})
+    values = value_names(plan)
+    head = [
+        "number",
+        "state",
+        "outcome",
+        *values,
+        *params,
+        "last_step",
+        "seconds",
+        "run",
+        "message",
+        "folder",
+    ]
+    rows = []
+    for trial in trials:
+        attrs = trial.user_attrs
+        results = list(trial.values or ()) + [""] * (len(values) - len(trial.values or ()))
+        row = [trial.number, trial.state.name, attrs.get(OUTCOME, ""), *results]
+        row += [trial.params.get(name, "") for name in params]
+        row += ["" if trial.last_step is None else trial.last_step, round(seconds(trial), 3)]
+        folder = folder_of(plan.folder, trial.number)
+        rows.append(
+            [
+                *row,
+                attrs.get(TRACKED_RUN, ""),
+                attrs.get(MESSAGE, ""),
+                str(folder) if folder.is_dir() else "",
+            ]
+        )
+    return head, rows
+
+
+def write_best(plan: SweepPlan, config: DictConfig) -> None:
+    """Writes the configuration of the best trial as one that can be run.
+
+    It is whole, so it does not depend on the overrides of the sweep, and it names the choices of Hydra's own groups.
+    """
+    plain = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(plain, dict)
+    hydra = plain.pop("hydra")
+    choices = {
+        name: choice
+        for name, choice in hydra["runtime"]["choices"].items()
+        if name.startswith("hydra/")
+    }
+    kept = {"hydra/help", "hydra/job_logging", "hydra/hydra_logging", "hydra/output", "hydra/env"}
+    defaults: list[Any] = [
+        {f"override {name}": choice}
+        for name, choice in choices.items()
+        if name in kept and choice not in (None, "default")
+    ]
+    job = {
+        "run": hydra["run"],
+        "output_subdir": hydra["output_subdir"],
+        "job": {"chdir": hydra["job"]["chdir"]},
+    }
+    text = OmegaConf.to_yaml(OmegaConf.create({"defaults": [*defaults, "_self_"], "hydra": job}))
+    task = OmegaConf.to_yaml(OmegaConf.create(plain))
+    (plan.folder / BEST).write_text(f"# the best trial of {plan.study_name}\n{text}{task}")
+
+
+def final_table(plan: SweepPlan, trials: Sequence[FrozenTrial]) -> list[str]:
+    """How the sweep ended, a line each."""
+    mine = counted(trials)
+    states = Counter(trial.state for trial in mine)
+    outcomes = Counter(
+        trial.user_attrs.get(OUTCOME, "lost") for trial in mine if trial.state is TrialState.FAIL
+    )
+    failed = f"{states[TrialState.FAIL]} failed" + (f" ({_causes(outcomes)})" if outcomes else "")
+    rows = [("study", plan.study_name)]
+    done = f"{states[TrialState.COMPLETE]} completed, {states[TrialState.PRUNED]} pruned, {failed}"
+    waiting, running = states[TrialState.WAITING], states[TrialState.RUNNING]
+    done += (f", {waiting} to be run again" if waiting else "") + (
+        f", {running} running elsewhere" if running else ""
+    )
+    rows.append(("trials", done))
+    for trial in best_trials(plan, trials)[:SHOWN_BEST]:
+        values = [
+            f"{name}={value:.6g}"
+            for name, value in zip(value_names(plan), trial.values, strict=True)
+        ]
+        rows.append(
+            (
+                "best",
+                f"{', '.join(values)} (trial {trial.number}): {' '.join(plan.space.overrides(trial.params))}",
+            )
+        )
+    if states[TrialState.PRUNED]:
+        rows.append(("pruning", _pruning(plan, trials)))
+    rows.append(("files", str(plan.folder)))
+    return [f"{name + ':':<17}{text}" for name, text in rows]
+
+
+def value_names(plan: SweepPlan) -> list[str]:
+    """What the values of a trial are called."""
+    if plan.objectives:
+        return list(plan.objectives)
+    return (
+        ["value"]
+        if len(plan.directions) == 1
+        else [f"value_{i}" for i in range(len(plan.directions))]
+    )
+
+
+def _causes(outcomes: Counter[str]) -> str:
+    return ", ".join(f"{n} {name}" for name, n in sorted(outcomes.items()))
+
+
+def _pruning(plan: SweepPlan, trials: Sequence[FrozenTrial]) -> str:
+    spent = sum(seconds(trial) for trial in trials)
+    saved = saved_s(trials)
+    text = f"about {saved:.0f} s of trials saved, {spent:.0f} s spent"
+    if len(plan.directions) == 1 and (found := controls(trials, plan.directions[0])).n:
+        text += f"; of {found.n} that were let run on, {found.n_wrong} ended among the best quarter, {found.n_best} as the best"
+    return text

@@ -1,0 +1,310 @@
+"""The search space: what is swept over on the command line and in `params`, as Optuna's distributions and back as overrides."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import (
+    ChoiceSweep,
+    IntervalSweep,
+    Override,
+    OverrideType,
+    Quote,
+    QuotedString,
+    RangeSweep,
+)
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from optuna import Trial
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+from nntrain.sweeps.errors import SweepError
+
+Value = bool | int | float | str | None
+"""What Optuna keeps of a parameter: a number, or the text of a choice."""
+
+
+@dataclass(frozen=True)
+class Space:
+    """What is the same in all trials, and what each trial chooses.
+
+    `fixed` are overrides, `distributions` Optuna's distributions by parameter, which is the key as it stands in an override,
+    with its `+` if there is one. `literals` holds the choices that are lists or mappings, which Optuna keeps as they stand in
+    an override.
+    """
+
+    fixed: Sequence[str] = ()
+    distributions: Mapping[str, BaseDistribution] = field(default_factory=dict)
+    literals: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def overrides(self, params: Mapping[str, Value]) -> list[str]:
+        """The overrides that stand for a trial's parameters, those of a user's own function included."""
+        return [f"{name}={self._text(name, value)}" for name, value in params.items()]
+
+    def _text(self, name: str, value: Value) -> str:
+        if isinstance(value, str):
+            return value if value in self.literals.get(name, ()) else _quoted(value)
+        return str(Override._get_value_element_as_str(value))
+
+    def describe(self) -> dict[str, str]:
+        """The space in words, by parameter: what is compared when a study goes on."""
+        return {name: _words(distribution) for name, distribution in self.distributions.items()}
+
+    @property
+    def size(self) -> int | None:
+        """How many configurations there are; `None` if there is no end of them."""
+        sizes = [
+            len(values) if (values := grid_values(one)) is not None else None
+            for one in self.distributions.values()
+        ]
+        return math.prod(sizes) if None not in sizes else None  # type: ignore[arg-type]
+
+
+_NO_TEXTS = ("true", "false", "null", "nan", "inf")
+
+
+def _quoted(text: str) -> str:
+    """The text as Hydra's parser takes it for a text: `1`, `true` and `a b` need quotes."""
+    is_word = re.fullmatch(r"[A-Za-z_][\w./-]*", text, re.ASCII) and text.lower() not in _NO_TEXTS
+    return text if is_word else QuotedString(text, Quote.single).with_quotes()
+
+
+def make_space(
+    params: Mapping[str, Any], arguments: Sequence[str], loader: ConfigLoader | None = None
+) -> Space:
+    """Reads the space from `hydra.sweeper.params` and from the overrides of the command line, which come second and win.
+
+    Args:
+        params: by key, either what stands behind `key=` in an override, or a value that is the same in all trials.
+        arguments: overrides of the command line.
+        loader: what finds the options of a group, for `glob(...)`.
+
+    Raises:
+        SweepError: for a sweep that cannot be sampled; the message names its key.
+    """
+    texts = [f"{key}={_param_text(value)}" for key, value in params.items()]
+    parser = OverridesParser.create(config_loader=loader)
+    given = [_parsed(parser, text) for text in (*texts, *arguments)]
+    last = {one.get_key_element().lstrip("+"): one for one in given}
+    fixed, distributions, literals = [], {}, {}
+    for one in last.values():
+        if not one.is_sweep_override():
+            fixed.append(_fixed(one))
+            continue
+        key = one.get_key_element()
+        if one.is_hydra_override():
+            raise SweepError(
+                f"{key} cannot be swept over, for it belongs to Hydra: sweep over a key of your own."
+            )
+        distributions[key], literals[key] = _distribution(one)
+    return Space(
+        fixed, distributions, {key: choices for key, choices in literals.items() if choices}
+    )
+
+
+def _parsed(parser: OverridesParser, text: str) -> Override:
+    try:
+        override = parser.parse_overrides([text])[0]
+    except HydraException as err:
+        lines = [
+            line
+            for line in str(err).splitlines()
+            if not line.startswith(("Error parsing override", "See http"))
+        ]
+        raise SweepError(f"{text} cannot be read: {' '.join(lines)}.") from err
+    if not override.key_or_group:
+        raise SweepError(f"{text} has no key: write KEY=VALUE.")
+    return override
+
+
+def _param_text(value: Any) -> str:
+    if OmegaConf.is_config(value):
+        value = OmegaConf.to_container(value)
+    return value if isinstance(value, str) else str(Override._get_value_element_as_str(value))
+
+
+def _fixed(override: Override) -> str:
+    if override.type is OverrideType.DEL:
+        return str(override.input_line)
+    return f"{override.get_key_element()}={override.get_value_element_as_str()}"
+
+
+def _distribution(override: Override) -> tuple[BaseDistribution, list[str]]:
+    value = override.value()
+    try:
+        if isinstance(value, IntervalSweep):
+            return _interval(value), []
+        if isinstance(value, RangeSweep):
+            return _range(value), []
+        return _choice(override)
+    except ValueError as err:
+        raise SweepError(f"{override.input_line} cannot be sampled: {err}") from err
+
+
+def _is_log(tags: set[str]) -> bool:
+    if unknown := tags - {"log"}:
+        raise ValueError(
+            f"the tag {', '.join(sorted(unknown))} says nothing here, expected is tag(log, ...)."
+        )
+    return "log" in tags
+
+
+def _interval(sweep: IntervalSweep) -> BaseDistribution:
+    start, end = sweep.start, sweep.end
+    assert start is not None
+    assert end is not None
+    if not (math.isfinite(start) and math.isfinite(end)):
+        raise ValueError("its ends must be finite.")
+    if end < start:
+        raise ValueError(f"its end {end:g} is below its start {start:g}.")
+    if isinstance(start, int) and isinstance(
+        end, int
+    ):  # int(interval(a, b)); the ends of a plain one are floats
+        return IntDistribution(start, end, log=_is_log(sweep.tags))
+    return FloatDistribution(start, end, log=_is_log(sweep.tags))
+
+
+def _range(sweep: RangeSweep) -> BaseDistribution:
+    """In decimals, so that three steps of 0.3 are 0.9, which `range(0, 0.9, 0.3)` leaves out."""
+    given = (sweep.start, sweep.stop, sweep.step)
+    start, stop, step = (Decimal(str(value)) for value in given)
+    if not step:
+        raise ValueError("its step is 0.")
+    n = math.ceil((stop - start) / step)
+    if n < 1:
+        raise ValueError(
+            f"from {sweep.start} to {sweep.stop} in steps of {sweep.step} there is nothing (the end is left out)."
+        )
+    low, high = sorted((start, start + (n - 1) * step))
+    if _is_log(sweep.tags):
+        if not all(isinstance(value, int) for value in given) or sweep.step != 1:
+            raise ValueError(
+                "a logarithmic range has no step: write tag(log, interval(a, b)), or int(interval(a, b)) in it."
+            )
+        return IntDistribution(int(low), int(high), log=True)
+    if all(isinstance(value, int) for value in given):
+        return IntDistribution(int(low), int(high), step=int(abs(step)))
+    return FloatDistribution(float(low), float(high), step=float(abs(step)))
+
+
+def _choice(override: Override) -> tuple[BaseDistribution, list[str]]:
+    """Numbers, booleans, texts and null are kept as they are; lists and mappings as what stands in an override."""
+    sweep = override._value
+    if isinstance(sweep, ChoiceSweep):
+        if sweep.tags:
+            raise ValueError("a choice takes no tag.")
+        override = replace(
+            override, _value=replace(sweep, shuffle=False)
+        )  # the same choices each time, for a study to go on
+    values: list[Value] = []
+    literals: list[str] = []
+    for value in override.sweep_iterator():
+        plain = Override._convert_value(value)
+        if isinstance(plain, bool | int | float | str) or plain is None:
+            values.append(plain)
+        else:
+            literals.append(str(Override._get_value_element_as_str(value)))
+            values.append(literals[-1])
+    if not values:
+        raise ValueError("there is nothing to choose from.")
+    return CategoricalDistribution(list(dict.fromkeys(values))), literals
+
+
+def grid_values(distribution: BaseDistribution) -> list[Value] | None:
+    """All values of a distribution, in order; `None` if there is no end of them."""
+    if isinstance(distribution, CategoricalDistribution):
+        return list(distribution.choices)
+    if isinstance(distribution, IntDistribution):
+        return list(range(distribution.low, distribution.high + 1, distribution.step))
+    if isinstance(distribution, FloatDistribution) and distribution.step is not None:
+        return list(_steps(distribution.low, distribution.high, distribution.step))
+    return None
+
+
+def _steps(low: float, high: float, step: float) -> Iterator[float]:
+    """In decimals, so that ten steps of 0.1 are 1.0."""
+    first, width = Decimal(str(low)), Decimal(str(step))
+    for i in range(int((Decimal(str(high)) - first) / width) + 1):
+        yield float(first + i * width)
+
+
+def _words(distribution: BaseDistribution) -> str:
+    if isinstance(distribution, CategoricalDistribution):
+        return f"choice({', '.join(map(str, distribution.choices))})"
+    assert isinstance(distribution, IntDistribution | FloatDistribution)
+    kind = "int" if isinstance(distribution, IntDistribution) else "float"
+    has_steps = distribution.step is not None and (kind == "float" or distribution.step != 1)
+    step = f" in steps of {distribution.step:.15g}" if has_steps else ""
+    return f"{kind} from {distribution.low:.15g} to {distribution.high:.15g}{step}{', log' if distribution.log else ''}"
+
+
+def first_params(space: Space) -> dict[str, Value]:
+    """One configuration of the space: the first choices and the low ends."""
+    found: dict[str, Value] = {}
+    for name, one in space.distributions.items():
+        if isinstance(one, CategoricalDistribution):
+            found[name] = one.choices[0]
+        elif isinstance(one, IntDistribution | FloatDistribution):
+            found[name] = one.low
+    return found
+
+
+def one_by_one(space: Space) -> Iterator[dict[str, Value]]:
+    """The first configuration with each other choice in turn; of numbers, which are alike, one of each type."""
+    first = first_params(space)
+    for name, one in space.distributions.items():
+        seen = {type(first[name])}
+        for value in one.choices if isinstance(one, CategoricalDistribution) else ():
+            if value != first[name] and (isinstance(value, str) or type(value) not in seen):
+                seen.add(type(value))
+                yield {**first, name: value}
+
+
+def contains(distribution: BaseDistribution, value: Any) -> bool:
+    """Whether a value is one of a distribution's."""
+    try:
+        return bool(distribution._contains(distribution.to_internal_repr(value)))
+    except (TypeError, ValueError):  # a choice that there is none of, a text for a number
+        return False
+
+
+def suggest(trial: Trial, space: Space) -> None:
+    """Has a trial choose a value for each parameter."""
+    for name, one in space.distributions.items():
+        if isinstance(one, CategoricalDistribution):
+            trial.suggest_categorical(name, one.choices)
+        elif isinstance(one, IntDistribution):
+            trial.suggest_int(name, one.low, one.high, step=one.step, log=one.log)
+        elif isinstance(one, FloatDistribution):
+            trial.suggest_float(name, one.low, one.high, step=one.step, log=one.log)
+
+
+def custom_function(path: str | None) -> Callable[[DictConfig, Trial], None] | None:
+    """The user's function that adds to the space of a trial, by its dotted path.
+
+    Raises:
+        SweepError: if there is no such function.
+    """
+    if path is None:
+        return None
+    module, _, name = path.rpartition(".")
+    try:
+        found: Callable[[DictConfig, Trial], None] = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError, TypeError) as err:
+        raise SweepError(
+            f"hydra.sweeper.custom_search_space={path} cannot be imported: {err}."
+        ) from err
+    return found

@@ -1,0 +1,50 @@
+"""Signs of life of a trial, where the storage takes them, so that other machines can tell that it is lost."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from optuna import Study, Trial
+from optuna.exceptions import ExperimentalWarning
+from optuna.storages import BaseStorage, fail_stale_trials
+from optuna.storages._heartbeat import BaseHeartbeat
+
+from nntrain.sweeps.study.storage import HEARTBEAT_S, STORAGE_ERRORS
+
+
+@contextmanager
+def heartbeat(storage: BaseStorage, study: Study, trial: Trial) -> Iterator[None]:
+    """Gives signs of life of a trial, from a thread; Optuna does so itself in `Study.optimize` only."""
+    if not isinstance(storage, BaseHeartbeat):
+        yield
+        return
+    trial_id = storage.get_trial_id_from_study_id_trial_number(
+        storage.get_study_id_from_name(study.study_name), trial.number
+    )
+    storage.record_heartbeat(trial_id)
+    over = threading.Event()
+    thread = threading.Thread(
+        target=_beat, args=(storage, trial_id, over), name="nntrain-heartbeat", daemon=True
+    )
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _beat(storage: BaseHeartbeat, trial_id: int, over: threading.Event) -> None:
+    while not over.wait(HEARTBEAT_S):
+        with suppress(*STORAGE_ERRORS):  # the next sign may come through
+            storage.record_heartbeat(trial_id)
+
+
+def fail_stale(study: Study) -> None:
+    """Has the trials run again that have not given a sign of life for long, wherever they ran."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        fail_stale_trials(study)

@@ -1,0 +1,53 @@
+"""Where a run came from, without secrets."""
+
+import os
+import pwd
+from pathlib import Path
+
+import pytest
+import torch
+
+from nntrain.config.redact import Redactor
+from nntrain.integrations.capture.provenance import command_tags, git_tags, version_tags
+
+
+def test_outside_a_repository_there_are_no_git_tags(tmp_path: Path) -> None:
+    assert git_tags(tmp_path) == {}
+
+
+def test_without_git_there_are_no_git_tags(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert git_tags(Path(__file__).parent) == {}
+
+
+def test_versions_are_those_that_run() -> None:
+    tags = version_tags()
+    assert tags["nntrain.version.torch"] == torch.__version__
+    assert "nntrain.version.nosuch" not in tags
+
+
+def test_the_command_can_be_pasted_and_holds_no_secret() -> None:
+    tags = command_tags(
+        ["/x/run.py", "lr=0.1", "model.hidden=[32, 64]", "+api_key=S3CRET"], Redactor()
+    )
+    assert (
+        tags["nntrain.command"]
+        == "python -m nntrain.run lr=0.1 'model.hidden=[32, 64]' '+api_key=***'"
+    )
+
+
+@pytest.fixture
+def no_user_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.usefixtures("no_user_variables")
+def test_who_ran_it_is_known_without_environment_variables() -> None:
+    assert command_tags(["run.py"], Redactor())["mlflow.user"] == pwd.getpwuid(os.getuid()).pw_name
+
+
+@pytest.mark.usefixtures("no_user_variables")
+def test_a_user_without_a_name_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getuid", lambda: 987_654_321)
+    assert command_tags(["run.py"], Redactor())["mlflow.user"] == "unknown"

@@ -1,0 +1,495 @@
+"""The shipper as a real process, started, killed and outlived, with MLflow on SQLite."""
+
+import importlib.util
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from mlflow.entities import Run
+
+from nntrain.app import sync
+from nntrain.callbacks import Checkpoint
+from nntrain.integrations.callback import TrackerCallback
+from nntrain.integrations.capture.system import NICENESS
+from nntrain.integrations.journal.records import JOURNAL, Record, read_journal
+from nntrain.integrations.journal.writer import JournalWriter
+from nntrain.integrations.memory import MemoryTracker
+from nntrain.integrations.mlflow import CLIENT_SETTINGS, MLflowTracker
+from nntrain.integrations.shipping.client import InProcess, Shipment, ShipperProcess, tell_backlog
+from nntrain.integrations.shipping.delivery import delivery_lock, read_state
+from nntrain.integrations.shipping.shipper import LOG
+from tests.common.journals import END, START, append, batches, losses, start
+from tests.common.mlflow_store import only_run
+from tests.common.runs import InterruptAt
+from tests.common.servers import Fault, FaultyServer, free_port, wait_until
+from tests.common.toys import toy_learner
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+
+
+def shippers(pid: int) -> list[psutil.Process]:
+    """The shippers of a training process that live, found by their command lines."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "status"]):
+        words = process.info["cmdline"] or []
+        is_one = len(words) > 2 and words[-3].endswith("shipper_main.py") and words[-1] == str(pid)
+        if is_one and process.info["status"] != psutil.STATUS_ZOMBIE:
+            found.append(process)
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _no_orphans(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name, value in CLIENT_SETTINGS.items():  # `sync.main` puts them into the environment
+        monkeypatch.setenv(name, value)
+    yield
+    assert shippers(os.getpid()) == []
+    assert [
+        child
+        for child in psutil.Process().children()
+        if "shipper_main" in " ".join(child.cmdline())
+    ] == []
+
+
+@pytest.fixture
+def tracker(store_uri: str) -> MLflowTracker:
+    return MLflowTracker(store_uri, system_metrics=False).settled()
+
+
+@pytest.fixture
+def shipper() -> Iterator[ShipperProcess]:
+    made = ShipperProcess()
+    yield made
+    made.finish(0)
+
+
+@pytest.fixture
+def writer(tmp_path: Path) -> Iterator[JournalWriter]:
+    with JournalWriter(tmp_path / "run" / JOURNAL) as made:
+        yield made
+
+
+def write(writer: JournalWriter, *records: Record) -> None:
+    writer.write(*records)
+    assert writer.wait(10)
+
+
+def series(folder: Path, key: str = "batch/loss") -> list[tuple[int, float]]:
+    client, run = only_run(folder)
+    return [(point.step, point.value) for point in client.get_metric_history(run.info.run_id, key)]
+
+
+def the_run(folder: Path) -> Run:
+    return only_run(folder)[1]
+
+
+def n_delivered(journal: Path, name: str = "mlflow") -> int:
+    return read_state(journal, name).line
+
+
+def check_until(shipper: ShipperProcess, is_so: Callable[[], bool], what: str) -> None:
+    """What training does all the time, until something is so."""
+
+    def checked() -> bool:
+        shipper.check()
+        return is_so()
+
+    wait_until(checked, what, 30)
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_a_journal_is_delivered_as_it_grows_without_torch_or_a_word(
+    tmp_path: Path,
+    tracker: MLflowTracker,
+    shipper: ShipperProcess,
+    writer: JournalWriter,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    shipper.start({"mlflow": tracker})
+    write(writer, START, *batches(1, 8))
+    shipper.add(Shipment(writer.path, {"mlflow": tracker}))
+    wait_until(lambda: n_delivered(writer.path) == 3, "the first rows", 30)
+    assert series(tmp_path) == losses(1, 8)
+    assert the_run(tmp_path).info.status == "RUNNING"
+    (process,) = shippers(os.getpid())
+    maps = Path(f"/proc/{process.pid}/maps").read_text()
+    assert "libtorch" not in maps
+    assert "sqlite" in maps
+    assert os.getpgid(process.pid) == process.pid
+    assert os.getsid(process.pid) == os.getsid(0)
+    assert process.nice() == os.nice(0) + NICENESS
+    assert os.readlink(f"/proc/{process.pid}/fd/0") == os.devnull
+    write(writer, *batches(9, 400), END)
+    assert shipper.finish() == []
+    assert not process.is_running()
+    assert series(tmp_path) == losses(1, 400)
+    assert the_run(tmp_path).info.status == "FINISHED"
+    assert capfd.readouterr() == ("", "")
+    assert "delivering" in (tmp_path / "run" / LOG).read_text()
+
+
+def test_a_second_fit_goes_on_in_the_same_run(
+    tmp_path: Path,
+    tracker: MLflowTracker,
+    shipper: ShipperProcess,
+    writer: JournalWriter,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    shipment = Shipment(writer.path, {"mlflow": tracker})
+    for i in range(3):
+        write(writer, START, *batches(4 * i + 1, 4 * i + 4))
+        shipper.add(shipment)
+        write(writer, END)
+        if i == 0:  # the second fit begins long after the first, the third at once after the second
+            wait_until(
+                lambda: read_state(writer.path, "mlflow").done, "the end of the first fit", 30
+            )
+            time.sleep(0.5)
+    assert shipper.finish() == []
+    assert series(tmp_path) == losses(1, 12)
+    assert the_run(tmp_path).info.status == "FINISHED"
+    assert warnings(caplog) == []
+
+
+def test_a_second_fit_reaches_a_tracker_that_was_done_while_another_is_not(
+    tmp_path: Path, tracker: MLflowTracker, shipper: ShipperProcess, writer: JournalWriter
+) -> None:
+    dead = MLflowTracker(f"http://127.0.0.1:{free_port()}", system_metrics=False)
+    shipment = Shipment(writer.path, {"dead": dead, "mlflow": tracker})
+    write(writer, START, *batches(1, 4), END)
+    shipper.add(shipment)
+    wait_until(lambda: read_state(writer.path, "mlflow").done, "the end of the first fit", 30)
+    time.sleep(0.5)
+    write(writer, START, *batches(5, 8), END)
+    shipper.add(shipment)
+    wait_until(lambda: n_delivered(writer.path) == 6, "the end of the second fit", 30)
+    assert series(tmp_path) == losses(1, 8)
+
+
+def test_when_all_is_delivered_other_processes_may_deliver_the_journal(
+    tracker: MLflowTracker, shipper: ShipperProcess, writer: JournalWriter
+) -> None:
+    write(writer, START, *batches(1, 4), END)
+    shipper.add(Shipment(writer.path, {"mlflow": tracker}))
+    wait_until(lambda: read_state(writer.path, "mlflow").done, "all is delivered", 30)
+    with delivery_lock(writer.path, 5.0):
+        assert len(shippers(os.getpid())) == 1
+
+
+def test_a_journal_that_another_process_delivers_is_waited_for_and_holds_up_no_other(
+    tmp_path: Path, tracker: MLflowTracker, shipper: ShipperProcess, writer: JournalWriter
+) -> None:
+    other = append(tmp_path / "other", [start(tracker, uid="other"), *batches(1, 4), END])
+    write(writer, START, *batches(1, 4), END)
+    with delivery_lock(writer.path):
+        shipper.add(Shipment(writer.path, {"mlflow": tracker}))
+        shipper.add(Shipment(other, {"mlflow": tracker}))
+        wait_until(lambda: read_state(other, "mlflow").done, "the other journal", 30)
+        assert n_delivered(writer.path) == 0
+    assert shipper.finish() == []
+    assert read_state(writer.path, "mlflow").done
+
+
+def test_a_shipper_that_is_killed_is_followed_by_one_other(
+    tmp_path: Path,
+    tracker: MLflowTracker,
+    shipper: ShipperProcess,
+    writer: JournalWriter,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    write(writer, start(tracker), *batches(1, 400))
+    shipper.add(Shipment(writer.path, {"mlflow": tracker}))
+    wait_until(lambda: n_delivered(writer.path) > 1, "the first rows", 30)
+    (first,) = shippers(os.getpid())
+    first.kill()
+    write(writer, *batches(401, 800))
+    check_until(shipper, lambda: n_delivered(writer.path) == 201, "all rows")
+    (message,) = warnings(caplog)
+    assert message == "the shipper died (exit code -9): another one goes on."
+    (second,) = shippers(os.getpid())
+    second.kill()
+    second.wait(10)
+    write(writer, *batches(801, 804))
+    for _ in range(5):
+        time.sleep(0.3)
+        shipper.check()
+    assert shippers(os.getpid()) == []
+    write(writer, END)
+    writer.close()
+    (missing,) = shipper.finish()
+    first, second = warnings(caplog)
+    assert "another one goes on" in first
+    assert "the shipper died again" in second
+    assert str(missing) == f"mlflow lacks 4 rows of metrics of {writer.path}"
+    assert missing.remedy == f"python -m nntrain.sync {writer.path.parent}"
+    assert read_journal(writer.path).metrics["batch/loss"].step.tolist() == list(range(1, 805))
+    assert sync.main([str(writer.path.parent)]) == 0
+    assert series(tmp_path) == losses(1, 804)
+    assert the_run(tmp_path).info.status == "FINISHED"
+
+
+TRAINING = """
+import importlib.util, os, sys, time
+from pathlib import Path
+sys.modules["nntrain"] = importlib.util.module_from_spec(importlib.util.find_spec("nntrain"))  # starts without torch
+from nntrain.integrations.shipping.client import Shipment, ShipperProcess
+from nntrain.integrations.mlflow import MLflowTracker
+from nntrain.integrations.journal.writer import JournalWriter
+from tests.common.journals import START, batches
+
+tracker = MLflowTracker(system_metrics=False).settled()
+shipper = ShipperProcess()
+shipper.start({"mlflow": tracker})
+if sys.argv[1] == "no run":
+    os._exit(0)
+writer = JournalWriter(Path("run/journal.jsonl").absolute())
+if sys.argv[1] != "no start":
+    writer.write(START)
+writer.wait()
+shipper.add(Shipment(writer.path, {"mlflow": tracker}))
+if sys.argv[1] != "no start":
+    writer.write(*batches(1, 400))
+    writer.wait()
+if sys.argv[1] == "worker" and os.fork() == 0:
+    time.sleep(4)
+    os._exit(0)
+print("ready", flush=True)
+time.sleep(100)
+"""
+
+
+def start_training(kind: str) -> "subprocess.Popen[str]":
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, "-c", TRAINING, kind], stdout=subprocess.PIPE, text=True, env=env
+    )
+
+
+@pytest.mark.parametrize("kind", ["at once", "later", "worker"])
+def test_a_run_whose_process_was_killed_is_delivered_and_closed(
+    tmp_path: Path, store_uri: str, kind: str
+) -> None:
+    journal = tmp_path / "run" / JOURNAL
+    with start_training(kind) as training:
+        assert training.stdout is not None
+        assert training.stdout.readline() == "ready\n"
+        if kind == "later":
+            wait_until(lambda: n_delivered(journal) == 101, "the rows", 30)
+        training.kill()
+        killed_at = time.monotonic()
+        wait_until(lambda: shippers(training.pid) == [], "the shipper ends", 30)
+    assert time.monotonic() - killed_at < 15
+    run = the_run(tmp_path)
+    assert run.info.status == "KILLED"
+    assert run.info.end_time is not None
+    assert run.data.tags["nntrain.outcome"] == "interrupted"
+    assert run.data.tags["nntrain.message"].startswith(
+        "the process ended without a word after batch 400"
+    )
+    assert series(tmp_path) == losses(1, 400)
+    assert sync.main([str(tmp_path), "--list"]) == 0
+
+
+@pytest.mark.parametrize("kind", ["no run", "no start"])
+def test_a_process_that_dies_before_its_run_began_leaves_no_shipper(
+    tmp_path: Path, store_uri: str, kind: str
+) -> None:
+    with start_training(kind) as training:
+        assert training.stdout is not None
+        training.stdout.readline()
+        training.kill()
+        wait_until(lambda: shippers(training.pid) == [], "the shipper ends", 15)
+
+
+def test_a_process_that_has_no_run_is_not_held_up(
+    tracker: MLflowTracker, shipper: ShipperProcess
+) -> None:
+    assert shipper.finish() == []
+    shipper.start({"mlflow": tracker})
+    assert len(shippers(os.getpid())) == 1
+    began = time.monotonic()
+    assert shipper.finish() == []
+    assert time.monotonic() - began < 1
+
+
+MINE = """
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nntrain.integrations.memory import MemoryTracker
+
+
+@dataclass
+class FileTracker(MemoryTracker):
+    path: str = ""
+
+    def settled(self):
+        return self
+
+    def finish(self, end):
+        Path(self.path).write_text(json.dumps([self.series("batch/loss"), str(end.reason)]))
+"""
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A tracker of the user's own, which writes what it got into a file."""
+    (tmp_path / "mine.py").write_text(MINE)
+    monkeypatch.syspath_prepend(tmp_path)
+    spec = importlib.util.spec_from_file_location("mine", tmp_path / "mine.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "mine", module)
+    spec.loader.exec_module(module)
+    return module.FileTracker(path=str(tmp_path / "mine.json"))
+
+
+def test_a_tracker_of_a_package_that_the_user_trusts_is_used(
+    tmp_path: Path, mine: Any, shipper: ShipperProcess, writer: JournalWriter
+) -> None:
+    write(writer, START, *batches(1, 4), END)
+    shipper.add(Shipment(writer.path, {"mine": mine}, ["mine"]))
+    assert shipper.finish() == []
+    assert (
+        tmp_path / "mine.json"
+    ).read_text() == '[[[1, 0.5], [2, 1.0], [3, 1.5], [4, 2.0]], "completed"]'
+
+
+def test_a_tracker_of_another_package_is_refused_and_the_others_get_the_run(
+    tmp_path: Path,
+    mine: Any,
+    tracker: MLflowTracker,
+    shipper: ShipperProcess,
+    writer: JournalWriter,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    write(writer, START, *batches(1, 4))
+    shipper.start({"mine": mine, "mlflow": tracker})
+    shipper.add(Shipment(writer.path, {"mine": mine, "mlflow": tracker}))
+    check_until(shipper, lambda: n_delivered(writer.path) == 2, "the rows")
+    write(writer, END)
+    (missing,) = shipper.finish()
+    (message,) = warnings(caplog)
+    assert (
+        "mine takes nothing at present (ConfigError: tracker._target_=mine.FileTracker is not trusted"
+        in message
+    )
+    assert missing.name == "mine"
+    assert not (tmp_path / "mine.json").exists()
+    assert series(tmp_path) == losses(1, 4)
+
+
+@pytest.mark.parametrize("fault", [None, Fault.HANG, Fault.ERROR])
+def test_a_dead_server_holds_up_the_end_no_longer_than_it_may(
+    shipper: ShipperProcess,
+    writer: JournalWriter,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+    fault: Fault | None,
+) -> None:
+    with FaultyServer(fault=fault or Fault.NONE) as server:
+        uri = server.uri if fault else f"http://127.0.0.1:{free_port()}"
+        write(writer, START, *batches(1, 4))
+        shipper.finish_timeout_s = 3.0
+        shipper.add(Shipment(writer.path, {"mlflow": MLflowTracker(uri, system_metrics=False)}))
+        if fault is not Fault.HANG:
+            check_until(shipper, lambda: bool(warnings(caplog)), "a word about the server")
+        write(writer, END)
+        began = time.monotonic()
+        left = shipper.finish()
+        assert 2.5 < time.monotonic() - began < 5
+    tell_backlog(left)
+    told = capsys.readouterr().err
+    assert told.startswith(f"nntrain: mlflow lacks 4 rows of metrics of {writer.path}")
+    assert told.endswith(f"Deliver it with: python -m nntrain.sync {writer.path.parent}\n")
+    assert told.count("\n") == 1
+    assert len(warnings(caplog)) == (0 if fault is Fault.HANG else 1)
+
+
+def test_ctrl_c_ends_the_wait(shipper: ShipperProcess, writer: JournalWriter) -> None:
+    write(writer, START, *batches(1, 4), END)
+    uri = f"http://127.0.0.1:{free_port()}"
+    shipper.add(Shipment(writer.path, {"mlflow": MLflowTracker(uri, system_metrics=False)}))
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+    began = time.monotonic()
+    (missing,) = shipper.finish(60)
+    assert time.monotonic() - began < 3
+    assert missing.n_row == 4
+
+
+def test_a_hanging_server_holds_up_no_other_tracker(
+    tmp_path: Path, tracker: MLflowTracker, shipper: ShipperProcess, writer: JournalWriter
+) -> None:
+    with FaultyServer(fault=Fault.HANG) as server:
+        hanging = MLflowTracker(server.uri, system_metrics=False)
+        write(writer, START, *batches(1, 4), END)
+        shipper.add(Shipment(writer.path, {"hanging": hanging, "mlflow": tracker}))
+        wait_until(lambda: read_state(writer.path, "mlflow").done, "the other tracker", 30)
+        assert [missing.name for missing in shipper.finish(0.5)] == ["hanging"]
+    assert the_run(tmp_path).info.status == "FINISHED"
+
+
+def test_a_journal_that_was_removed_is_told_of_nowhere(
+    tracker: MLflowTracker,
+    shipper: ShipperProcess,
+    writer: JournalWriter,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    write(writer, START, *batches(1, 4))
+    shipper.add(Shipment(writer.path, {"mlflow": tracker}))
+    wait_until(lambda: n_delivered(writer.path) == 2, "the rows", 30)
+    writer.path.unlink()
+    assert shipper.finish(20) == []
+    assert warnings(caplog) == []
+
+
+def deliver_in_process(journal: Path, trackers: Sequence[MemoryTracker]) -> None:
+    shipment = Shipment(journal, {str(i): tracker for i, tracker in enumerate(trackers)})
+    InProcess().add(shipment)
+    InProcess().check()
+    InProcess().ended(shipment)
+
+
+def test_in_process_all_trackers_get_the_run_when_it_has_ended(tmp_path: Path) -> None:
+    trackers = [MemoryTracker(), MemoryTracker()]
+    deliver_in_process(append(tmp_path, [START, *batches(1, 4), END]), trackers)
+    assert [tracker.series("batch/loss") for tracker in trackers] == [losses(1, 4)] * 2
+    assert all(tracker.run.end is not None for tracker in trackers)
+
+
+def test_a_fit_is_resumed_in_the_same_process_while_its_tracker_is_dead(
+    shipper: ShipperProcess, store_uri: str
+) -> None:
+    dead = {"mlflow": MLflowTracker(f"http://127.0.0.1:{free_port()}", system_metrics=False)}
+    first = TrackerCallback(dead, "first", shipper=shipper)
+    toy_learner(cbs=[first, Checkpoint("checkpoints"), InterruptAt(1, 2)]).fit(3)
+    began = time.monotonic()
+    second = TrackerCallback(dead, "second", shipper=shipper)
+    learn = toy_learner(cbs=[second, Checkpoint("checkpoints", resume="checkpoints")])
+    learn.fit(3)
+    assert time.monotonic() - began < 15
+    (missing,) = shipper.finish(0)
+    assert missing.journal == second.journal
+    assert (
+        sync.main(["first", "second", "--to", "mlflow", "--set", f"tracking_uri={store_uri}"]) == 0
+    )
+    client, run = only_run(Path.cwd())
+    steps = [point.step for point in client.get_metric_history(run.info.run_id, "batch/loss")]
+    assert steps == list(range(1, learn.train_iter + 1))

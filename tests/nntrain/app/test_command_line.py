@@ -1,0 +1,92 @@
+"""Row B3 of the test matrix: each wrong override is told in one sentence that names the key."""
+
+from pathlib import Path
+
+import pytest
+
+from nntrain.app.command_line import check_command_line
+from nntrain.config.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["n_epochs=3"], "n_epochs is no key: did you mean 'n_epoch'?"),
+        (["model.hiden=3"], "model.hiden is no key of model: did you mean 'hidden'?"),
+        (
+            ["callbacks.progres.interval_s=1"],
+            "callbacks.progres is no key of callbacks: did you mean 'progress'?",
+        ),
+        (["n_epoch=abc"], "n_epoch: Value 'abc' of type 'str' could not be converted to Integer."),
+        (["lr="], "lr: Value '' of type 'str' could not be converted to Float."),
+        (["lr=[1,2]"], "lr: "),
+        (["trusted_targets=os"], "trusted_targets: "),
+        (
+            ["model=nosuch"],
+            "model=nosuch is no choice of model: expected one of autoencoder, cnn, mlp, resnet.",
+        ),
+        (["experiment=nosuch"], "experiment=nosuch is no choice of experiment: expected one of "),
+        (["nosuch=1"], "nosuch is no key"),
+        (["foo bar"], "'foo bar' is no override: write key=value"),
+        (
+            ["lr=interval(1)"],
+            "'lr=interval(1)' cannot be read: missing a required argument: 'end'.",
+        ),
+        (["model.hidden=[1"], "'model.hidden=[1' is no override"),
+        (
+            ["data._target_=os.system"],
+            "data._target_=os.system is not trusted: choose from nntrain.callbacks",
+        ),
+        (
+            ["+hydra.callbacks.x._target_=os.system"],
+            "hydra.callbacks.x._target_=os.system is not trusted",
+        ),
+        (["hydra.launcher._target_=os.system"], "hydra.launcher._target_=os.system is not trusted"),
+        (
+            ["hydra.sweeper.custom_search_space=os.system"],
+            "hydra.sweeper.custom_search_space=os.system is not trusted",
+        ),
+        (
+            ["model._target_=${nosuch}"],
+            "model._target_ cannot be resolved: Interpolation key 'nosuch' not found.",
+        ),
+        (["model._target_=${oc.env:NOSUCH}"], "model._target_ cannot be resolved: "),
+        (["--config-dir", "nowhere"], "--config-dir nowhere is no folder"),
+        (["--config-name", "nosuch"], "There is no config 'nosuch'"),
+        (["--cfg", "job", "seeds=1"], "seeds is no key: did you mean 'seed'?"),
+        (["-m", "lr=1,2", "n_epochs=3"], "n_epochs is no key: did you mean 'n_epoch'?"),
+    ],
+)
+def test_a_mistake_is_told_in_one_sentence(argv: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_command_line(argv)
+    text = str(caught.value)
+    assert text.startswith(message)
+    assert "\n" not in text
+    assert text.endswith((".", "?"))
+    assert not isinstance(caught.value.__cause__, ConfigError), "told twice"
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["--help"],
+        ["--hydra-help"],
+        ["-m", "lr=0.1,0.2", "model.hidden=choice(32,64)", "optimizer=sgd,adam"],
+        ["callbacks=[default,early_stopping]", "~callbacks.progress"],
+        ["tracker=none", "+my_own.key=1"],
+        ["experiment=digits_cnn", "debug=short"],
+    ],
+)
+def test_a_right_command_line_passes(argv: list[str]) -> None:
+    assert check_command_line(argv) == argv
+
+
+def test_a_users_config_folder_is_used(tmp_path: Path) -> None:
+    (tmp_path / "mine" / "model").mkdir(parents=True)
+    (tmp_path / "mine" / "model" / "tiny.yaml").write_text("_target_: my_package.tiny\n")
+    argv = ["--config-dir", str(tmp_path / "mine"), "model=tiny"]
+    with pytest.raises(ConfigError, match=r"add 'trusted_targets=\[my_package\]'"):
+        check_command_line(argv)
+    check_command_line([*argv, "trusted_targets=[my_package]"])

@@ -1,0 +1,21 @@
+"""Devices are found by name, and a missing one is told with those there are."""
+
+import pytest
+import torch
+
+from nntrain.core.device import available_devices, resolve_device
+
+NO_ACCELERATOR = not torch.accelerator.is_available()
+
+
+@pytest.mark.skipif(not NO_ACCELERATOR, reason="for machines without an accelerator")
+@pytest.mark.parametrize("name", [None, "auto", "cpu", torch.device("cpu")])
+def test_without_an_accelerator_the_cpu_is_taken(name: torch.device | str | None) -> None:
+    assert resolve_device(name) == torch.device("cpu")
+    assert available_devices() == ["cpu"]
+
+
+@pytest.mark.parametrize("name", ["gpu7", "cuda:99", "nosuch", ""])
+def test_a_device_that_is_not_there_is_told(name: str) -> None:
+    with pytest.raises(ValueError, match=r"cannot be used here: choose one of auto, cpu"):
+        resolve_device(name)

@@ -1,0 +1,102 @@
+"""What pruning has saved, on trials whose times and steps are given, with the expected values worked out by hand."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+import pytest
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from nntrain.sweeps.report.savings import Controls, controls, saved_s, seconds
+from nntrain.sweeps.study.pruner import CONTROL
+
+DONE, PRUNED, FAILED, RUNNING = (
+    TrialState.COMPLETE,
+    TrialState.PRUNED,
+    TrialState.FAIL,
+    TrialState.RUNNING,
+)
+
+
+def took(state: TrialState, duration_s: float) -> FrozenTrial:
+    """A trial that took so long."""
+    trial = create_trial(state=state, value=0.5 if state is DONE else None)
+    trial.datetime_start = datetime(2026, 1, 1)
+    trial.datetime_complete = (
+        trial.datetime_start + timedelta(seconds=duration_s) if state is not RUNNING else None
+    )
+    return trial
+
+
+@pytest.mark.parametrize(
+    ("trials", "expected"),
+    [
+        ([], 0),
+        ([took(PRUNED, 4)], 0),  # nothing says how long it would have gone on
+        ([took(DONE, 20)], 0),
+        ([took(DONE, 20), took(PRUNED, 4)], 16),
+        ([took(DONE, 20), took(PRUNED, 4), took(PRUNED, 5)], 16 + 15),
+        ([took(DONE, 20), took(DONE, 8), took(PRUNED, 1)], 13),  # up to 14, the median of 20 and 8
+        ([took(DONE, 20), took(PRUNED, 30)], 0),  # no less than nothing
+        ([took(DONE, 20), took(FAILED, 4), took(RUNNING, 0)], 0),
+    ],
+)
+def test_a_pruned_trial_would_have_taken_as_long_as_the_others(
+    trials: list[FrozenTrial], expected: float
+) -> None:
+    assert saved_s(trials) == pytest.approx(expected)
+
+
+def test_a_trial_that_has_not_ended_has_taken_no_time() -> None:
+    assert seconds(took(DONE, 2.5)) == 2.5
+    assert seconds(took(RUNNING, 2.5)) == 0
+
+
+def ended(value: float, *, control: bool = False, state: TrialState = DONE) -> FrozenTrial:
+    attrs = {CONTROL: 3} if control else {}
+    return create_trial(state=state, value=value if state is DONE else None, user_attrs=attrs)
+
+
+ORDINARY = [ended(value) for value in (2, 3, 4, 5, 6, 7)]
+
+
+@pytest.mark.parametrize(
+    ("trials", "direction", "expected"),
+    [
+        ([], "minimize", Controls(0, 0, 0)),
+        (ORDINARY, "minimize", Controls(0, 0, 0)),
+        (
+            [*ORDINARY, ended(1, control=True), ended(8)],
+            "minimize",
+            Controls(1, 1, 1),
+        ),  # best of 8: among the best 2
+        (
+            [*ORDINARY, ended(2.5, control=True), ended(8)],
+            "minimize",
+            Controls(1, 1, 0),
+        ),  # second of 8
+        (
+            [*ORDINARY, ended(3.5, control=True), ended(8)],
+            "minimize",
+            Controls(1, 0, 0),
+        ),  # third of 8
+        ([*ORDINARY, ended(1, control=True), ended(8)], "maximize", Controls(1, 0, 0)),
+        (
+            [*ORDINARY, ended(9, control=True), ended(8, control=True)],
+            "maximize",
+            Controls(2, 2, 1),
+        ),
+        (
+            [*ORDINARY, ended(1, control=True), ended(8, control=True)],
+            "minimize",
+            Controls(2, 1, 1),
+        ),
+        ([*ORDINARY, ended(0, control=True, state=FAILED)], "minimize", Controls(0, 0, 0)),
+        ([*ORDINARY, ended(0, control=True, state=PRUNED)], "minimize", Controls(0, 0, 0)),
+        ([ended(1, control=True)], "minimize", Controls(1, 1, 1)),
+    ],
+)
+def test_a_control_shows_whether_pruning_was_wrong(
+    trials: list[FrozenTrial], direction: str, expected: Controls
+) -> None:
+    assert controls(trials, direction) == expected

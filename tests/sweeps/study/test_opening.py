@@ -1,0 +1,436 @@
+"""Opening a study: begun anew, gone on with, or refused; its sampler and pruner, and what it is to begin with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from hydra_plugins.nntrain_sweeper.config import PRUNERS, SAMPLERS
+from optuna.trial import TrialState, create_trial
+
+from nntrain.sweeps.errors import SweepError
+from nntrain.sweeps.spec.plan import SweepPlan
+from nntrain.sweeps.spec.space import first_params, suggest
+from nntrain.sweeps.study.opening import (
+    MADE_FROM,
+    RUN,
+    SHADOW,
+    begin,
+    open_study,
+    sampler,
+    shadow_study,
+)
+from nntrain.sweeps.study.storage import STUDY_FILE, open_storage
+from nntrain.sweeps.study.trials import OUTCOME, WARM_START, SweepStudy, claim, counted
+from tests.sweeps.small_app import App, completed, make_plan
+
+
+def changed(folder: Path, plan: SweepPlan) -> str:
+    """What is told of a study that was begun as in `make_plan` and is gone on with by another plan."""
+    with pytest.raises(SweepError) as caught:
+        open_study(plan)
+    text = str(caught.value)
+    prefix = f"The study small in {folder} was begun otherwise: "
+    suffix = ". Go on with it as it was, or give another hydra.sweeper.study_name."
+    assert text.startswith(prefix)
+    assert text.endswith(suffix)
+    return text.removeprefix(prefix).removesuffix(suffix)
+
+
+@pytest.mark.parametrize("url", [None, "sqlite:///study.db"])
+def test_the_same_study_goes_on(url: str | None, tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, storage=url)
+    study, _ = open_study(plan)
+    completed(study, plan, [3.0, 2.0]) if url is None else study.add_trials(
+        [create_trial(value=v) for v in (3.0, 2.0)]
+    )
+    again, _ = open_study(
+        replace(plan, n_trials=50, pruner=PRUNERS["median"], sampler=SAMPLERS["tpe"])
+    )
+    assert again.user_attrs == study.user_attrs
+    assert [trial.value for trial in again.trials] == [3.0, 2.0]
+
+
+def test_a_study_has_a_name_for_machines() -> None:
+    runs = [
+        open_study(make_plan(Path(f"study-{i}").absolute()))[0].user_attrs[RUN] for i in range(2)
+    ]
+    assert runs[0] != runs[1]
+    assert all(len(run) == 16 and int(run, 16) >= 0 for run in runs)
+
+
+CHANGES: list[tuple[tuple[str, ...], dict[str, Any], str]] = [
+    (("x=interval(0,2)",), {}, "x was float from 0 to 1 and is float from 0 to 2"),
+    (
+        ("x=tag(log,interval(0.1,1))",),
+        {},
+        "x was float from 0 to 1 and is float from 0.1 to 1, log",
+    ),
+    (("x=interval(0,1)", "y=a,b"), {}, "y was not swept over and is choice(a, b)"),
+    (("y=1,2",), {}, "x was float from 0 to 1 and is not swept over"),
+    (("x=interval(0,1)", "n_epoch=3"), {}, "the overrides were none and are n_epoch=3"),
+    ((), {"objectives": ["valid/accuracy"]}, "objective was valid/loss and is valid/accuracy"),
+    ((), {"directions": ["maximize"]}, "direction was minimize and is maximize"),
+    (
+        (),
+        {"directions": ["minimize", "maximize"]},
+        "direction was minimize and is minimize, maximize",
+    ),
+    ((), {"custom_search_space": "my.space"}, "custom_search_space was None and is my.space"),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "difference"), CHANGES, ids=[change[-1] for change in CHANGES]
+)
+def test_another_study_of_the_same_name_is_refused(
+    arguments: tuple[str, ...], options: dict[str, Any], difference: str, tmp_path: Path
+) -> None:
+    open_study(make_plan(tmp_path))
+    assert changed(tmp_path, make_plan(tmp_path, *arguments, **options)) == difference
+    open_study(make_plan(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "difference"),
+    [
+        (["n_epoch=3"], ["n_epoch=4"], "the overrides were n_epoch=3 and are n_epoch=4"),
+        (
+            ["n_epoch=3", "lr=1"],
+            ["lr=1", "n_epoch=4"],
+            "the overrides were n_epoch=3 and are n_epoch=4",
+        ),
+        (["n_epoch=3", "lr=1"], ["lr=1"], "the overrides were n_epoch=3 and are lr=1"),
+        (["n_epoch=3"], [], "the overrides were n_epoch=3 and are none"),
+    ],
+)
+def test_a_changed_override_is_named(
+    before: list[str], now: list[str], difference: str, tmp_path: Path
+) -> None:
+    open_study(make_plan(tmp_path, "x=interval(0,1)", *before))
+    assert changed(tmp_path, make_plan(tmp_path, "x=interval(0,1)", *now)) == difference
+
+
+def test_the_order_of_overrides_does_not_matter(tmp_path: Path) -> None:
+    open_study(make_plan(tmp_path, "x=interval(0,1)", "y=1,2", "a=1", "b=2"))
+    open_study(make_plan(tmp_path, "b=2", "y=1,2", "a=1", "x=interval(0,1)"))
+
+
+def test_what_a_study_was_begun_with_is_written_down_once(tmp_path: Path) -> None:
+    study, _ = open_study(make_plan(tmp_path))
+    before = study.user_attrs[MADE_FROM]
+    with pytest.raises(SweepError):
+        open_study(make_plan(tmp_path, "x=interval(0,3)"))
+    assert open_study(make_plan(tmp_path))[0].user_attrs[MADE_FROM] == before
+
+
+# --- samplers and pruners, by the real config store
+
+NEEDS: Mapping[str, list[str]] = {"threshold": ["hydra.sweeper.pruner.upper=5"]}
+GRIDS = {"grid", "brute_force"}
+SPACE = ["x=range(0,1,0.25)", "size=range(1,4)", "name=plain,other"]
+N_GRID = 4 * 3 * 2
+
+
+def run(plan: SweepPlan, n_trials: int) -> SweepStudy:
+    """Runs a small study: trials report three times and ask the pruner."""
+    study, storage = open_study(plan)
+    while (trial := claim(study, storage, plan.folder, n_trials)) is not None:
+        suggest(trial, plan.space)
+        value, state = 0.0, TrialState.COMPLETE
+        for step in range(1, 4):
+            value = trial.params.get("x", 0.5) + trial.params.get("size", 1) / step
+            trial.report(value, step)
+            if trial.should_prune():
+                state = TrialState.PRUNED
+                break
+        study.tell(trial, value if state is TrialState.COMPLETE else None, state)
+    return study
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_every_sampler_of_the_group_samples(name: str, app: App) -> None:
+    space = SPACE if name in GRIDS else ["x=interval(0,1)", *SPACE[1:]]
+    plan = app.plan(f"hydra/sweeper/sampler={name}", "hydra.sweeper.n_trials=15", *space)
+    assert plan.sampler == SAMPLERS[name]
+    study = run(plan, 15)
+    assert type(study.sampler).__name__ == plan.sampler["_target_"].rpartition(".")[2]
+    assert [trial.number for trial in study.trials] == list(range(15))
+    for trial in study.trials:
+        assert trial.params.keys() == plan.space.distributions.keys()
+        for key, distribution in plan.space.distributions.items():
+            assert distribution._contains(distribution.to_internal_repr(trial.params[key]))
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+@pytest.mark.parametrize("name", sorted(GRIDS))
+def test_a_grid_tries_everything_once_and_ends(name: str, app: App) -> None:
+    study = run(
+        app.plan(f"hydra/sweeper/sampler={name}", "hydra.sweeper.n_trials=100", *SPACE), 100
+    )
+    tried = [tuple(trial.params[key] for key in ("x", "size", "name")) for trial in study.trials]
+    assert len(tried) == N_GRID
+    assert set(tried) == {
+        (x / 4, n, name) for x in range(4) for n in (1, 2, 3) for name in ("plain", "other")
+    }
+    assert study.exhausted
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+@pytest.mark.parametrize("name", PRUNERS)
+def test_every_pruner_of_the_group_prunes_or_lets_run(name: str, app: App) -> None:
+    needs = NEEDS.get(name, [])
+    plan = app.plan(f"hydra/sweeper/pruner={name}", *needs, "hydra.sweeper.sampler.seed=1", *SPACE)
+    study = run(plan, 15)
+    assert type(study.pruner).__name__ == plan.pruner["_target_"].rpartition(".")[2]
+    states = {trial.state for trial in study.trials}
+    assert states <= {TrialState.COMPLETE, TrialState.PRUNED}
+    assert (TrialState.PRUNED in states) == (
+        name in {"median", "percentile", "successive_halving", "hyperband"}
+    )
+
+
+def test_a_pruner_may_wrap_another(app: App) -> None:
+    inner = "hydra.sweeper.pruner.wrapped_pruner._target_=optuna.pruners.PercentilePruner"
+    plan = app.plan(
+        "hydra/sweeper/pruner=patient",
+        inner,
+        "+hydra.sweeper.pruner.wrapped_pruner.percentile=10.0",
+        *SPACE,
+    )
+    study, _ = open_study(plan)
+    assert isinstance(study.pruner, optuna.pruners.PatientPruner)
+    assert isinstance(study.pruner._wrapped_pruner, optuna.pruners.PercentilePruner)
+
+
+def drawn(seed: int | None, offset: int) -> list[float]:
+    study = optuna.create_study(
+        sampler=sampler(make_plan(Path("s"), sampler={**SAMPLERS["random"], "seed": seed}), offset)
+    )
+    return [study.ask().suggest_float("x", 0, 1) for _ in range(3)]
+
+
+def test_workers_draw_from_seeds_of_their_own() -> None:
+    assert drawn(1, 0) == drawn(1, 0)
+    assert drawn(1, 2) == drawn(3, 0)
+    assert drawn(1, 0) != drawn(1, 1000)
+    assert drawn(None, 0) != drawn(None, 0)
+
+
+NO_END = "x has no end of values, which a grid must try all: write choice(...) or range(...)."
+
+BROKEN = [
+    (
+        "sampler",
+        {"_target_": "optuna.samplers.TPESampller"},
+        "optuna.samplers.TPESampller is no BaseSampler of Optuna's",
+    ),
+    (
+        "sampler",
+        {"_target_": "optuna.pruners.NopPruner"},
+        "optuna.pruners.NopPruner is no BaseSampler of Optuna's",
+    ),
+    ("sampler", {"_target_": "nowhere.Sampler"}, "nowhere.Sampler is no BaseSampler of Optuna's"),
+    ("sampler", {"_target_": "TPESampler"}, "TPESampler is no BaseSampler of Optuna's"),
+    (
+        "sampler",
+        {**SAMPLERS["tpe"], "sed": 1},
+        "hydra.sweeper.sampler: TPESampler.__init__() got an unexpected keyword",
+    ),
+    ("sampler", SAMPLERS["grid"], NO_END),
+    ("sampler", SAMPLERS["brute_force"], NO_END),
+    ("pruner", {"_target_": "os.system"}, "os.system is no BasePruner of Optuna's"),
+    (
+        "pruner",
+        PRUNERS["threshold"],
+        "hydra.sweeper.pruner: Either lower or upper must be specified.",
+    ),
+    (
+        "pruner",
+        {**PRUNERS["percentile"], "percentile": 150.0},
+        "hydra.sweeper.pruner: Percentile must be between 0 and 100",
+    ),
+    ("pruner", {**PRUNERS["successive_halving"], "reduction_factor": 1}, "hydra.sweeper.pruner: "),
+]
+
+
+@pytest.mark.parametrize(("what", "node", "message"), BROKEN)
+def test_a_sampler_or_pruner_that_cannot_be_made_is_told(
+    what: str, node: Mapping[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(SweepError) as caught:
+        open_study(make_plan(tmp_path, **{what: node}))
+    assert str(caught.value).startswith(message)
+
+
+def test_a_sampler_for_one_objective_is_refused_for_several(tmp_path: Path) -> None:
+    with pytest.raises(SweepError, match="CMA-ES takes one objective only"):
+        open_study(
+            make_plan(
+                tmp_path,
+                sampler=SAMPLERS["cmaes"],
+                directions=["minimize", "maximize"],
+                monitor=None,
+            )
+        )
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+@pytest.mark.parametrize("name", [name for name in SAMPLERS if name != "cmaes"])
+def test_every_other_sampler_takes_several_objectives(name: str, tmp_path: Path) -> None:
+    options = {"sampler": SAMPLERS[name], "directions": ["minimize", "maximize"], "monitor": None}
+    plan = make_plan(tmp_path, "x=range(0,1,0.25)", "y=a,b", "k=range(1,30)", **options)
+    study, _ = open_study(plan)
+    for _ in range(12):
+        trial = study.ask()
+        suggest(trial, plan.space)
+        study.tell(trial, [trial.params["x"], trial.params["k"]])
+    assert len(study.best_trials) > 0
+
+
+# --- what a study begins with
+
+
+def test_configurations_are_tried_first_and_count(tmp_path: Path) -> None:
+    plan = make_plan(
+        tmp_path, "x=interval(0,1)", "y=a,b", enqueue=[{"x": 0.25, "y": "b"}, {"y": "a"}]
+    )
+    study, storage = open_study(plan)
+    begin(study, plan)
+    begin(study, plan)  # a study that has trials begins only once
+    found = []
+    while (trial := claim(study, storage, tmp_path, 3)) is not None:
+        suggest(trial, plan.space)
+        study.tell(trial, 1.0)
+        found.append(trial.params)
+    assert len(found) == 3
+    assert found[0] == {"x": 0.25, "y": "b"}
+    assert found[1]["y"] == "a"
+
+
+def other_study(folder: Path, *arguments: str, **options: Any) -> list[dict[str, Any]]:
+    """A study with three completed trials and one that failed; returns the parameters of those completed."""
+    plan = make_plan(folder, *arguments, study_name="other", **options)
+    study, _ = open_study(plan)
+    completed(study, plan, [3.0, 2.0, 1.0])
+    study.tell(study.ask(), state=TrialState.FAIL)
+    return [trial.params for trial in study.trials[:3]]
+
+
+def test_a_study_learns_from_another_without_using_up_its_trials(tmp_path: Path) -> None:
+    params = other_study(tmp_path / "other", "x=interval(0,1)", "y=a,b", "n_epoch=1")
+    plan = make_plan(
+        tmp_path / "new", "x=interval(0,1)", "y=a,b", warm_start=str(tmp_path / "other")
+    )
+    study, storage = open_study(plan)
+    begin(study, plan)
+    assert [trial.params for trial in study.trials] == params
+    assert [trial.value for trial in study.trials] == [3.0, 2.0, 1.0]
+    assert [trial.user_attrs for trial in study.trials] == [
+        {WARM_START: i, OUTCOME: "completed"} for i in range(3)
+    ]
+    assert counted(study.trials) == []
+    assert study.best_value == 1.0
+    assert claim(study, storage, plan.folder, 1) is not None
+    assert claim(study, storage, plan.folder, 1) is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("x=interval(0,1)",), 0),
+        (("x=interval(0,1)", "y=a,b", "z=1,2"), 0),
+        (("x=interval(-5,5)", "y=a,b,c"), 3),
+        (("x=interval(2,3)", "y=a,b"), 0),
+        (("x=interval(0,1)", "y=c,d"), 0),
+    ],
+    ids=["fewer", "more", "wider", "elsewhere", "other choices"],
+)
+def test_only_trials_of_the_same_space_are_taken_over(
+    arguments: tuple[str, ...], expected: int, tmp_path: Path
+) -> None:
+    other_study(tmp_path / "other", "x=interval(0,1)", "y=a,b")
+    plan = make_plan(tmp_path / "new", *arguments, warm_start=str(tmp_path / "other"))
+    study, _ = open_study(plan)
+    begin(study, plan)
+    assert len(study.trials) == expected
+
+
+def test_a_study_that_was_optimised_otherwise_is_refused(tmp_path: Path) -> None:
+    other_study(tmp_path / "other", directions=["maximize"])
+    plan = make_plan(tmp_path / "new", warm_start=str(tmp_path / "other"))
+    study, _ = open_study(plan)
+    with pytest.raises(
+        SweepError, match="was optimised in another direction: its values say nothing here"
+    ):
+        begin(study, plan)
+
+
+def test_a_folder_without_a_study_is_refused(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path / "new", warm_start=str(tmp_path / "nothing"))
+    study, _ = open_study(plan)
+    with pytest.raises(
+        SweepError, match=r"hydra\.sweeper\.warm_start=.*nothing is no folder of a study"
+    ):
+        begin(study, plan)
+    assert not (tmp_path / "nothing").exists()
+    (tmp_path / "nothing").mkdir()
+    (tmp_path / "nothing" / STUDY_FILE).touch()
+    with pytest.raises(SweepError, match="nothing is no folder of a study"):
+        begin(study, plan)
+
+
+@pytest.mark.parametrize("names", [["0"], ["12", "report.html"]])
+def test_trials_of_another_study_are_never_written_over(names: list[str], tmp_path: Path) -> None:
+    for name in names:
+        (tmp_path / name).mkdir()
+    plan = make_plan(tmp_path)
+    study, _ = open_study(plan)
+    with pytest.raises(SweepError, match="holds trials that the study small does not know"):
+        begin(study, plan)
+
+
+def test_a_folder_without_trials_may_be_used(tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    plan = make_plan(tmp_path)
+    begin(open_study(plan)[0], plan)
+
+
+def test_another_metric_for_the_pruner_has_a_study_of_its_own(tmp_path: Path) -> None:
+    plan = make_plan(
+        tmp_path, monitor="valid/accuracy", monitor_direction="maximize", pruner=PRUNERS["median"]
+    )
+    study, storage = open_study(plan)
+    for _ in range(2):
+        shadow = shadow_study(plan, storage)
+    assert shadow.study_name == "small" + SHADOW
+    assert shadow.direction is optuna.study.StudyDirection.MAXIMIZE
+    assert isinstance(shadow.pruner, optuna.pruners.MedianPruner)
+    assert sorted(one.study_name for one in open_storage(None, tmp_path).get_all_studies()) == [
+        "small",
+        "small (pruning)",
+    ]
+    assert study.direction is optuna.study.StudyDirection.MINIMIZE
+
+
+def test_the_first_configuration_of_a_space_can_be_tried(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, "x=interval(0,1)", "y=a,b", "z=int(interval(1,8))")
+    study, _ = open_study(plan)
+    study.enqueue_trial(first_params(plan.space))
+    trial = study.ask()
+    suggest(trial, plan.space)
+    assert trial.params == first_params(plan.space)
+
+
+def test_a_seed_that_is_none_is_told(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, sampler={**SAMPLERS["tpe"], "seed": "abc"})
+    with pytest.raises(
+        SweepError,
+        match=r"hydra\.sweeper\.sampler\.seed=abc is no seed: give a whole number, or null\.",
+    ):
+        sampler(plan)

@@ -1,0 +1,323 @@
+"""Where a study is kept: the file and its lock, databases, and what is told of those that cannot be used."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal._storage import JournalOperation
+from optuna.trial import TrialState
+
+from nntrain.sweeps.errors import SweepError
+from nntrain.sweeps.study.storage import (
+    SET_TRIAL_STATE,
+    STUDY_FILE,
+    FileLock,
+    claiming,
+    open_storage,
+    without_password,
+)
+
+LINE = b'{"op_code": 0}\n'
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (b"", b""),
+        (LINE, LINE),
+        (LINE * 3, LINE * 3),
+        (LINE + b'{"op_co', LINE),
+        (LINE + b"{", LINE),
+        (b'{"op_co', b""),
+        (LINE + b"x" * 200_000, LINE),
+        (LINE * 9000 + b"x" * 70_000, LINE * 9000),
+        (LINE + b'{"a": "\\u00e9\xc3', LINE),
+    ],
+    ids=[
+        "empty",
+        "one",
+        "three",
+        "torn",
+        "torn at once",
+        "torn first",
+        "torn over blocks",
+        "long",
+        "torn in a character",
+    ],
+)
+def test_who_gets_the_lock_cuts_a_line_that_was_not_finished(
+    before: bytes, after: bytes, tmp_path: Path
+) -> None:
+    path = tmp_path / "study.jsonl"
+    path.write_bytes(before)
+    with FileLock(path).held():
+        assert path.read_bytes() == after
+    assert path.read_bytes() == after
+
+
+def test_a_study_whose_last_line_is_torn_is_read_and_goes_on(tmp_path: Path) -> None:
+    study = optuna.create_study(study_name="s", storage=open_storage(None, tmp_path))
+    for value in (1.0, 2.0):
+        study.tell(study.ask(), value)
+    path = tmp_path / STUDY_FILE
+    whole = path.read_bytes()
+    with open(path, "ab") as file:
+        file.write(whole.splitlines()[-1][:-7])
+    again = optuna.load_study(study_name="s", storage=open_storage(None, tmp_path))
+    assert path.read_bytes() == whole
+    again.tell(again.ask(), 3.0)
+    last = optuna.load_study(study_name="s", storage=open_storage(None, tmp_path))
+    assert [trial.value for trial in last.trials] == [1.0, 2.0, 3.0]
+    assert all(json.loads(line) for line in path.read_text().splitlines())
+
+
+def test_a_folder_that_cannot_be_is_told() -> None:
+    with pytest.raises(
+        SweepError,
+        match=r"folder /dev/null/no cannot be used \(Not a directory\): give another hydra\.sweep\.dir",
+    ):
+        open_storage(None, Path("/dev/null/no"))
+
+
+def test_a_damaged_line_is_told_with_the_file(tmp_path: Path) -> None:
+    study = optuna.create_study(study_name="s", storage=open_storage(None, tmp_path))
+    path = tmp_path / STUDY_FILE
+    path.write_bytes(b"garbage\n" + path.read_bytes())
+    with pytest.raises(
+        SweepError,
+        match=r"study\.jsonl is damaged: move it away, or give another hydra\.sweeper\.study_name",
+    ):
+        optuna.load_study(study_name=study.study_name, storage=open_storage(None, tmp_path))
+
+
+def test_the_disk_is_waited_for_when_a_trial_ends_not_at_a_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = optuna.create_study(storage=open_storage(None, tmp_path))
+    synced: list[bytes] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append((tmp_path / STUDY_FILE).read_bytes()))
+    trial = study.ask()
+    for step in range(5):
+        trial.report(0.5, step)
+    assert synced == []
+    study.tell(trial, 0.5)
+    assert synced[-1] == (tmp_path / STUDY_FILE).read_bytes()
+    assert SET_TRIAL_STATE == JournalOperation.SET_TRIAL_STATE_VALUES
+
+
+def test_a_line_that_is_torn_while_the_study_is_open_is_cut_before_the_next(tmp_path: Path) -> None:
+    study = optuna.create_study(study_name="s", storage=open_storage(None, tmp_path))
+    with open(tmp_path / STUDY_FILE, "ab") as file:
+        file.write(b'{"op_code": 4, "wor')
+    study.tell(study.ask(), 3.0)
+    last = optuna.load_study(study_name="s", storage=open_storage(None, tmp_path))
+    assert [trial.value for trial in last.trials] == [3.0]
+
+
+def test_the_lock_keeps_threads_apart_that_share_it(tmp_path: Path) -> None:
+    lock, path = FileLock(tmp_path / "lock"), tmp_path / "n"
+    path.write_text("0")
+
+    def count() -> None:
+        for _ in range(50):
+            with lock.held():
+                path.write_text(str(int(path.read_text()) + 1))
+
+    threads = [threading.Thread(target=count, daemon=True) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not any(thread.is_alive() for thread in threads)
+    assert path.read_text() == "200"
+
+
+def is_free(path: Path) -> bool:
+    fd = os.open(path, os.O_RDWR)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from nntrain.sweeps.study.storage import FileLock
+FileLock(Path(sys.argv[1])).acquire()
+with open(sys.argv[1], "ab") as file:
+    file.write(b"torn")
+print("held", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.slow
+def test_a_lock_that_a_killed_process_held_is_free_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "study.jsonl"
+    path.write_bytes(LINE)
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        assert not is_free(path)
+        process.send_signal(signal.SIGKILL)
+        process.wait(30)
+    assert is_free(path)
+    with FileLock(path).held():
+        assert path.read_bytes() == LINE
+
+
+def test_a_study_is_kept_in_one_file_in_its_folder_by_default(tmp_path: Path) -> None:
+    folder = tmp_path / "multirun" / "study"
+    storage = open_storage(None, folder)
+    assert isinstance(storage, JournalStorage)
+    optuna.create_study(study_name="s", storage=storage)
+    assert [path.name for path in folder.iterdir()] == [STUDY_FILE]
+
+
+@pytest.mark.parametrize("absolute", [True, False])
+def test_a_sqlite_database_is_made_with_its_folder_and_takes_signs_of_life(
+    absolute: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / "new" / "folder" / "study.db"
+    url = f"sqlite:///{path if absolute else path.relative_to(tmp_path)}"
+    storage = open_storage(url, tmp_path / "study")
+    assert isinstance(storage, RDBStorage)
+    study = optuna.create_study(study_name="s", storage=storage)
+    study.add_trial(optuna.create_trial(value=0.5))
+    assert path.is_file()
+    assert storage.get_heartbeat_interval() == 10
+    assert (
+        optuna.load_study(study_name="s", storage=open_storage(url, tmp_path / "study")).best_value
+        == 0.5
+    )
+
+
+PG = "postgresql+psycopg2://user:hush@127.0.0.1:1/db"
+
+UNUSABLE = [
+    (
+        "study.db",
+        "hydra.sweeper.storage=study.db is no storage: give a URL that begins with one of grpc://, sqlite://,",
+    ),
+    ("redis://host", "hydra.sweeper.storage=redis://host is no storage"),
+    (
+        "postgres://user:hush@host/db",
+        "hydra.sweeper.storage=postgres://user:***@host/db is no storage",
+    ),
+    (PG, f"hydra.sweeper.storage={without_password(PG)} cannot be reached: "),
+    (
+        "sqlite:////proc/none/study.db",
+        "hydra.sweeper.storage=sqlite:////proc/none/study.db cannot be reached: ",
+    ),
+    (
+        "oracle://user:hush@host/db",
+        "hydra.sweeper.storage=oracle://user:***@host/db needs the module ",
+    ),
+    ("sqlite+none:///a.db", "hydra.sweeper.storage=sqlite+none:///a.db cannot be reached: "),
+]
+
+
+@pytest.mark.parametrize(
+    ("url", "message"), UNUSABLE, ids=[url.partition("/")[0] for url, _ in UNUSABLE]
+)
+def test_a_storage_that_cannot_be_used_is_told_in_one_line_without_its_password(
+    url: str, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(SweepError) as caught:
+        open_storage(url, tmp_path)
+    assert str(caught.value).startswith(message)
+    assert "hush" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_driver_is_told_by_its_name(tmp_path: Path) -> None:
+    with pytest.raises(SweepError, match=r"needs the module \w+: pip install it"):
+        open_storage("oracle://user@host/db", tmp_path)
+
+
+@pytest.mark.slow
+def test_a_proxy_that_does_not_answer_is_told(tmp_path: Path) -> None:
+    with pytest.raises(
+        SweepError, match=r"storage=grpc://127\.0\.0\.1:1 cannot be reached: start it with optuna"
+    ):
+        open_storage("grpc://127.0.0.1:1", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://user:secret@host:5432/db", "postgresql://user:***@host:5432/db"),
+        ("postgresql://user@host/db", "postgresql://user@host/db"),
+        ("sqlite:///a:b@c.db", "sqlite:///a:b@c.db"),
+        ("grpc://host:13000", "grpc://host:13000"),
+        ("mysql://user:p%40ss@host/db", "mysql://user:***@host/db"),
+    ],
+)
+def test_a_password_is_not_shown(url: str, shown: str) -> None:
+    assert without_password(url) == shown
+
+
+@pytest.mark.parametrize("url", [None, "sqlite:///study.db"])
+def test_a_trial_that_gives_no_sign_of_life_is_handed_over_where_the_storage_can_tell(
+    url: str | None, tmp_path: Path
+) -> None:
+    lost: list[int] = []
+    storage = open_storage(url, tmp_path, lambda study, trial: lost.append(trial.number))
+    study = optuna.create_study(study_name="s", storage=storage)
+    trial_id = storage.create_new_trial(study._study_id)
+    _beaten_long_ago(storage, trial_id)
+    with pytest.warns(optuna.exceptions.ExperimentalWarning):
+        optuna.storages.fail_stale_trials(study)
+    expected = ([], TrialState.RUNNING) if url is None else ([0], TrialState.FAIL)
+    assert (lost, study.trials[0].state) == expected
+
+
+def _beaten_long_ago(storage: BaseStorage, trial_id: int) -> None:
+    if isinstance(storage, RDBStorage):
+        storage.record_heartbeat(trial_id)
+        with storage.engine.begin() as connection:
+            connection.exec_driver_sql(
+                "UPDATE trial_heartbeats SET heartbeat = datetime('now', '-2 minutes')"
+            )
+
+
+def test_claims_exclude_one_another(tmp_path: Path) -> None:
+    order: list[str] = []
+    inside, leave = threading.Event(), threading.Event()
+
+    def first() -> None:
+        with claiming(tmp_path / "study"):
+            inside.set()
+            leave.wait(30)
+            order.append("first")
+
+    def second() -> None:
+        with claiming(tmp_path / "study"):
+            order.append("second")
+
+    threads = [threading.Thread(target=first), threading.Thread(target=second)]
+    threads[0].start()
+    assert inside.wait(30)
+    threads[1].start()
+    time.sleep(0.05)  # the second has time to come in, were the door open
+    leave.set()
+    for thread in threads:
+        thread.join(30)
+    assert order == ["first", "second"]
