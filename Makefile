@@ -6,15 +6,15 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev run ui test lint types bench bench-tracking wheel clean
+.PHONY: help install install-dev run ui test lint shape types bench bench-tracking wheel clean
 
-help: ## say what there is
+help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-# torch comes first and by its exact version, so that no other package draws in another build of it
+# torch comes first, by its exact version, so that no other package installs a different build
 $(VENV)/.torch: constraints.txt | $(BIN)/python
 	$(PIP) $$(grep '^torch==' constraints.txt)
 	@touch $@
@@ -37,7 +37,7 @@ run: $(VENV)/.installed ## train the default, tracked in MLflow; ARGS='model=cnn
 ui: $(VENV)/.installed ## look at the runs in the MLflow UI
 	$(BIN)/mlflow ui --host 127.0.0.1 --port 5000
 
-# three at once on two cores, since the slow ones wait for servers and processes most of the time
+# three at once even on two cores: the slow ones mostly wait for servers and processes
 test: $(VENV)/.installed-dev ## run the tests; ARGS='-m "not slow"' for the fast ones
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
 
@@ -45,15 +45,19 @@ lint: $(VENV)/.installed-dev ## ruff check and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# mypy does not follow setuptools' package-dir, so it gets a tree of links that looks as the installed package does
+shape: $(BIN)/python ## print rooms, floors and arrows of the imports; ARGS=--check fails on a circle
+	$(BIN)/python .ci/shape.py $(ARGS)
+
+# mypy does not follow setuptools' package-dir: it gets a tree of links like the installed packages
 types: $(VENV)/.installed-dev ## mypy --strict over all packages
 	@rm -rf build/types && mkdir -p build/types/nntrain build/types/hydra_plugins
 	@for path in nntrain/*; do ln -s "$(CURDIR)/$$path" build/types/nntrain/; done
 	@for name in conf integrations sweeps; do ln -s "$(CURDIR)/$$name" build/types/nntrain/$$name; done
 	@ln -s "$(CURDIR)/sweeps/plugin" build/types/hydra_plugins/nntrain_sweeper
 	cd build/types && MYPYPATH=. $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --strict -p nntrain -p hydra_plugins.nntrain_sweeper
+	$(BIN)/mypy --strict .ci/shape.py
 
-bench: $(VENV)/.installed-dev ## measure the loop against a plain one
+bench: $(VENV)/.installed-dev ## measure the loop against a plain PyTorch loop
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/loop.py
 
 bench-tracking: $(VENV)/.installed-dev ## measure tracked fits against untracked ones

@@ -1,4 +1,4 @@
-"""Imports every module of the installed distribution, and fails if a folder was left out of the wheel."""
+"""Imports every module of the installed distribution; fails if the wheel lacks a package."""
 
 import importlib
 import pkgutil
@@ -6,15 +6,18 @@ import pkgutil
 import nntrain
 
 EXPECTED = {
+    "app",
     "callbacks",
     "conf",
     "config",
+    "core",
     "data",
     "integrations",
     "metrics",
     "models",
     "statistics",
     "sweeps",
+    "testing",
 }
 
 names = [module.name for module in pkgutil.walk_packages(nntrain.__path__, "nntrain.")]

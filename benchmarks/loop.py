@@ -1,9 +1,10 @@
-"""What the loop costs: the step of a Learner against that of a plain loop, interleaved in one process.
+"""The cost of the loop: the step time of a Learner compared with a plain loop, in one process.
 
-The work is the digits MLP 64-50-10 with SGD, batch 64, on one CPU thread; loss and accuracy on the training and the
-validation set. The plain loop adds them up as tensors and reads them once an epoch. A figure is the slope between a short
-and a long fit, per training step, so that what a fit costs once is left out; the ratio is the median over pairs of
-neighbouring measurements. Run it with `make bench`, or `python benchmarks/loop.py --json out.json`.
+The task is the 64-50-10 MLP on the digits with SGD, batch size 64, on one CPU thread, with loss and
+accuracy on the training and the validation set. The plain loop sums them as tensors and reads them
+once per epoch. The step time is the slope between a short and a long fit, so it excludes fixed
+costs. The ratio is the median over pairs of consecutive measurements. Run it with `make bench`, or
+`python benchmarks/loop.py --json out.json`.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def mlp() -> nn.Module:
 
 
 def plain_loop(dls: SimpleNamespace, n_epoch: int) -> nn.Module:
-    """What a good engineer would write by hand."""
+    """Trains with a loop as a good engineer would write it by hand."""
     model = mlp()
     opt = torch.optim.SGD(model.parameters(), lr=LR)
     for _ in range(n_epoch):
@@ -77,7 +78,7 @@ def plain_loop(dls: SimpleNamespace, n_epoch: int) -> nn.Module:
 
 
 def learner(dls: SimpleNamespace, n_epoch: int, *cbs: Callback) -> nn.Module:
-    """The same with a Learner."""
+    """Trains the same model with a Learner."""
     learn = Learner(mlp(), dls, cross_entropy, lr=LR, metrics=[accuracy], cbs=cbs, device="cpu")
     learn.fit(n_epoch)
     return learn.model
@@ -103,7 +104,10 @@ def us_per_step(fit: Fit, steps: int) -> float:
 
 
 def compare(plain: Fit, fit: Fit, steps: int, rounds: int) -> dict[str, float]:
-    """Medians of the step in microseconds, and of the ratio to the plain loop before and after it."""
+    """Returns the median step times in microseconds, and the ratios to the plain loop.
+
+    Each measurement is compared with the plain loop before and after it.
+    """
     plain(2), fit(2)
     floors, times, ratios = [us_per_step(plain, steps)], [], []
     for _ in range(rounds):
@@ -128,10 +132,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--rounds", type=int, default=15, help="pairs of measurements for each variant"
-    )
-    parser.add_argument("--json", help="where to write the figures")
+    parser.add_argument("--rounds", type=int, default=15, help="pairs of measurements per variant")
+    parser.add_argument("--json", help="path of the results")
     args = parser.parse_args()
     torch.set_num_threads(1)
     dls = digits()
@@ -139,11 +141,12 @@ def main() -> None:
     made = variants(dls)
     if not same_weights(plain, made["Learner"]):
         raise SystemExit(
-            "The Learner and the plain loop end with different weights: they do not do the same work."
+            "The Learner and the plain loop end with different weights, so they are not comparable."
         )
     figures: dict[str, Any] = {}
     print(
-        f"nntrain {nntrain.__version__}, torch {torch.__version__}, Python {platform.python_version()}, one thread"
+        f"nntrain {nntrain.__version__}, torch {torch.__version__}, "
+        f"Python {platform.python_version()}, one thread"
     )
     print(f"{'variant':36} {'us/step':>8} {'plain':>8} {'ratio':>7} {'min':>6} {'max':>6}")
     for name, fit in made.items():

@@ -1,17 +1,20 @@
-"""A sweep side by side with its neighbours, and what the sweeper itself costs.
+"""A sweep compared with other libraries, and the overhead of the sweeper.
 
-Side by side: learning rate, width and optimizer of nntrain's default digits MLP, TPE with seed 1, two workers with one CPU
-thread each, no tracker; `peers/work.py` is the training, and ours is `python -m nntrain.run -m callbacks=none tracker=none`.
-The time is that of the whole command, its start included; the best value is the validation accuracy of the best trial that
-was not stopped early. hydra-optuna-sweeper and Ray Tune live in environments of their own, for they ask for other versions:
+Comparison: learning rate, width and optimizer of nntrain's default MLP on the digits, TPE with seed
+1, two workers with one CPU thread each, without a tracker. The other libraries train with
+`peers/work.py`; nntrain runs `python -m nntrain.run -m callbacks=none tracker=none`. The time is
+the time of the whole command, including its start. The best value is the validation accuracy of the
+best trial that was not stopped early. hydra-optuna-sweeper and Ray Tune need separate environments
+because they require other versions:
 
-    python -m venv stock && stock/bin/pip install torch==2.13.0 scikit-learn hydra-core==1.3.2 hydra-optuna-sweeper==1.3.0 \
-        hydra-joblib-launcher 'sqlalchemy<2' 'alembic<1.14'
+    python -m venv stock && stock/bin/pip install torch==2.13.0 scikit-learn \
+        hydra-core==1.3.2 hydra-optuna-sweeper==1.3.0 hydra-joblib-launcher \
+        'sqlalchemy<2' 'alembic<1.14'
     python -m venv ray && ray/bin/pip install torch==2.13.0 scikit-learn optuna 'ray[tune]'
     python benchmarks/sweeps.py --stock stock/bin/python --ray ray/bin/python --json out.json
 
-What the sweeper costs: 500 trials of a Hydra program that returns x**2, from the beginning of the first to the end of the last,
-with one worker in the process and with two of their own (`--only empty`).
+Overhead: 500 trials of a Hydra program that returns x**2, from the start of the first to the end of
+the last, with one worker in the process and with two worker processes (`--only empty`).
 """
 
 from __future__ import annotations
@@ -52,11 +55,11 @@ SPACE = [
 EMPTY = """
 import hydra
 from hydra.core.config_store import ConfigStore
-from hydra.core.plugins import Plugins
-from hydra_plugins.nntrain_sweeper import NntrainSweeper
+from nntrain.sweeps import register
 
-Plugins.instance().register(NntrainSweeper)
-ConfigStore.instance().store(name="empty", node={"defaults": [{"override hydra/sweeper": "nntrain"}, "_self_"], "x": 0.0})
+register()
+defaults = [{"override hydra/sweeper": "nntrain"}, "_self_"]
+ConfigStore.instance().store(name="empty", node={"defaults": defaults, "x": 0.0})
 
 
 @hydra.main(version_base="1.3", config_path=None, config_name="empty")
@@ -70,7 +73,7 @@ main()
 
 @dataclass(frozen=True)
 class Task:
-    """How much each contender has to do."""
+    """The size of the sweep, the same for all contenders."""
 
     n_trials: int
     n_epoch: int
@@ -83,7 +86,7 @@ Contender = Callable[[Task], Result]
 
 
 def run(command: Sequence[str], **env: str) -> tuple[float, str]:
-    """Seconds that a command took, and what it printed."""
+    """Runs a command and returns its duration in seconds and its output."""
     start = time.perf_counter()
     done = subprocess.run(
         command,
@@ -95,7 +98,8 @@ def run(command: Sequence[str], **env: str) -> tuple[float, str]:
     seconds = time.perf_counter() - start
     if done.returncode:
         raise SystemExit(
-            f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+            f"{' '.join(command)} exited with {done.returncode}:\n"
+            f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
         )
     return seconds, done.stdout
 
@@ -124,7 +128,7 @@ def ours(task: Task) -> Result:
 
 
 def stock(python: str) -> Contender:
-    """hydra-optuna-sweeper with joblib's launcher, in the environment of `python`."""
+    """Returns a contender: hydra-optuna-sweeper with joblib's launcher, run by `python`."""
 
     def sweep(task: Task) -> Result:
         keys = {
@@ -147,7 +151,7 @@ def stock(python: str) -> Contender:
 
 
 def plain_optuna(task: Task) -> Result:
-    """Optuna alone, with threads."""
+    """Sweeps with plain Optuna in threads."""
     return script(
         sys.executable,
         "optuna_threads.py",
@@ -160,12 +164,12 @@ def plain_optuna(task: Task) -> Result:
 
 
 def ray_tune(python: str) -> Contender:
-    """Ray Tune with ASHA, in the environment of `python`."""
+    """Returns a contender: Ray Tune with ASHA, run by `python`."""
     return lambda task: script(python, "ray_asha.py", task, "--grace", str(task.grace))
 
 
 def script(python: str, name: str, task: Task, *more: str) -> Result:
-    """A contender that prints its result as the last line."""
+    """Runs a script of `peers`, which prints its result as the last line."""
     numbers = {"--n-trials": task.n_trials, "--n-epoch": task.n_epoch, "--n-jobs": N_JOBS}
     options = [text for name, number in numbers.items() for text in (name, str(number))]
     seconds, out = run([python, str(PEERS / name), *options, *more], PYTHONPATH=str(HERE.parent))
@@ -175,7 +179,7 @@ def script(python: str, name: str, task: Task, *more: str) -> Result:
 def side_by_side(
     contenders: dict[str, Contender], task: Task, rounds: int
 ) -> dict[str, list[Result]]:
-    """Every contender in turn, so that a slow moment of the machine does not hit one alone."""
+    """Runs the contenders in turn, so that a slow phase of the machine affects all of them."""
     found: dict[str, list[Result]] = {name: [] for name in contenders}
     print(f"{'contender':40} {'seconds':>8} {'best':>8} {'trials':>7} {'pruned':>7}")
     for _ in range(rounds):
@@ -186,14 +190,15 @@ def side_by_side(
                 os.chdir("/")
             found[name].append(row)
             print(
-                f"{name:40} {row['seconds']:8.1f} {row['best']:8.4f} {row['n_trials']:7} {row['n_pruned']:7}",
+                f"{name:40} {row['seconds']:8.1f} {row['best']:8.4f} "
+                f"{row['n_trials']:7} {row['n_pruned']:7}",
                 flush=True,
             )
     return found
 
 
 def ms_of_empty_trial(n_jobs: int, n_trials: int) -> float:
-    """From the beginning of the first trial to the end of the last, shared out over all of them."""
+    """Returns the time from the start of the first trial to the end of the last, per trial."""
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         Path("empty.py").write_text(EMPTY)
@@ -211,7 +216,7 @@ def ms_of_empty_trial(n_jobs: int, n_trials: int) -> float:
         trials = study.get_trials(states=(TrialState.COMPLETE,))
         os.chdir("/")
     if len(trials) != n_trials:
-        raise SystemExit(f"{len(trials)} of {n_trials} trials have completed.")
+        raise SystemExit(f"Only {len(trials)} of {n_trials} trials completed.")
     begins = [trial.datetime_start for trial in trials if trial.datetime_start]
     ends = [trial.datetime_complete for trial in trials if trial.datetime_complete]
     return 1e3 * (max(ends) - min(begins)).total_seconds() / n_trials
@@ -224,28 +229,28 @@ def main() -> None:
     parser.add_argument(
         "--stock",
         type=os.path.abspath,
-        help="python of the environment with hydra-optuna-sweeper 1.3",
+        help="Python of the environment with hydra-optuna-sweeper 1.3",
     )
     parser.add_argument(
-        "--ray", type=os.path.abspath, help="python of the environment with Ray Tune"
+        "--ray", type=os.path.abspath, help="Python of the environment with Ray Tune"
     )
     parser.add_argument("--n-trials", type=int, default=60)
     parser.add_argument(
-        "--n-epoch", type=int, default=300, help="epochs of a trial that is not stopped: 3 to 6 s"
+        "--n-epoch", type=int, default=300, help="epochs of a full trial (3 to 6 s)"
     )
     parser.add_argument(
         "--pruner",
         choices=["median", "successive_halving"],
         default="successive_halving",
-        help="ours, Optuna's",
+        help="pruner of nntrain and of Optuna",
     )
     parser.add_argument(
         "--grace",
         type=int,
         default=20,
-        help="epochs before successive halving stops a trial, Ray's ASHA too",
+        help="minimum epochs of a trial with successive halving and with Ray's ASHA",
     )
-    parser.add_argument("--rounds", type=int, default=1, help="measurements of each")
+    parser.add_argument("--rounds", type=int, default=1, help="measurements per contender")
     parser.add_argument("--empty-trials", type=int, default=500, help="trials of the empty job")
     parser.add_argument(
         "--only",
@@ -253,18 +258,19 @@ def main() -> None:
         choices=["ours", "stock", "optuna", "ray", "empty"],
         help="what to measure",
     )
-    parser.add_argument("--json", type=os.path.abspath, help="where to write the figures")
+    parser.add_argument("--json", type=os.path.abspath, help="path of the results")
     args = parser.parse_args()
     task = Task(args.n_trials, args.n_epoch, args.pruner, args.grace)
-    all_of_them: dict[str, Contender] = {"ours": ours, "optuna": plain_optuna}
-    all_of_them |= {"stock": stock(args.stock)} if args.stock else {}
-    all_of_them |= {"ray": ray_tune(args.ray)} if args.ray else {}
-    asked = args.only or [*all_of_them, "empty"]
+    available: dict[str, Contender] = {"ours": ours, "optuna": plain_optuna}
+    available |= {"stock": stock(args.stock)} if args.stock else {}
+    available |= {"ray": ray_tune(args.ray)} if args.ray else {}
+    asked = args.only or [*available, "empty"]
     figures: dict[str, Any] = {"task": vars(task)}
     print(
-        f"nntrain {nntrain.__version__}, optuna {optuna.__version__}, Python {platform.python_version()}, {task}"
+        f"nntrain {nntrain.__version__}, optuna {optuna.__version__}, "
+        f"Python {platform.python_version()}, {task}"
     )
-    if contenders := {name: contender for name, contender in all_of_them.items() if name in asked}:
+    if contenders := {name: contender for name, contender in available.items() if name in asked}:
         figures["side by side"] = side_by_side(contenders, task, args.rounds)
     if "empty" in asked:
         figures["ms of an empty trial"] = empty = {

@@ -1,9 +1,10 @@
-"""What tracking costs: the step of a tracked fit against that of the same fit untracked, and the time to leave at the end.
+"""The cost of tracking: step times with and without a tracker, and the time to exit after a fit.
 
-The work is that of `loop.py`: the digits MLP 64-50-10, batch 64, one CPU thread. Loss, learning rate and momentum of every
-batch and the row of every epoch are written to the journal and delivered by a real shipper, to MLflow on SQLite or to W&B
-offline, while the fit goes on. A figure is the mean step of the second half of 500 epochs, by when the tracker has begun the
-run; fits are measured in turn, and the ratio is the median over the rounds. Run it with `make bench-tracking`, or
+The task is that of `loop.py`: the 64-50-10 MLP on the digits, batch size 64, one CPU thread. Loss,
+learning rate and momentum of every batch and the row of every epoch are written to the journal. A
+real shipper delivers them to MLflow on SQLite or to W&B offline during the fit. The step time is
+the mean over the second half of 500 epochs, when the tracker has started the run. Fits are measured
+in turn, and the ratio is the median over the rounds. Run it with `make bench-tracking`, or
 `python benchmarks/tracking.py --rounds 5 --json out.json`.
 """
 
@@ -34,8 +35,8 @@ import nntrain
 from nntrain import Callback, Learner, accuracy
 from nntrain.integrations.callback import TrackerCallback
 from nntrain.integrations.mlflow import MLflowTracker
+from nntrain.integrations.shipping.backlog import backlog
 from nntrain.integrations.shipping.client import ShipperProcess
-from nntrain.integrations.shipping.delivery import backlog
 from nntrain.integrations.tracker import Tracker
 from nntrain.integrations.wandb import WandbTracker
 from nntrain.statistics import ActivationStats
@@ -49,7 +50,7 @@ SHARES: Mapping[str, Callable[[list[float]], float]] = {
     "median": lambda seconds: 1e6 * statistics.median(seconds),
     "p99": lambda seconds: 1e6 * statistics.quantiles(seconds, n=100)[-1],
 }
-"""Microseconds of a batch: the median, and what one in a hundred exceeds."""
+"""Statistics of the batch time in microseconds: the median and the 99th percentile."""
 
 TIMES_ITS_END = """
 import time
@@ -64,7 +65,7 @@ class TimesItsEnd(Callback):
 
 
 class LogsMuch(Callback):
-    """Logs twenty numbers each batch, as a user's own callback would, and notes how long each batch took."""
+    """Logs twenty numbers per batch, as a user's callback would, and records the batch times."""
 
     order = 1000
 
@@ -82,7 +83,7 @@ class LogsMuch(Callback):
 
 
 class Clock(Callback):
-    """Notes when each epoch ended."""
+    """Records the end time of each epoch."""
 
     order = 1000
 
@@ -93,13 +94,13 @@ class Clock(Callback):
         self.ends.append(time.perf_counter())
 
     def us_per_step(self, n_step: int) -> float:
-        """Of the second half of the fit, by when every tracker has begun its run."""
+        """Returns the step time in the second half of the fit, when the tracker has started."""
         ends = self.ends[len(self.ends) // 2 :]
         return 1e6 * (ends[-1] - ends[0]) / ((len(ends) - 1) * n_step)
 
 
 class Work:
-    """The fits to compare: the digits MLP, tracked in a folder of its own each time."""
+    """The fits to compare: the MLP on the digits, each tracked in a new folder."""
 
     def __init__(self, tracker: Tracker) -> None:
         self.dls, self.tracker, self.shipper = digits(), tracker, ShipperProcess()
@@ -119,7 +120,7 @@ class Work:
         return TrackerCallback({"tracker": self.tracker}, next(FOLDERS), shipper=self.shipper)
 
     def much(self, *cbs: Callback) -> list[float]:
-        """Seconds of each of 2,000 batches with 20 numbers a batch and ActivationStats on 8 layers."""
+        """Returns the seconds of each of 2,000 batches with 20 numbers each and ActivationStats."""
         torch.manual_seed(0)
         layers = [nn.Linear(n, m) for n, m in itertools.pairwise([64, *[32] * 7, 10])]
         logs = LogsMuch()
@@ -134,13 +135,16 @@ class Work:
 
 
 def wait_for_delivery() -> None:
-    """Waits until the shipper has nothing to do, so that no untracked fit is measured beside it."""
+    """Waits until the shipper is idle, so that it does not slow down an untracked fit."""
     while any(backlog(journal, "tracker") for journal in Path("runs").glob("*/journal.jsonl")):
         time.sleep(0.05)
 
 
 def compare(work: Work, rounds: int) -> dict[str, float]:
-    """Medians of microseconds a step: untracked and tracked, without and with ActivationStats, and of their ratios."""
+    """Returns the median step times in microseconds, and the median ratios.
+
+    The fits run with and without a tracker, and with and without ActivationStats.
+    """
     rows: list[dict[str, float]] = []
     for _ in range(rounds):
         row = {"plain": work.us_per_step(), "stats": work.us_per_step(ActivationStats(every=10))}
@@ -157,7 +161,7 @@ def compare(work: Work, rounds: int) -> dict[str, float]:
 
 
 def compare_broken(work: Work, rounds: int) -> dict[str, float]:
-    """The same for a server that takes nothing, without statistics."""
+    """Returns the same for a server that accepts nothing, without statistics."""
     rows = [(work.us_per_step(), work.us_per_step(work.tracked())) for _ in range(rounds)]
     ratio = statistics.median(tracked / plain for plain, tracked in rows)
     return {
@@ -168,7 +172,10 @@ def compare_broken(work: Work, rounds: int) -> dict[str, float]:
 
 
 def seconds_to_leave(tracker: str) -> float:
-    """From the end of a fit of 10,000 batches to the end of its process, through the command line; all delivered by then."""
+    """Returns the time from the end of a fit of 10,000 batches to the exit of its process.
+
+    The fit runs through the command line, and all data is delivered before the exit.
+    """
     n_epoch = -(-N_BATCH * BATCH // 1438)
     Path("timing.py").write_text(TIMES_ITS_END)
     overrides = [
@@ -192,19 +199,20 @@ def seconds_to_leave(tracker: str) -> float:
 
 
 def steps(rounds: int) -> dict[str, Any]:
-    """The ratios, with trackers that work and with servers that do not."""
+    """Measures the step times with working trackers and with broken servers."""
     figures: dict[str, Any] = {}
     for name, tracker in {"mlflow": MLflowTracker(), "wandb": WandbTracker()}.items():
         work = Work(tracker)
         row = figures[name] = compare(work, rounds)
         print(f"{name:24} {row['tracked']:8.0f} {row['plain']:10.0f} {row['ratio']:7.2f}")
         print(
-            f"{name + ', statistics':24} {row['both']:8.0f} {row['stats']:10.0f} {row['stats_ratio']:7.2f}",
+            f"{name + ', statistics':24} {row['both']:8.0f} {row['stats']:10.0f} "
+            f"{row['stats_ratio']:7.2f}",
             end="",
         )
         print(f"   {row['both_ratio']:.2f} times the fit without both", flush=True)
         if left := work.shipper.finish(600):
-            raise SystemExit(f"{name}: undelivered is {left}")
+            raise SystemExit(f"{name}: not delivered: {left}")
     with socket.create_server(("127.0.0.1", 0)) as hanging:
         for name, port in {
             "mlflow, server dead": 9,
@@ -217,12 +225,12 @@ def steps(rounds: int) -> dict[str, Any]:
                 flush=True,
             )
             if not work.shipper.finish(0):
-                raise SystemExit(f"{name}: all was delivered to a server that takes nothing.")
+                raise SystemExit(f"{name}: everything was delivered to a broken server.")
     return figures
 
 
 def much() -> dict[str, float]:
-    """What 20 numbers a batch cost: the median batch and the slowest hundredth, tracked less untracked, in microseconds."""
+    """Returns the cost of 20 numbers per batch: the added microseconds of each statistic."""
     work = Work(MLflowTracker())
     runs = [(work.much(), work.much(work.tracked())) for _ in range(5)]
     work.shipper.finish(600)
@@ -237,20 +245,22 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each fit")
-    parser.add_argument("--json", type=os.path.abspath, help="where to write the figures")
+    parser.add_argument("--json", type=os.path.abspath, help="path of the results")
     args = parser.parse_args()
     torch.set_num_threads(1)
     os.environ["WANDB_MODE"] = "offline"
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         print(
-            f"nntrain {nntrain.__version__}, torch {torch.__version__}, Python {platform.python_version()}, one thread"
+            f"nntrain {nntrain.__version__}, torch {torch.__version__}, "
+            f"Python {platform.python_version()}, one thread"
         )
         print(f"{'tracked in':24} {'us/step':>8} {'untracked':>10} {'ratio':>7}")
         figures = steps(args.rounds)
         figures["20 numbers a batch, added us"] = added = much()
         print(
-            f"20 numbers a batch: {added['median']:.0f} us more in the median, {added['p99']:.0f} us at the 99th percentile"
+            f"20 numbers per batch add {added['median']:.0f} us in the median, "
+            f"{added['p99']:.0f} us at the 99th percentile"
         )
         for name in ("mlflow", "wandb"):
             figures[f"{name}, seconds to leave"] = left = statistics.median(

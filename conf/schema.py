@@ -1,4 +1,4 @@
-"""The typed top level of the configuration; a wrong key or type fails before anything is run."""
+"""The typed top level of the configuration; wrong keys and types fail before a run."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +9,7 @@ from omegaconf import MISSING
 
 @dataclass
 class Config:
-    """The top-level keys. What each means stands in `config.yaml`; groups are checked against the signatures they name."""
+    """The top-level keys, explained in `config.yaml`; groups are checked against signatures."""
 
     seed: int = MISSING
     n_epoch: int = MISSING

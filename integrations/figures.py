@@ -1,11 +1,10 @@
-"""The figures that a tracked run keeps."""
+"""The figures that a tracked run draws at its end."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from nntrain import plots
-from nntrain.integrations.callback import Figures
 from nntrain.statistics import ActivationStats
 
 if TYPE_CHECKING:
@@ -13,13 +12,14 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
 
+    from nntrain.integrations.callback import Figures
     from nntrain.learner import Learner
 
 
 def _of_activations(
     draw: Callable[[ActivationStats], Figure],
 ) -> Callable[[Learner], Figure | None]:
-    """The figure of the learner's activation statistics, if it has any."""
+    """Draws the activation statistics of a learner that has some."""
 
     def figure(learn: Learner) -> Figure | None:
         stats = next((cb for cb in learn.cbs if isinstance(cb, ActivationStats)), None)
@@ -35,4 +35,4 @@ FIGURES: Figures = {
     "plots/activation_histograms.png": _of_activations(plots.plot_histograms),
     "plots/dead_units.png": _of_activations(plots.plot_dead),
 }
-"""Loss and schedule of every run, and three pictures of the activations where they were gathered."""
+"""Losses and schedules of a run, and three figures of its activation statistics, if any."""

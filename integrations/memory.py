@@ -1,4 +1,4 @@
-"""A tracker that keeps everything in memory, for tests."""
+"""A tracker that keeps runs in memory, for tests."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from nntrain.integrations.tracker import (
     RunInfo,
     Started,
     Table,
+    Tracker,
+    TrackerClient,
 )
 
 
 @dataclass
 class MemoryRun:
-    """What one run recorded; files are kept by name as their bytes."""
+    """The records of one run; files are kept as bytes, by name."""
 
     id: str
     info: RunInfo
@@ -28,7 +30,7 @@ class MemoryRun:
     tags: dict[str, str] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
     rows: list[MetricRow] = field(default_factory=list)
-    """The rows of metrics in the order in which they came, without values that came before."""
+    """The rows of metrics in order of arrival, without repeated values."""
     histograms: list[tuple[MetricRow, list[float], dict[str, list[float]]]] = field(
         default_factory=list
     )
@@ -38,12 +40,13 @@ class MemoryRun:
     artifacts: dict[str, bytes] = field(default_factory=dict)
     models: dict[str, ModelFile] = field(default_factory=dict)
     end: RunEnd | None = None
-    """How the run ended; `None` while it goes on."""
+    """How the run ended; `None` while it is running."""
     n_starts: int = 0
-    """How often the run was begun or gone on with."""
+    """How often the run was started or resumed."""
+    _points: set[tuple[str, int, int, str]] = field(default_factory=set, repr=False)
 
     def series(self, key: str) -> list[tuple[int, float]]:
-        """The steps and values of one key, in the order in which they came."""
+        """The steps and values of one metric in order of arrival."""
         return [(row.step, row.values[key]) for row in self.rows if key in row.values]
 
     @property
@@ -51,52 +54,80 @@ class MemoryRun:
         """The keys of all metrics."""
         return {key for row in self.rows for key in row.values}
 
+    def add(self, row: MetricRow) -> None:
+        """Adds the values of a row that the run does not hold yet."""
+        points = {
+            key: (key, row.time_ms, row.step, repr(float(value)))
+            for key, value in row.values.items()
+        }
+        new = {key: float(row.values[key]) for key in points if points[key] not in self._points}
+        self._points.update(points.values())
+        if new:
+            self.rows.append(MetricRow(row.time_ms, row.step, new))
 
-@dataclass
-class MemoryTracker:
-    """Keeps runs in memory: what a test looks at after a fit.
 
-    As in MLflow, a value that comes twice with the same key, step and time is kept once. Nothing of it is on the disk, so it
-    shows only what this very object was handed.
+@dataclass(frozen=True)
+class MemoryTracker(Tracker):
+    """Keeps runs in memory, where a test reads them after a fit.
+
+    Like MLflow, it stores a value with the same key, step and time once. All clients of this object
+    write to its `runs`; use it with `nntrain.integrations.shipping.client.InProcess`, which
+    delivers within the training process.
 
     Args:
-        system_metrics: whether the use of processor, memory and GPU is recorded.
+        system_metrics: whether to record the use of processor, memory and GPU.
     """
 
     system_metrics: bool = False
-
-    def __post_init__(self) -> None:
-        self.runs: dict[str, MemoryRun] = {}
-        """The runs by id, in the order of their beginning."""
-        self._run: MemoryRun | None = None
-        self._seen: dict[str, set[tuple[str, int, int, str]]] = {}
+    runs: dict[str, MemoryRun] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """The runs by id, in the order of their first start."""
+    starts: list[MemoryRun] = field(default_factory=list, init=False, repr=False, compare=False)
+    """The run of each start and resume, in order."""
 
     @property
     def run(self) -> MemoryRun:
-        """The run that was begun last.
+        """The run that was started or resumed last.
 
         Raises:
-            LookupError: if none was.
+            LookupError: if no run was started.
         """
-        if self._run is None:
-            raise LookupError("no run was begun in this MemoryTracker")
-        return self._run
+        if not self.starts:
+            raise LookupError("this MemoryTracker has no run: start one first.")
+        return self.starts[-1]
 
     def series(self, key: str) -> list[tuple[int, float]]:
-        """The steps and values of one key of the last run."""
+        """The steps and values of one metric of the last run."""
         return self.run.series(key)
 
-    def settled(self) -> MemoryTracker:
-        """The tracker itself: nothing depends on folder or environment."""
-        return self
+    def connect(self) -> MemoryClient:
+        """Returns a client that writes to this tracker's `runs`."""
+        return MemoryClient(self)
 
-    def load(self) -> None:
-        """There is no library to import."""
+
+class MemoryClient(TrackerClient):
+    """Writes to the runs of a `MemoryTracker`."""
+
+    def __init__(self, tracker: MemoryTracker) -> None:
+        self._tracker = tracker
+        self._run: MemoryRun | None = None
+
+    @property
+    def run(self) -> MemoryRun:
+        """The run that this client started.
+
+        Raises:
+            LookupError: if it has not started one.
+        """
+        if self._run is None:
+            raise LookupError("this client has no run: call start first.")
+        return self._run
 
     def start(self, run: RunInfo, run_id: str | None = None) -> Started:
-        """Begins the run, or goes on with the one of that id or that `uid`."""
-        key = run_id or run.uid or f"run-{len(self.runs) + 1}"
-        self._run = self.runs.setdefault(key, MemoryRun(key, run))
+        """Starts a run, or resumes the one with that id or `uid`."""
+        runs = self._tracker.runs
+        key = run_id or run.uid or f"run-{len(runs) + 1}"
+        self._run = runs.setdefault(key, MemoryRun(key, run))
+        self._tracker.starts.append(self._run)
         self._run.params |= run.params
         self._run.tags |= run.tags
         self._run.texts |= run.texts
@@ -105,24 +136,14 @@ class MemoryTracker:
         return Started(key, f"memory run:      {run.name or key}")
 
     def metrics(self, rows: Sequence[MetricRow]) -> None:
-        """Keeps the values that are new."""
-        seen = self._seen.setdefault(self.run.id, set())
+        """Stores the values that are new."""
         for row in rows:
-            points = {
-                key: (key, row.time_ms, row.step, repr(float(value)))
-                for key, value in row.values.items()
-            }
-            values = {
-                key: float(row.values[key]) for key, point in points.items() if point not in seen
-            }
-            seen.update(points.values())
-            if values:
-                self.run.rows.append(MetricRow(row.time_ms, row.step, values))
+            self.run.add(row)
 
     def histograms(
         self, row: MetricRow, edges: Sequence[float], counts: Mapping[str, Sequence[float]]
     ) -> None:
-        """Keeps histograms, unless they were kept before."""
+        """Stores histograms that are new."""
         entry = (row, list(edges), {name: list(values) for name, values in counts.items()})
         if entry not in self.run.histograms:
             self.run.histograms.append(entry)
@@ -132,19 +153,19 @@ class MemoryTracker:
         self.run.tags |= tags
 
     def figure(self, path: Path, name: str, step: int) -> None:
-        """Keeps the bytes of a figure."""
+        """Stores the bytes of a figure."""
         self.run.figures[name] = _content(path)
 
     def table(self, table: Table, step: int) -> None:
-        """Keeps a table."""
+        """Stores a table."""
         self.run.tables[table.name] = table
 
     def artifact(self, path: Path, name: str, aliases: Sequence[str] = ()) -> None:
-        """Keeps the bytes of a file."""
+        """Stores the bytes of a file."""
         self.run.artifacts[name] = _content(path)
 
     def model(self, model: ModelFile) -> None:
-        """Keeps which file the weights are in."""
+        """Stores the path of the weights."""
         self.run.models[model.name] = model
 
     def finish(self, end: RunEnd) -> None:
@@ -154,5 +175,5 @@ class MemoryTracker:
 
 def _content(path: Path) -> bytes:
     if not path.is_file():
-        raise Refused(f"{path} is no file")
+        raise Refused(f"{path} is not a file")
     return path.read_bytes()

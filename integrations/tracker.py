@@ -1,25 +1,30 @@
-"""What a tracker is: a place that keeps runs. Trackers know nothing of the Learner, and no tracker runs in its process.
+"""The interface of a tracker: settings for the training process, and a client for the shipper.
 
-The training process writes a journal; the shipper, a process of its own, hands each record of it to each tracker. What
-stands here is what both of them and every tracker share, and it imports neither torch nor a tracker's library.
+The training process only writes a journal. The shipper, a separate process, reads the journal and
+hands each record to each tracker's client. Trackers do not know the Learner, and this module
+imports neither torch nor the library of a tracker.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Self
 
 from nntrain.result import StopReason
 
 OUTCOME_TAG = "nntrain.outcome"
-"""The tag of every run that says, in the words of `StopReason`, why it ended."""
+"""The tag of every run that says why the run ended, as the value of a `StopReason`."""
+
+STUDY_TAG = "nntrain.study"
+"""The tag that names the study, of its own run and of its trials."""
 
 
 @dataclass(frozen=True, slots=True)
 class MetricRow:
-    """Values that belong to one step: `time_ms` since the epoch of the clock, `step` in training batches."""
+    """The values of one step: `time_ms` in milliseconds since 1970, `step` in training batches."""
 
     time_ms: int
     step: int
@@ -28,7 +33,7 @@ class MetricRow:
 
 @dataclass(frozen=True, slots=True)
 class ProcessInfo:
-    """The process that trains: what W&B would have found out by itself had it been imported there."""
+    """The training process, as W&B would describe it if W&B were imported there."""
 
     pid: int = 0
     host: str = ""
@@ -40,12 +45,19 @@ class ProcessInfo:
 
 @dataclass(frozen=True, slots=True)
 class RunInfo:
-    """What is known of a run when it starts.
+    """What is known about a run when it starts.
 
-    `uid` is the run's own name for machines, 16 hexadecimal digits that stay the same after a resume; `name` the one for
-    people, or `None` to let the tracker find one. `params` are the flattened configuration, `texts` files to keep with the
-    run, by name. `folder` is where the journal lies. `parent` is the `uid` of the run below which this one is shown, `group`
-    the name of what both belong to: a study's, for its trials.
+    Attributes:
+        uid: the machine-readable name of the run, 16 hexadecimal digits. It survives a resume.
+        name: the name to display; `None` lets the tracker choose one.
+        params: the flattened configuration.
+        tags: tags by name.
+        texts: text files to keep with the run, by name.
+        process: the training process.
+        time_ms: the start of the run, in milliseconds since 1970.
+        folder: the folder of the journal.
+        parent: the `uid` of the parent run, under which trackers display this run.
+        group: the name of the group: the study's, for its own run and for its trials.
     """
 
     uid: str = ""
@@ -61,18 +73,22 @@ class RunInfo:
 
     @property
     def is_study(self) -> bool:
-        """Whether it is the run of a study, below which its trials are shown."""
-        return bool(self.group) and not self.parent
+        """Whether this is the run of a study, the parent of its trials' runs."""
+        return STUDY_TAG in self.tags and not self.parent
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """A run that a tracker has begun or goes on with.
+    """A run that a client has started or resumed.
 
-    `run_id` is the tracker's own name of it, `where` tells people where it is and how to look at it, in a line or two.
-    `rows` is how many rows (of metrics, and a histogram record, figure and table each count as one) the tracker already
-    holds, for one that cannot take a row twice: the journal is then sent from its beginning, less these rows. `None` means
-    that the same row twice changes nothing, so that it goes on where the cursor stands.
+    Attributes:
+        run_id: the tracker's own id of the run.
+        where: where to find the run, for people, in one to three lines.
+        rows: the number of records that the tracker already holds: each row of metrics, histogram
+            record, figure and table counts as one, without the kinds that the client cannot keep.
+            For a tracker that would store a row twice if it received the row twice: delivery
+            restarts at the beginning of the journal and skips this many. `None` means that
+            repeating a row changes nothing; delivery continues where it stopped.
     """
 
     run_id: str
@@ -82,7 +98,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class RunEnd:
-    """How a run ended: why, what to tell people, the signal if it was one, and when."""
+    """How a run ended: the reason, a message for people, the signal if any, and the time."""
 
     reason: StopReason
     message: str = ""
@@ -92,7 +108,7 @@ class RunEnd:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table by name: the names of its columns, and its rows of numbers and strings."""
+    """A named table: the names of its columns, and its rows of numbers and strings."""
 
     name: str
     columns: Sequence[str]
@@ -101,10 +117,14 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class ModelFile:
-    """A model's weights: the file of its `state_dict` under the key `model`, and the configuration that makes the model.
+    """The weights of a model: a file with its `state_dict` under the key `model`.
 
-    `node` is `None` where the model was not made from a configuration; `trusted_targets` are the packages, beside nntrain's
-    own list, that `node` may name. `aliases` are names under which the tracker finds this version, such as `best`.
+    Attributes:
+        path: the file.
+        name: the name of the model in the tracker.
+        aliases: names under which the tracker finds this version, for example `best`.
+        node: the configuration that makes the model; `None` if it was made without one.
+        trusted_targets: the packages that `node` may name in addition to nntrain's allow-list.
     """
 
     path: Path
@@ -115,56 +135,111 @@ class ModelFile:
 
 
 class Refused(Exception):
-    """The tracker will never take what it was sent, however often it is sent again; anything else raised is tried again."""
+    """The tracker will never accept this record, so delivery does not retry it.
 
-
-@runtime_checkable
-class Tracker(Protocol):
-    """Keeps one run at a time; steps and times are the caller's, and are never made up.
-
-    A tracker is a dataclass whose fields are its settings, so that the shipper can make it again from them. Its methods are
-    called in the shipper and may take as long as they like, but must not hang for ever: each raises `Refused` for what
-    can never be taken, and whatever its library raises for what may work later.
+    Delivery retries after every other exception.
     """
 
-    @property
-    def system_metrics(self) -> bool:
-        """Whether the shipper is to record the use of processor, memory and GPU, since the library does not."""
 
-    def settled(self) -> Tracker:
-        """The same settings with what depends on this folder and environment written out; called in training."""
+class Unsupported(Exception):
+    """The tracker cannot keep this kind of record, which stays in the journal.
 
-    def load(self) -> None:
-        """Imports the tracker's library; called in the shipper before there is a run."""
+    This is neither a refusal nor an error: delivery counts the records by kind and logs each kind
+    once.
+    """
 
+
+class TrackerClient(ABC):
+    """Sends runs to a tracker, one run at a time; lives in the shipper.
+
+    Steps and times come from the journal; a client never invents them. A method may take long, but
+    must not block forever. It raises `Refused` for a record that the tracker will never accept, and
+    lets every other exception of the library pass, so that delivery tries again.
+
+    A client must implement `start`, `metrics` and `finish`. The other methods raise `Unsupported`
+    unless a client overrides them.
+    """
+
+    @abstractmethod
     def start(self, run: RunInfo, run_id: str | None = None) -> Started:
-        """Begins the run, or goes on with the one of that id, and opens it again if it has ended.
+        """Starts a run, or resumes the one with id `run_id`, and reopens it if it has ended.
 
-        Called twice for the same `uid` it finds the run that the first call made.
+        A second call with the same `run.uid` finds the run that the first call created.
         """
 
+    @abstractmethod
     def metrics(self, rows: Sequence[MetricRow]) -> None:
-        """Records rows of metrics, in as few calls as the store takes."""
+        """Records rows of metrics, in as few requests as the tracker allows."""
+
+    @abstractmethod
+    def finish(self, end: RunEnd) -> None:
+        """Ends the run with the status for its reason; returns when the tracker has everything."""
+
+    def system(self, rows: Sequence[MetricRow]) -> None:
+        """Records samples of the use of processor, memory and GPU, which the journal does not hold.
+
+        A client that returns `Started.rows` must override this and not count these rows.
+        """
+        self.metrics(rows)
 
     def histograms(
         self, row: MetricRow, edges: Sequence[float], counts: Mapping[str, Sequence[float]]
     ) -> None:
-        """Records histograms by name, `counts` being one shorter than `edges`; a store without them does nothing."""
+        """Records histograms by name at the time and step of `row`.
+
+        Args:
+            row: time and step; its values are empty.
+            edges: the edges of the bins, one more than there are counts.
+            counts: the counts of each bin, by name.
+        """
+        raise Unsupported
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
-        """Sets tags."""
+        """Sets tags by name."""
+        raise Unsupported
 
     def figure(self, path: Path, name: str, step: int) -> None:
-        """Keeps a figure, an image file, under that name (`plots/loss.png`)."""
+        """Stores an image file under a name, for example `plots/loss.png`."""
+        raise Unsupported
 
     def table(self, table: Table, step: int) -> None:
-        """Keeps a table."""
+        """Stores a table."""
+        raise Unsupported
 
     def artifact(self, path: Path, name: str, aliases: Sequence[str] = ()) -> None:
-        """Keeps a file under that name (`reports/confusion.csv`)."""
+        """Stores a file under a name, for example `reports/confusion.csv`."""
+        raise Unsupported
 
     def model(self, model: ModelFile) -> None:
-        """Keeps a model's weights, and registers the model if the settings ask for it."""
+        """Stores the weights of a model, and registers the model if the settings ask for it."""
+        raise Unsupported
 
-    def finish(self, end: RunEnd) -> None:
-        """Ends the run with the status that stands for the reason; returns when all of it is kept."""
+
+class Tracker(ABC):
+    """The settings of a tracker; a subclass is a frozen dataclass whose fields are plain values.
+
+    The settings travel from the configuration through the journal to the shipper, which makes them
+    again and calls `connect`. The module of the settings must not import the tracker's library.
+    """
+
+    @property
+    def system_metrics(self) -> bool:
+        """Whether the shipper records the use of processor, memory and GPU for this tracker.
+
+        A field of the dataclass with a default may replace this property.
+        """
+        return False
+
+    def resolved(self) -> Self:
+        """Returns the settings with the environment and the current folder looked up.
+
+        The training process calls this, because the shipper has another environment and folder.
+        """
+        return self
+
+    @abstractmethod
+    def connect(self) -> TrackerClient:
+        """Imports the tracker's library and returns a new client; called in the shipper.
+
+        It does not contact the tracker: `TrackerClient.start` does.
+        """

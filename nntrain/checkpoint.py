@@ -1,4 +1,4 @@
-"""Writing and reading checkpoints: atomically, and without running code from the file."""
+"""Checkpoints: written atomically, and read without running code from the file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _PARTIAL = ".part"
 
 
 class CheckpointError(RuntimeError):
-    """A file is no checkpoint of ours, is damaged, holds what may not be loaded, or fits another learner."""
+    """A checkpoint is damaged, holds unsafe objects, or does not fit the learner."""
 
 
 # --- files
@@ -35,15 +35,15 @@ class CheckpointError(RuntimeError):
 def write_checkpoint(
     state: Mapping[str, Any], path: str | Path, *, previous: str | Path | None = None
 ) -> Path:
-    """Writes a checkpoint so that `path` holds either the old file or the whole new one, even after a crash.
+    """Writes a checkpoint; even after a crash `path` holds the old file or the complete new one.
 
     Args:
         state: tensors, numbers, strings, and lists, tuples and dicts of them.
-        path: where to; its folder is made.
-        previous: where to keep the old file, in the same folder; not kept where the file system has no hard links.
+        path: the file to write; its folder is created.
+        previous: keeps the old file here, in the same folder, if the file system has hard links.
 
     Raises:
-        CheckpointError: if it cannot be written, or could not be read again; the old file is then as it was.
+        CheckpointError: if it cannot be written or could not be loaded; the old file stays.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,19 +69,19 @@ def _write(state: Mapping[str, Any], file: Any, path: Path) -> None:
         os.fsync(file.fileno())
     except (OSError, RuntimeError) as err:  # torch turns a full disk into a RuntimeError
         raise CheckpointError(
-            f"{path} could not be written, what was there before is untouched: {err}"
+            f"{path} could not be written, the previous file is unchanged: {err}"
         ) from err
 
 
 def _check_loadable(temporary: str, path: Path) -> None:
-    # mapped, not read: this costs the pickle of names and shapes, whatever the size of the tensors
+    # memory-mapped: this reads the names and shapes, not the tensors
     try:
         torch.load(temporary, map_location="cpu", mmap=True, weights_only=True)
-    except Exception as err:  # torch raises a different type for each kind of content
+    except Exception as err:  # torch raises a different type for each content
         found = re.search(r"GLOBAL (\S+)", str(err))
         what = found.group(1) if found else str(err).splitlines()[0]
         raise CheckpointError(
-            f"{path} was not written, for it could not be loaded: the state holds {what}, "
+            f"{path} was not written because it could not be loaded: the state holds {what}, "
             "but may hold only tensors, numbers, strings, and lists and dicts of them."
         ) from err
 
@@ -106,7 +106,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def remove_partial(folder: str | Path) -> None:
-    """Removes what a process that was killed while it wrote a checkpoint has left in the folder."""
+    """Removes the partial files of processes that were killed while writing a checkpoint."""
     for leftover in Path(folder).glob(f".*{_PARTIAL}"):
         leftover.unlink(missing_ok=True)
 
@@ -115,12 +115,12 @@ def read_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
     """Reads a checkpoint with `weights_only=True`: tensors and plain values, never code.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        CheckpointError: if it is damaged (every byte is covered by a checksum), or cannot be read so.
+        FileNotFoundError: if the file does not exist.
+        CheckpointError: if it is damaged (a checksum covers every byte) or holds other objects.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"There is no checkpoint {path}.")
+        raise FileNotFoundError(f"The checkpoint {path} does not exist.")
     try:
         _check_sums(path)
         state = torch.load(path, map_location=device, weights_only=True)
@@ -129,9 +129,7 @@ def read_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
             f"{path} cannot be loaded: it is damaged, or holds more than tensors and plain values."
         ) from err
     if not isinstance(state, dict) or "model" not in state:
-        raise CheckpointError(
-            f"{path} is no checkpoint: it was expected to hold a dict with the key 'model'."
-        )
+        raise CheckpointError(f"{path} is not a checkpoint: expected a dict with the key 'model'.")
     return state
 
 
@@ -146,18 +144,18 @@ def _check_sums(path: Path) -> None:
 
 
 def save_model(learn: Learner, path: str | Path, *, with_opt: bool = True) -> Path:
-    """Writes the model's and, if asked, the optimizer's state."""
+    """Writes the model, and the optimizer if `with_opt`, in one atomic step; returns the path."""
     state: dict[str, Any] = {"model": learn.model.state_dict()}
     return write_checkpoint(state | (_opt_part(learn.opt) if with_opt else {}), path)
 
 
 def load_model(
     learn: Learner, path: str | Path, *, with_opt: bool = True, strict: bool = True
-) -> None:
-    """Reads the model's and, if asked and present, the optimizer's state.
+) -> Learner:
+    """Reads a file of `save_model` onto the learner's device, and returns the learner.
 
     Raises:
-        CheckpointError: if the state is another optimizer's, or, where `strict`, another model's.
+        CheckpointError: if the optimizer, or with `strict` the model, does not fit the file.
     """
     state = read_checkpoint(path, learn.device)
     if strict:
@@ -166,17 +164,18 @@ def load_model(
         _check_opt(learn.opt or learn.create_opt(), state, path)
         load_opt_state(learn.opt, state["opt"])
     learn.model.load_state_dict(state["model"], strict=strict)
+    return learn
 
 
 def opt_state(opt: Optimizer) -> dict[str, Any]:
-    """The optimizer's state; empty for one that has none."""
+    """Returns the state of an optimizer; empty if it has none."""
     state_dict = getattr(opt, "state_dict", dict)
     state: dict[str, Any] = state_dict()
     return state
 
 
 def load_opt_state(opt: Any, state: Mapping[str, Any]) -> None:
-    """Takes back what `opt_state` gave."""
+    """Restores what `opt_state` returned."""
     if state:
         opt.load_state_dict(state)
 
@@ -237,9 +236,10 @@ def _refuse(misfits: Iterable[str], path: str | Path, what: str) -> None:
 
 
 def learner_state(learn: Learner) -> dict[str, Any]:
-    """All that training changes: model, optimizer, gradients, callbacks, counters and random number generators.
+    """Returns everything that training changes.
 
-    The tensors are the learner's own: write them before training goes on.
+    That is the model, optimizer, gradients, callbacks, counters and random number generators. The
+    tensors are not copies: write them before training continues.
     """
     return {
         "model": learn.model.state_dict(),
@@ -259,15 +259,15 @@ def learner_state(learn: Learner) -> dict[str, Any]:
 
 
 def check_learner_state(learn: Learner, state: Mapping[str, Any], path: str | Path) -> None:
-    """Checks that `load_learner_state` can take the state, and changes nothing; `path` is named in errors.
+    """Checks that a state fits the learner, and changes nothing; errors mention `path`.
 
     Raises:
-        CheckpointError: if the state is that of another model, optimizer, set of callbacks or kind of loader, or holds
-            a model alone.
+        CheckpointError: if the model, optimizer, callbacks or loaders do not fit, or the file has
+            only a model.
     """
     if "callbacks" not in state:
         raise CheckpointError(
-            f"{path} holds a model but no fit to resume: read it with Learner.load."
+            f"{path} has a model but no fit to resume: load it with Learner.load."
         )
     _check_model(learn.model, state["model"], path)
     _check_opt(learn.opt or learn.create_opt(), state, path)
@@ -276,10 +276,10 @@ def check_learner_state(learn: Learner, state: Mapping[str, Any], path: str | Pa
 
 
 def load_learner_state(learn: Learner, state: Mapping[str, Any], path: str | Path) -> None:
-    """Takes back what `learner_state` gave, and may keep tensors of it; `path` is named in errors.
+    """Restores what `learner_state` returned, and may keep its tensors; errors mention `path`.
 
     Raises:
-        CheckpointError: as `check_learner_state` does; nothing is changed then.
+        CheckpointError: as `check_learner_state`; nothing is changed then.
     """
     check_learner_state(learn, state, path)
     learn.model.load_state_dict(state["model"])
@@ -295,7 +295,7 @@ def load_learner_state(learn: Learner, state: Mapping[str, Any], path: str | Pat
 
 
 def _on_device(state: Any, device: torch.device) -> Any:
-    # MPS has no float64; what is kept so, such as the learning rates, is for the host
+    # MPS has no float64; such values (the learning rates) stay on the host
     keeps = torch.float64 if device.type == "mps" else None
     return map_tensors(lambda tensor: tensor if tensor.dtype is keeps else tensor.to(device), state)
 
@@ -306,7 +306,7 @@ def _load_grads(model: nn.Module, grads: Mapping[str, Tensor]) -> None:
 
 
 def _stateful(learn: Learner) -> dict[str, Callback]:
-    """The callbacks that have a state, by class name and index within the class."""
+    """Returns the callbacks with a state, by class name and index within the class."""
     found: dict[str, Callback] = {}
     seen: Counter[str] = Counter()
     for cb in learn.cbs:
@@ -326,12 +326,12 @@ def _watching(learn: Learner) -> dict[str, Callback]:
 
 
 def learner_rng_state(learn: Learner) -> dict[str, Any]:
-    """The state of every random number generator that training uses, the loaders' own among them."""
+    """Returns the state of every random number generator that training uses, loaders included."""
     return rng_state((learn.dls.train, learn.dls.valid))
 
 
 def set_learner_rng_state(learn: Learner, state: Mapping[str, Any]) -> None:
-    """Takes back what `learner_rng_state` gave."""
+    """Restores what `learner_rng_state` returned."""
     set_rng_state(state, (learn.dls.train, learn.dls.valid))
 
 
@@ -339,5 +339,5 @@ def _check_loaders(learn: Learner, rng: Mapping[str, Any], path: str | Path) -> 
     there = [len(states) for states in rng["loaders"]]
     here = [len(generators_of(loader)) for loader in (learn.dls.train, learn.dls.valid)]
     if there != here:
-        misfit = f"those it was made with had {there} generators of their own (train, valid), these have {here}"
+        misfit = f"it was made with {there} random generators (train, valid), these have {here}"
         _refuse([misfit], path, "the loaders")

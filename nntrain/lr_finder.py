@@ -1,4 +1,4 @@
-"""Finding a learning rate by mock training that leaves no trace. The procedure and the rules are fastai's.
+"""Search for a learning rate by mock training, with the procedure and rules of fastai.
 
 Sources: Smith, 2015, https://arxiv.org/abs/1506.01186 (the range test); Howard and Gugger, 2020,
 https://arxiv.org/abs/2002.04688 (fastai).
@@ -16,12 +16,13 @@ import numpy as np
 from nntrain import plots
 from nntrain.core.callback import Callback, Purpose
 from nntrain.core.events import CancelFitException, CancelValidException
+from nntrain.core.loop import Loop
 from nntrain.core.optimizer import set_hyper
+from nntrain.core.smoothing import Smoother
+from nntrain.core.snapshot import leave_no_trace, mock_fit
 from nntrain.metrics import func_name
-from nntrain.recorder import Smoother
 from nntrain.result import StopReason
 from nntrain.schedule import Schedule, sched_exp
-from nntrain.snapshot import leave_no_trace, mock_fit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from nntrain.learner import Learner
 
 SuggestFunc: TypeAlias = Callable[[Sequence[float], Sequence[float]], float]
-"""Suggests a learning rate, given the rates `(n,)` that were tried and the smoothed losses `(n,)` they gave."""
+"""Suggests a learning rate from the rates `(n,)` tried and their smoothed losses `(n,)`."""
 
 _BETA = 0.98
 _SKIP_END = 5
@@ -37,12 +38,12 @@ _MIN_NUM_IT = 16
 
 
 def valley(lrs: Sequence[float], losses: Sequence[float]) -> float:
-    """The rate halfway down the longest valley: the longest subsequence of the losses that falls all the way.
+    """Suggests the rate in the middle of the longest falling subsequence of the losses.
 
-    "Halfway" is half of a third past the first third, counted in steps. This is fastai's default rule.
+    "The middle" is half of a third past the first third, in steps. This is fastai's default rule.
 
     Raises:
-        ValueError: if there is no loss.
+        ValueError: if `losses` is empty.
     """
     _require("valley", losses, 1)
     lengths: list[int] = []
@@ -52,7 +53,7 @@ def valley(lrs: Sequence[float], losses: Sequence[float]) -> float:
     if longest == 1:
         return float(lrs[0])
     end = lengths.index(longest)
-    # The start is counted back by length, as if the valley had no gap; it can be -1, and then so can the index.
+    # as in fastai: counted back as if the valley had no gaps, so the start and the index can be -1
     start, third = end - longest, longest / 3
     return float(lrs[start + int(third) + int(third / 2)])
 
@@ -65,17 +66,17 @@ def slide(
     thresh: float = 0.005,
     adjust_value: float = 1.0,
 ) -> float:
-    """The rate before the losses begin to slide up: going back from the end, where the slope has settled.
+    """Suggests the rate before the losses start to rise: the last one with a settled slope.
 
     Args:
         lrs: the rates `(n,)`.
         losses: the losses `(n,)`.
         lr_diff: steps between the two slopes that are compared.
-        thresh: largest difference between two slopes, in loss a step, that counts as settled.
+        thresh: largest difference of two slopes that counts as settled (loss per step).
         adjust_value: factor for the suggested rate.
 
     Raises:
-        ValueError: if there are not more than `lr_diff` losses.
+        ValueError: if `losses` has not more than `lr_diff` entries.
     """
     _require("slide", losses, lr_diff + 1)
     slopes = np.gradient(np.asarray(losses, dtype=np.float64))
@@ -88,20 +89,20 @@ def slide(
 
 
 def minimum(lrs: Sequence[float], losses: Sequence[float]) -> float:
-    """A tenth of the rate at which the loss was smallest.
+    """Suggests a tenth of the rate with the smallest loss.
 
     Raises:
-        ValueError: if there is no loss.
+        ValueError: if `losses` is empty.
     """
     _require("minimum", losses, 1)
     return float(lrs[int(np.argmin(losses))]) / 10
 
 
 def steep(lrs: Sequence[float], losses: Sequence[float]) -> float:
-    """The rate at which the loss falls fastest, against the logarithm of the rate.
+    """Suggests the rate at which the loss falls fastest, against the logarithm of the rate.
 
     Raises:
-        ValueError: if there are fewer than two losses.
+        ValueError: if `losses` has fewer than two entries.
     """
     _require("steep", losses, 2)
     return float(lrs[int(np.argmin(np.diff(losses) / np.diff(np.log(lrs))))])
@@ -110,15 +111,16 @@ def steep(lrs: Sequence[float], losses: Sequence[float]) -> float:
 def _require(rule: str, losses: Sequence[float], n: int) -> None:
     if len(losses) < n:
         raise ValueError(
-            f"The rule {rule} needs at least {n} losses but got {len(losses)}: raise num_it or lower end_lr."
+            f"The rule {rule} needs at least {n} losses but got {len(losses)}: "
+            "raise num_it or lower end_lr."
         )
 
 
 @dataclass(frozen=True, slots=True)
 class LRFindResult:
-    """What `lr_find` found: the rates that were tried, the smoothed loss after each, and suggestions by rule.
+    """The rates that `lr_find` tried, the smoothed loss after each, and a suggestion by each rule.
 
-    `lrs` and `losses` are `(n,)`; a loss that was NaN, and what came after it, is left out.
+    `lrs` and `losses` are `(n,)` and end before the first NaN.
     """
 
     lrs: tuple[float, ...]
@@ -129,10 +131,11 @@ class LRFindResult:
         rates = f"{len(self.lrs)} rates" + (
             f" from {self.lrs[0]:.2g} to {self.lrs[-1]:.2g}" if self.lrs else ""
         )
-        return f"LRFindResult({', '.join([*(f'{name}={lr:.2g}' for name, lr in self.suggestions.items()), rates])})"
+        found = [f"{name}={lr:.2g}" for name, lr in self.suggestions.items()]
+        return f"LRFindResult({', '.join([*found, rates])})"
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Draws loss against rate, on a logarithmic axis, with the suggestions; fastai's last five losses are left out."""
+        """Plots the loss against the rate (log scale), without the last five, with suggestions."""
         ax = plots.new_figure(7, 4).subplots() if ax is None else ax
         lrs, losses = self.lrs[:-_SKIP_END], self.losses[:-_SKIP_END]
         ax.plot(lrs, losses)
@@ -145,7 +148,7 @@ class LRFindResult:
 
 
 class _RangeTest(Callback):
-    """Raises the learning rate from batch to batch, records the smoothed loss, and stops when it diverges."""
+    """Raises the rate with each batch, records the smoothed loss, and stops at divergence."""
 
     order: ClassVar[int] = 60
     purposes: ClassVar[frozenset[Purpose]] = frozenset({Purpose.LR_FIND})
@@ -167,8 +170,8 @@ class _RangeTest(Callback):
         return self.sched(len(self.losses) / self.num_it)
 
     def after_loss(self, learn: Learner) -> None:
-        """Records the loss; ends the test when it has seen enough."""
-        # Reads the device: whether to go on has to be known now, and a test has few batches.
+        """Records the loss; ends the test after the last batch or at divergence."""
+        # this reads the device: the decision to stop is due now, and a test has few batches
         self._record(learn.loss.item())
         if self.hit_nan or self._diverged or len(self.losses) >= self.num_it:
             raise CancelFitException(reason=StopReason.COMPLETED)
@@ -183,15 +186,15 @@ class _RangeTest(Callback):
     @property
     def _diverged(self) -> bool:
         best = min(self.losses, default=math.inf)
-        # fastai has 4 * best alone, which a negative loss exceeds at once.
+        # fastai has 4 * best alone, which any negative loss exceeds
         return self.stop_div and bool(self.losses) and self.losses[-1] > max(4 * best, -2 * best)
 
     def before_validate(self, learn: Learner) -> None:
-        """Leaves validation out."""
+        """Skips validation."""
         raise CancelValidException
 
     def curve(self) -> tuple[list[float], list[float]]:
-        """The rates and losses that the rules judge: without the first tenth of the test and its last five batches."""
+        """Returns the rates and losses for the rules: no first tenth, no last five batches."""
         n = self.num_it if self.hit_nan else len(self.losses)
         judged = slice(self.num_it // 10, max(n - _SKIP_END, 0))
         return self.lrs[judged], self.losses[judged]
@@ -206,21 +209,23 @@ def lr_find(
     stop_div: bool = True,
     suggest_funcs: Sequence[SuggestFunc] = (valley,),
 ) -> LRFindResult:
-    """Trains for some batches with a rate that rises by equal ratios, puts everything back, and suggests a rate.
+    """Trains briefly with a rising learning rate, restores everything, and suggests a rate.
 
-    The training set is gone through as often as needed, and validation is left out. All parameter groups have the same
-    rate. Callbacks that change batches take part; those that save, report, stop or schedule do not.
+    The rate grows geometrically and is the same for all parameter groups. The training set repeats
+    as often as needed; validation is skipped. Callbacks that change batches take part; those that
+    save, report, stop or schedule do not.
 
     Args:
-        learn: the learner, which is afterwards bit for bit as before.
+        learn: the learner; it is restored bit for bit.
         start_lr: the first rate.
-        end_lr: the rate that would follow after the last batch.
-        num_it: the number of batches.
-        stop_div: stop when the smoothed loss is more than four times its smallest value so far.
-        suggest_funcs: the rules: `valley`, `slide`, `minimum`, `steep`, or your own.
+        end_lr: the rate that would follow the last batch.
+        num_it: number of batches.
+        stop_div: stop when the smoothed loss exceeds four times its smallest value so far.
+        suggest_funcs: the rules: `valley`, `slide`, `minimum`, `steep`, or your own function.
 
     Raises:
-        ValueError: if the rates or `num_it` make no sense, or too few losses were numbers.
+        ValueError: if the rates do not rise from above 0, `num_it` is too small, or too few losses
+            are usable.
     """
     if not 0 < start_lr < end_lr:
         raise ValueError(
@@ -228,11 +233,12 @@ def lr_find(
         )
     if num_it < _MIN_NUM_IT:
         raise ValueError(
-            f"lr_find needs num_it of at least {_MIN_NUM_IT} batches but got {num_it}; the default is 100."
+            f"lr_find needs num_it of at least {_MIN_NUM_IT} batches but got {num_it}; "
+            "the default is 100."
         )
     test = _RangeTest(sched_exp(start_lr, end_lr), num_it, stop_div)
     with leave_no_trace(learn), learn.added_cbs(test):
-        mock_fit(learn, Purpose.LR_FIND, num_it)
+        mock_fit(Loop(learn, Purpose.LR_FIND), num_it)
     lrs, losses = test.curve()
     if len(losses) < 2:
         raise ValueError(_too_few(test))
@@ -241,10 +247,8 @@ def lr_find(
 
 
 def _too_few(test: _RangeTest) -> str:
-    n, why = (
-        len(test.losses),
-        "the loss became NaN" if test.hit_nan else "the loss diverged or batches were skipped",
-    )
+    n = len(test.losses)
+    why = "the loss became NaN" if test.hit_nan else "the loss diverged or batches were skipped"
     needed = test.num_it // 10 + 2 + (0 if test.hit_nan else _SKIP_END)
     return (
         f"lr_find got only {n} usable losses where {needed} are needed, because {why}: "

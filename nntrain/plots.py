@@ -1,4 +1,4 @@
-"""Pictures of a fit, as matplotlib figures that belong to nobody: save one with `figure.savefig("loss.png")`."""
+"""Plots of a fit as matplotlib figures: `figure.savefig("loss.png")` saves one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LEGEND_WIDTH = 1.3
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of this size, in inches.
+    """Makes an empty figure of a size in inches.
 
     Raises:
         ModuleNotFoundError: if matplotlib is not installed; the message names the command.
@@ -41,13 +41,13 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def plot_loss(recorder: Recorder) -> Figure:
-    """The loss of each training batch (thin), its smoothed course, and the validation loss at the end of each epoch.
+    """Plots the loss of each training batch, smoothed as well, and the validation loss per epoch.
 
     Raises:
         ValueError: if no batch was recorded.
     """
     if not len(losses := recorder.losses):
-        raise ValueError("There is no loss to plot: train with fit() first.")
+        raise ValueError("The recorder has no loss to plot: train with fit() first.")
     figure = new_figure(7, 4)
     axes = figure.subplots()
     steps = range(1, len(losses) + 1)
@@ -93,14 +93,15 @@ def _finish(axes: Axes) -> None:
 
 
 def plot_lrs(recorder: Recorder) -> Figure:
-    """The learning rate of each training batch by parameter group, and beside it the momentum where there is one.
+    """Plots the learning rate, and the momentum if there is one, by batch and parameter group.
 
     Raises:
         ValueError: if no learning rate was recorded.
     """
     if not any(recorder.lrs.values()):
         raise ValueError(
-            "There is no learning rate to plot: train with fit() and an optimizer with param_groups first."
+            "The recorder has no learning rate to plot: "
+            "train with fit() and an optimizer with param_groups first."
         )
     panels = {"Learning rate": recorder.lrs, "Momentum": recorder.moms}
     panels = {title: groups for title, groups in panels.items() if groups}
@@ -125,7 +126,8 @@ def _recorded(stats: ActivationStats) -> History:
     history = stats.history()
     if not history.steps:
         raise ValueError(
-            "There are no activations to plot: train with ActivationStats() among the callbacks first."
+            "ActivationStats has no activations to plot: "
+            "train with ActivationStats() among the callbacks first."
         )
     return history
 
@@ -166,7 +168,7 @@ def _layer_legend(figure: Figure, axes: Axes) -> None:
 
 
 def plot_layer_stats(stats: ActivationStats) -> Figure:
-    """Mean and standard deviation of each layer's output over the training steps; the first layers are the darkest.
+    """Plots mean and standard deviation of each layer's output by batch, first layers darkest.
 
     Raises:
         ValueError: if nothing was recorded.
@@ -183,7 +185,7 @@ def plot_layer_stats(stats: ActivationStats) -> Figure:
 
 
 def plot_dead(stats: ActivationStats) -> Figure:
-    """The share of each layer's units that were 0 for a whole batch, over the training steps, in percent.
+    """Plots the percentage of each layer's units that were 0 for a whole batch, by batch.
 
     Raises:
         ValueError: if nothing was recorded.
@@ -203,11 +205,11 @@ def plot_dead(stats: ActivationStats) -> Figure:
 
 
 def plot_histograms(stats: ActivationStats) -> Figure:
-    """How each layer's activations are distributed, over the training steps: one panel a layer, brighter for more values.
+    """Plots the distribution of each layer's activations by batch, one panel per layer.
 
-    The height is the activation on the scale of `nntrain.statistics.signed_log`, cut to what occurs in any layer; the
-    colour is `log(1 + count)` as a share of the layer's largest. A healthy layer shows a broad band that stays; a bright
-    line at 0 is what ReLU cut off.
+    The vertical axis is the activation on the scale of `nntrain.statistics.signed_log`, over the
+    range that occurs in any layer. The colour is `log(1 + count)`, relative to the layer's largest.
+    A healthy layer shows a broad, constant band; a bright line at 0 shows what ReLU cut off.
 
     Raises:
         ValueError: if nothing was recorded.

@@ -1,18 +1,19 @@
-"""Recording a fit: losses and learning rates of each batch, metrics of each epoch; and gathering predictions."""
+"""The record of a fit: losses and learning rates of each batch, metrics of each epoch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from nntrain import plots
 from nntrain.core.batch import batch_size
+from nntrain.core.batch_log import number_log, scalar_log
 from nntrain.core.callback import Callback, Purpose
 from nntrain.core.optimizer import get_hyper, group_names, has_momentum, param_groups
+from nntrain.core.smoothing import smooth
 from nntrain.metrics import AvgLoss, Metric, WeightedMean, as_number, check_loss_part
 
 if TYPE_CHECKING:
@@ -20,108 +21,31 @@ if TYPE_CHECKING:
 
     from nntrain.learner import Learner
 
-_FOLD = 1024
-
-
-_Item = TypeVar("_Item")
-
-
-class BatchLog(Generic[_Item]):
-    """What was recorded of each batch, in blocks of 1024: a long fit keeps tensors, not millions of objects."""
-
-    def __init__(self, join: Callable[[list[_Item]], Tensor]) -> None:
-        self._join = join
-        self._blocks: list[Tensor] = []
-        self._recent: list[_Item] = []
-
-    def __len__(self) -> int:
-        return sum(len(block) for block in self._blocks) + len(self._recent)
-
-    def append(self, item: _Item) -> None:
-        """Adds the record of a batch; a tensor is not read."""
-        self._recent.append(item)
-        if len(self._recent) == _FOLD:
-            self._fold()
-
-    def _fold(self) -> None:
-        if self._recent:
-            self._blocks.append(self._join(self._recent))
-            self._recent = []
-
-    def tensor(self) -> Tensor:
-        """All records `(batches, ...)` on the CPU; this reads the device."""
-        self._fold()
-        return torch.cat(self._blocks).cpu() if self._blocks else torch.empty(0)
-
-    def since(self, start: int) -> Tensor:
-        """The records after the first `start` ones `(batches, ...)`, where they are; this reads nothing."""
-        end = len(self) - len(self._recent)
-        recent = self._recent[max(0, start - end) :]
-        parts = [self._join(recent)] if recent else []
-        for block in reversed(self._blocks):
-            if end <= start:
-                break
-            end -= len(block)
-            parts.insert(0, block[max(0, start - end) :])
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-    def load(self, records: Tensor) -> None:
-        """Replaces all records."""
-        self._blocks, self._recent = ([records] if len(records) else []), []
-
-
-def scalar_log() -> BatchLog[Tensor]:
-    """For one scalar tensor a batch, kept on its device, as float32."""
-    return BatchLog(lambda scalars: torch.stack(scalars).float())
-
-
-def number_log() -> BatchLog[list[float]]:
-    """For a row of numbers a batch, as float64."""
-    return BatchLog(lambda rows: torch.tensor(rows, dtype=torch.float64))
-
-
-class Smoother:
-    """The debiased exponentially weighted mean of numbers, as fastai's `AvgSmoothLoss` gives it."""
-
-    def __init__(self, beta: float = 0.98) -> None:
-        self.beta = beta
-        self._mean, self._count = 0.0, 0
-
-    def add(self, value: float) -> float:
-        """Takes a number and returns the mean so far."""
-        self._mean += (value - self._mean) * (
-            1 - self.beta
-        )  # as torch.lerp: from an infinity on it is NaN
-        self._count += 1
-        return self._mean / (1 - self.beta**self._count)
-
-
-def smooth(values: Tensor, beta: float = 0.98) -> Tensor:
-    """The debiased exponentially weighted mean after each of the values `(n,)`."""
-    smoother = Smoother(beta)
-    return torch.tensor([smoother.add(value) for value in values.tolist()])
-
 
 class Recorder(Callback):
-    """Keeps what a fit produced, without reading the device before an epoch ends.
+    """Keeps the losses, learning rates and metrics of a fit.
 
-    Per training batch: `losses`, `smooth_losses`, `lrs` and `moms`. Per epoch: a row of `rows`, a mapping by name, so a
-    cancelled part leaves its names out and shifts nothing.
+    It reads nothing from the device before an epoch ends. Per training batch it keeps `losses`,
+    `smooth_losses`, `lrs` and `moms`. Per epoch it adds a row to `rows`: a mapping by name, so a
+    part of the epoch that was cancelled leaves its names out and shifts no others.
 
-    =====================  ======================================================  ========
-    key of a row           meaning                                                 unit
-    =====================  ======================================================  ========
+    =====================  ==================================================  ====
+    key of a row           meaning                                             unit
+    =====================  ==================================================  ====
     `epoch`                index of the epoch
-    `train/loss`           mean loss over the training batches, weighted by size
-    `valid/loss`           the same over the validation set
+    `train/loss`           mean loss of the training batches, by batch size
+    `valid/loss`           mean loss of the validation batches
     `train/NAME`           metric NAME, or part NAME of the loss, in training
-    `valid/NAME`           the same over the validation set
-    `time/epoch_s`         the whole epoch                                         s
-    `time/batch_ms`        mean time of a training batch, less the wait for it     ms
-    `time/data_wait_ms`    mean wait for a training batch                          ms
-    =====================  ======================================================  ========
+    `valid/NAME`           metric or part NAME in validation
+    `time/epoch_s`         duration of the epoch                               s
+    `time/batch_ms`        mean time of a training batch, without data wait    ms
+    `time/data_wait_ms`    mean wait for a training batch                      ms
+    =====================  ==================================================  ====
 
-    `epoch_ends` has for each row the number of training batches recorded by its end.
+    `epoch_ends` has, for each row, the number of training batches recorded when its epoch ended.
+
+    Args:
+        beta: weight of the past in `smooth_losses`.
     """
 
     order: ClassVar[int] = 50
@@ -142,19 +66,23 @@ class Recorder(Callback):
         self._measuring = False
         self._epoch_start = self._train_start = 0.0
 
+    # --- what was recorded
+
     @property
     def losses(self) -> Tensor:
-        """The loss of each training batch of the fit `(batches,)`, on the CPU; this reads the device."""
+        """The loss of each training batch `(batches,)`, on the CPU; this reads the device."""
         return self._loss_log.tensor()
 
     @property
     def n_batch(self) -> int:
-        """How many training batches of the fit are recorded."""
+        """The number of training batches recorded in this fit."""
         return len(self._loss_log)
 
     def since(self, start: int) -> tuple[Tensor, Tensor]:
-        """Of the batches after the first `start` ones: the losses `(batches,)`, on their device, and the learning rates and
-        momenta `(batches, values)`, float64; this reads nothing.
+        """Returns the records of the batches after the first `start`, without reading the device.
+
+        These are the losses `(batches,)`, on their device, and the learning rates followed by the
+        momenta `(batches, values)`, as float64.
         """
         return self._loss_log.since(start), self._hypers.since(start)
 
@@ -170,7 +98,7 @@ class Recorder(Callback):
 
     @property
     def moms(self) -> dict[str, list[float]]:
-        """The momentum of each training batch, by parameter group; empty if the optimizer has none."""
+        """The momentum of each training batch by parameter group; empty without momentum."""
         return self._columns(len(self.group_names)) if self._with_mom else {}
 
     def _columns(self, first: int) -> dict[str, list[float]]:
@@ -182,31 +110,35 @@ class Recorder(Callback):
 
     @property
     def metric_names(self) -> list[str]:
-        """The names of all that was recorded per epoch, in order of appearance."""
+        """The names of all values recorded per epoch, in order of appearance."""
         return list(dict.fromkeys(name for row in self.rows for name in row))
 
     def last(self, name: str) -> float:
-        """The latest value of a metric.
+        """Returns the latest value of a metric.
 
         Raises:
             LookupError: if it was not recorded; the message lists what was.
         """
         if name not in self.row:
-            raise LookupError(
-                f"{name!r} was not recorded; recorded were {', '.join(self.row) or 'no metrics'}."
-            )
+            recorded = ", ".join(self.row) or "no metrics"
+            raise LookupError(f"{name!r} was not recorded; recorded were {recorded}.")
         return self.row[name]
 
     def plot_loss(self) -> Figure:
-        """The losses by training batch; see `nntrain.plots.plot_loss`."""
+        """Plots the losses by training batch; see `nntrain.plots.plot_loss`."""
         return plots.plot_loss(self)
 
     def plot_lrs(self) -> Figure:
-        """The learning rates and momenta by training batch; see `nntrain.plots.plot_lrs`."""
+        """Plots learning rates and momenta by training batch; see `nntrain.plots.plot_lrs`."""
         return plots.plot_lrs(self)
 
+    # --- recording
+
     def clear(self) -> None:
-        """Forgets all that was recorded; `Learner.fit` does so first, for a fit may be cancelled before `before_fit`."""
+        """Deletes all records.
+
+        `Learner.fit` calls this first, because a fit may be cancelled before `before_fit`.
+        """
         self.rows, self.row, self.epoch_ends = [], {}, []
         self._loss_log, self._hypers = scalar_log(), number_log()
         self._begin_row()
@@ -215,23 +147,23 @@ class Recorder(Callback):
         self._pending, self._measuring, self._epoch_start = {}, False, perf_counter()
 
     def before_fit(self, learn: Learner) -> None:
-        """Notes the names of the parameter groups."""
+        """Stores the names of the parameter groups."""
         if learn.purpose is not Purpose.FIT:
             self.row = {}
         elif learn.opt is not None:
             self.group_names, self._with_mom = group_names(learn.opt), has_momentum(learn.opt)
 
     def before_epoch(self, learn: Learner) -> None:
-        """Begins a row; `row` stays that of the last finished epoch."""
+        """Starts a new row; `row` stays the row of the last finished epoch."""
         self._begin_row()
 
     def before_train(self, learn: Learner) -> None:
-        """Begins the training part."""
+        """Resets the training metrics and starts the clock."""
         self._begin(learn)
         self._train_start = perf_counter()
 
     def before_validate(self, learn: Learner) -> None:
-        """Begins the validation part."""
+        """Resets the validation metrics."""
         if learn.purpose is not Purpose.FIT:
             self._pending = {}
         self._begin(learn)
@@ -244,7 +176,7 @@ class Recorder(Callback):
             metric.reset()
 
     def after_loss(self, learn: Learner) -> None:
-        """Takes a batch; one that is cancelled before its loss leaves nothing to take."""
+        """Records the batch; a batch that is cancelled before its loss is not recorded."""
         if learn.training:
             self._loss_log.append(learn.loss.detach())
             self._hypers.append(self._hypers_of(learn))
@@ -270,23 +202,23 @@ class Recorder(Callback):
             self._parts[name].add(part, size)
 
     def after_train(self, learn: Learner) -> None:
-        """Ends the training part; one that was cancelled before it began leaves its names out."""
+        """Collects the training metrics and times, unless the part was cancelled at its start."""
         if not self._measuring:
             return
-        self._read("train")
+        self._collect("train")
         n_batch = max(learn.iter + 1 - learn.first_iter, 1)
         busy_s = perf_counter() - self._train_start - learn.data_wait_s
         self._pending["time/batch_ms"] = 1e3 * busy_s / n_batch
         self._pending["time/data_wait_ms"] = 1e3 * learn.data_wait_s / n_batch
 
     def after_validate(self, learn: Learner) -> None:
-        """Ends the validation part; one that was cancelled before it began leaves its names out."""
+        """Collects the validation metrics, unless the part was cancelled at its start."""
         if self._measuring:
-            self._read("valid")
+            self._collect("valid")
         if learn.purpose is not Purpose.FIT:
             self.row = _as_floats(self._pending)
 
-    def _read(self, part: str) -> None:
+    def _collect(self, part: str) -> None:
         self._measuring = False
         values = [
             ("loss", self._loss.value),
@@ -299,13 +231,13 @@ class Recorder(Callback):
         self._forget_batches()
 
     def _forget_batches(self) -> None:
-        # What a metric kept of this part must not lie in memory through the next one.
+        # what a metric kept of this part must not stay in memory during the next one
         for metric in self._active:
             metric.reset()
         self._active = []
 
     def after_epoch(self, learn: Learner) -> None:
-        """Ends the row: the one place where metrics are read from the device."""
+        """Adds the row: the only place where metrics are read from the device."""
         times = {name: value for name, value in self._pending.items() if name.startswith("time/")}
         values = {name: value for name, value in self._pending.items() if name not in times}
         self.row = {"epoch": float(learn.epoch), **_as_floats(values)}
@@ -314,8 +246,10 @@ class Recorder(Callback):
         self.epoch_ends.append(len(self._loss_log))
         self._begin_row()
 
+    # --- checkpoints
+
     def state_dict(self) -> dict[str, Any]:
-        """The record so far, and the metrics of the part of the epoch in progress."""
+        """Returns the record so far, with the metrics of the unfinished part of the epoch."""
         return {
             "rows": [dict(row) for row in self.rows],
             "epoch_ends": list(self.epoch_ends),
@@ -328,7 +262,7 @@ class Recorder(Callback):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes back what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
         self.rows = [dict(row) for row in state["rows"]]
         self.row = self.rows[-1] if self.rows else {}
         self.epoch_ends = list(state["epoch_ends"])
@@ -343,28 +277,9 @@ class Recorder(Callback):
             metric.load_state_dict(state["metrics"][metric.name])
 
 
-class GatherPreds(Callback):
-    """Keeps the predictions and labels of every batch, on the CPU."""
-
-    order: ClassVar[int] = 50
-
-    def __init__(self) -> None:
-        self._preds: list[Tensor] = []
-        self._targets: list[Tensor] = []
-
-    def after_pred(self, learn: Learner) -> None:
-        """Takes a batch."""
-        if not isinstance(learn.pred, Tensor):
-            raise TypeError(
-                f"get_preds needs a model that returns a tensor but got {type(learn.pred).__name__}."
-            )
-        self._preds.append(learn.pred.detach().cpu())
-        if learn.yb:
-            self._targets.append(learn.yb[0].cpu())
-
-    def collected(self) -> tuple[Tensor, Tensor | None]:
-        """Predictions and labels of all batches, in order; no labels give `None`."""
-        return torch.cat(self._preds), torch.cat(self._targets) if self._targets else None
+def find_recorder(cbs: Iterable[Callback]) -> Recorder | None:
+    """Returns the first recorder among callbacks, if there is one."""
+    return next((cb for cb in cbs if isinstance(cb, Recorder)), None)
 
 
 def _as_floats(values: Mapping[str, Any]) -> dict[str, float]:

@@ -1,4 +1,7 @@
-"""How a fit ended: the reason, the result, and the exit code of the process. Imports nothing beyond the standard library."""
+"""How a fit ended: the reason, the result, and the exit code of the process.
+
+This module imports only the standard library.
+"""
 
 import signal
 from collections.abc import Mapping
@@ -7,7 +10,7 @@ from enum import StrEnum
 
 
 class StopReason(StrEnum):
-    """Why a fit ended, decided once where it was stopped and read by trackers, sweeps and the exit code."""
+    """Why a fit ended; trackers, sweeps and the exit code all follow it."""
 
     COMPLETED = "completed"
     EARLY_STOPPED = "early_stopped"
@@ -23,7 +26,7 @@ _FAILED = (StopReason.DIVERGED, StopReason.ERROR, StopReason.OUT_OF_MEMORY)
 
 
 def exit_code(reason: StopReason, signum: int | None = None) -> int:
-    """The exit code that stands for a reason: 0 for a result, 128 and the signal for an interruption, else 1."""
+    """Returns the exit code for a reason: 0 for success, 128 + signal for an interrupt, else 1."""
     if reason is StopReason.INTERRUPTED:
         return 128 + (signum or signal.SIGINT)
     return 1 if reason in _FAILED else 0
@@ -31,10 +34,10 @@ def exit_code(reason: StopReason, signum: int | None = None) -> int:
 
 @dataclass(frozen=True, slots=True)
 class FitResult:
-    """How a fit ended: the reason, a message for people, and the last epoch's metrics.
+    """How a fit ended: the reason, a message for people, and the metrics of the last epoch.
 
-    `n_epoch` counts the epochs that were finished, `train_iter` the training batches that were seen, `signum` is the
-    signal that interrupted the fit, if one did, and `traceback` the text of that of an exception which ended it.
+    `n_epoch` counts finished epochs, `train_iter` the training batches of the learner. `signum` is
+    the signal that interrupted the fit, `traceback` the text of the exception that ended it.
     """
 
     reason: StopReason

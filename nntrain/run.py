@@ -1,4 +1,4 @@
-"""`python -m nntrain.run`: trains what the configuration describes, or sweeps over it with `-m`."""
+"""`python -m nntrain.run`: trains one configuration, or runs a sweep with `-m`."""
 
 from __future__ import annotations
 
@@ -6,29 +6,30 @@ import sys
 from typing import NoReturn
 
 import hydra
+from hydra_plugins.nntrain_sweeper.registration import register
 
 from nntrain.app.command_line import CONFIG_NAME, CONFIG_PATH, check_command_line
 from nntrain.app.job import job, tell
 from nntrain.config.errors import ConfigError
 from nntrain.core.ending import end_at_once, end_process
-from nntrain.integrations.shipping.client import shared_shipper
-from nntrain.sweeps.registration import register
 
 
 def main() -> NoReturn:
-    """The command line; ends the process."""
+    """Runs the command line and ends the process."""
     end_process(command())
 
 
 def command() -> int:
-    """Runs the command line; returns the exit code."""
-    register()  # an editable install hides the sweeper from Hydra
+    """Runs the command line and returns the exit code."""
+    register()  # in an editable install Hydra does not find the sweeper
     try:
         sys.argv[1:] = check_command_line(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=CONFIG_PATH, config_name=CONFIG_NAME)(job)()
     except ConfigError as err:
         return tell(err)
     except KeyboardInterrupt:
+        from nntrain.integrations.shipping.client import shared_shipper
+
         shared_shipper().leave()
         print("nntrain: interrupted", file=sys.stderr)
         end_at_once(130)
@@ -40,6 +41,6 @@ def command() -> int:
 
 
 if __name__ == "__main__":
-    from nntrain import run  # by its own name, so that workers of a sweep can be told what to run
+    from nntrain import run  # by its own name, which the workers of a sweep import
 
     run.main()

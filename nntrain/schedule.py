@@ -1,4 +1,4 @@
-"""Schedules of hyper-parameters over a fit, and the fits that use them. The formulas and defaults are fastai's."""
+"""Schedules of hyper-parameters, and fits that use them, with fastai's formulas and defaults."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from nntrain.learner import Learner
 
 Schedule: TypeAlias = Callable[[float], float]
-"""A value for a position from 0 (start) to 1 (end)."""
+"""Maps a position from 0 (start) to 1 (end) to a value."""
 
 
 def sched_no(start: float, end: float) -> Schedule:
@@ -29,7 +29,10 @@ def sched_lin(start: float, end: float) -> Schedule:
 
 
 def sched_cos(start: float, end: float) -> Schedule:
-    """Goes from `start` to `end` along half a cosine (Loshchilov and Hutter, 2017, https://arxiv.org/abs/1608.03983)."""
+    """Goes from `start` to `end` along half a cosine.
+
+    Source: Loshchilov and Hutter, 2017, https://arxiv.org/abs/1608.03983.
+    """
     return lambda pos: start + (1 + math.cos(math.pi * (1 - pos))) * (end - start) / 2
 
 
@@ -48,20 +51,20 @@ def sched_poly(start: float, end: float, power: float) -> Schedule:
 
 
 def combine_scheds(pcts: Sequence[float], scheds: Sequence[Schedule]) -> Schedule:
-    """One schedule after another, each over its share of the whole.
+    """Runs schedules one after another, each over its fraction of the whole.
 
     Raises:
-        ValueError: if there are not as many shares as schedules, or the shares do not add up to 1.
+        ValueError: if there is not one fraction for each schedule, or they do not add up to 1.
     """
     if len(pcts) != len(scheds):
         raise ValueError(
-            f"combine_scheds needs a share for each schedule but got {len(pcts)} for {len(scheds)}."
+            f"combine_scheds needs one fraction per schedule but got {len(pcts)} for {len(scheds)}."
         )
     if abs(sum(pcts) - 1) > 1e-6 or min(pcts) < 0:
         raise ValueError(
-            f"combine_scheds needs shares that are not negative and add up to 1 but got {list(pcts)}."
+            f"combine_scheds needs fractions of at least 0 that add up to 1 but got {list(pcts)}."
         )
-    # Less than any batch's share: five shares of 0.2 must each begin where they say, though 3 * 0.2 > 0.6.
+    # smaller than one batch: fractions of 0.2 must start where they say, though 3 * 0.2 > 0.6
     slack = 1e-12
     starts = [sum(pcts[:i]) for i in range(len(pcts))]
 
@@ -75,18 +78,18 @@ def combine_scheds(pcts: Sequence[float], scheds: Sequence[Schedule]) -> Schedul
 
 
 def combined_cos(pct: float, start: float, middle: float, end: float) -> Schedule:
-    """Half a cosine from `start` to `middle` over the first `pct` of the whole, another from there to `end`."""
+    """Goes along half a cosine to `middle` over the first `pct`, then along another to `end`."""
     return combine_scheds([pct, 1 - pct], [sched_cos(start, middle), sched_cos(middle, end)])
 
 
 class ParamScheduler(Callback):
-    """Sets hyper-parameters of the optimizer before each training batch, from where the fit stands.
+    """Sets hyper-parameters of the optimizer before each training batch.
+
+    The position is `learn.pct_train`; without a length of the loader it advances once per epoch.
 
     Args:
-        scheds: schedules by hyper-parameter name: `lr`, `mom`, `weight_decay`, or any other of the optimizer's. One
-            schedule serves all parameter groups; a sequence has one for each.
-
-    The position is `learn.pct_train`; where the loader has no length it advances by whole epochs.
+        scheds: schedules by hyper-parameter: `lr`, `mom`, `weight_decay`, or another one of the
+            optimizer. One schedule serves all parameter groups; a sequence has one for each.
     """
 
     order: ClassVar[int] = 60
@@ -97,11 +100,11 @@ class ParamScheduler(Callback):
         self.hps: dict[str, list[float]] = {}
 
     def before_fit(self, learn: Learner) -> None:
-        """Begins a new record of values."""
+        """Resets the recorded values."""
         self.hps = {name: [] for name in self.scheds}
 
     def before_batch(self, learn: Learner) -> None:
-        """Sets the values for this batch; `hps` keeps those of the last parameter group."""
+        """Sets the values for this batch; `hps` records those of the last parameter group."""
         if not learn.training or learn.opt is None:
             return
         for name, sched in self.scheds.items():
@@ -114,18 +117,18 @@ class ParamScheduler(Callback):
             self.hps[name].append(get_hyper(param_groups(learn.opt)[-1], name))
 
     def state_dict(self) -> dict[str, Any]:
-        """The record of values; the schedules themselves follow from `learn.pct_train`."""
+        """Returns the recorded values; the schedules follow from `learn.pct_train`."""
         return {"hps": {name: list(values) for name, values in self.hps.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes back what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
         self.hps = {name: list(values) for name, values in state["hps"].items()}
 
 
 def _check_pct_start(name: str, pct_start: float) -> None:
     if not 0 <= pct_start <= 1:
         raise ValueError(
-            f"{name} got pct_start={pct_start}: it must be from 0 to 1, as a share of the fit."
+            f"{name} got pct_start={pct_start}: it must be a fraction of the fit, from 0 to 1."
         )
 
 
@@ -133,7 +136,7 @@ def _check_divisors(name: str, **divisors: float) -> None:
     for arg, value in divisors.items():
         if not value > 0:
             raise ValueError(
-                f"{name} got {arg}={value}: it must be above 0, for the learning rate is divided by it."
+                f"{name} got {arg}={value}: it must be above 0, as it divides the learning rate."
             )
 
 
@@ -144,7 +147,7 @@ def _check_moms(name: str, moms: Sequence[float]) -> None:
         and all(isinstance(mom, Real) and 0 <= mom < 1 for mom in moms)
     ):
         raise ValueError(
-            f"{name} got moms={moms!r}: they must be three numbers, each at least 0 and less than 1."
+            f"{name} got moms={moms!r}: it must have three numbers of at least 0 and less than 1."
         )
 
 
@@ -154,18 +157,19 @@ def _peaks(learn: Learner) -> list[float]:
 
 
 class OneCycle(ParamScheduler):
-    """Warm-up from `lr / div` to `lr`, then decay to `lr / div_final`; momentum goes the other way, along cosines.
+    """A warm-up from `lr / div` to `lr`, then a decay to `lr / div_final`, along cosines.
 
-    The peak is the learning rate that the optimizer has when the fit begins, for each parameter group.
+    `lr` is the optimizer's learning rate when the fit starts, for each parameter group. Momentum
+    goes down and up again.
 
     Args:
-        div: the peak divided by the first learning rate.
-        div_final: the peak divided by the last.
-        pct_start: share of the fit in which the learning rate rises.
-        moms: momentum at the start, at the peak and at the end; left alone where the optimizer has none.
+        div: the peak learning rate divided by the first.
+        div_final: the peak learning rate divided by the last.
+        pct_start: fraction of the fit in which the learning rate rises.
+        moms: momentum at the start, peak and end; ignored if the optimizer has no momentum.
 
     Raises:
-        ValueError: if an argument is out of its range.
+        ValueError: if an argument is out of range.
 
     Source: Smith, 2018, https://arxiv.org/abs/1803.09820, in fastai's form.
     """
@@ -185,7 +189,7 @@ class OneCycle(ParamScheduler):
         self.moms = moms
 
     def before_fit(self, learn: Learner) -> None:
-        """Makes the schedules."""
+        """Makes the schedules from the optimizer's learning rates."""
         self.scheds = {"lr": [self._lr_sched(peak) for peak in _peaks(learn)]}
         if learn.opt is not None and has_momentum(learn.opt):
             self.scheds["mom"] = combined_cos(self.pct_start, *self.moms)
@@ -196,7 +200,11 @@ class OneCycle(ParamScheduler):
 
 
 class FlatCos(ParamScheduler):
-    """A constant learning rate, then a cosine decay to `lr / div_final`; `pct_start` is the constant share of the fit.
+    """A constant learning rate, then a cosine decay to `lr / div_final`.
+
+    Args:
+        div_final: the constant learning rate divided by the last.
+        pct_start: fraction of the fit in which the learning rate is constant.
 
     Raises:
         ValueError: if `pct_start` is not from 0 to 1, or `div_final` is not above 0.
@@ -209,7 +217,7 @@ class FlatCos(ParamScheduler):
         self.div_final, self.pct_start = div_final, pct_start
 
     def before_fit(self, learn: Learner) -> None:
-        """Makes the schedules."""
+        """Makes the schedules from the optimizer's learning rates."""
         self.scheds = {
             "lr": [
                 combined_cos(self.pct_start, lr, lr, lr / self.div_final) for lr in _peaks(learn)
@@ -219,9 +227,16 @@ class FlatCos(ParamScheduler):
 
 
 class SGDR(ParamScheduler):
-    """Cosine decays to 0 with warm restarts: cycle `i` lasts `cycle_mult**i` times as long as the first.
+    """Cosine decays to 0 with warm restarts.
 
-    The cycles share out the fit, however many epochs it has; `fit_sgdr` gives it the epochs that they need.
+    The cycles together span the fit; `fit_sgdr` chooses the number of epochs accordingly.
+
+    Args:
+        n_cycles: number of cycles.
+        cycle_mult: length of each cycle relative to the one before.
+
+    Raises:
+        ValueError: if an argument is less than 1.
 
     Source: Loshchilov and Hutter, 2017, https://arxiv.org/abs/1608.03983.
     """
@@ -229,13 +244,14 @@ class SGDR(ParamScheduler):
     def __init__(self, n_cycles: int, cycle_mult: int = 2) -> None:
         if n_cycles < 1 or cycle_mult < 1:
             raise ValueError(
-                f"SGDR needs n_cycles and cycle_mult of at least 1 but got {n_cycles} and {cycle_mult}."
+                "SGDR needs n_cycles and cycle_mult of at least 1 "
+                f"but got {n_cycles} and {cycle_mult}."
             )
         super().__init__({})
         self.n_cycles, self.cycle_mult = n_cycles, cycle_mult
 
     def before_fit(self, learn: Learner) -> None:
-        """Makes the schedules."""
+        """Makes the schedules from the optimizer's learning rates."""
         lengths = [self.cycle_mult**i for i in range(self.n_cycles)]
         pcts = [length / sum(lengths) for length in lengths]
         self.scheds = {
@@ -258,7 +274,7 @@ def fit_one_cycle(
     cbs: Sequence[Callback] = (),
     **kwargs: Any,
 ) -> FitResult:
-    """Fits with `OneCycle`; `kwargs` go to `Learner.fit`."""
+    """Trains with a warm-up and a cosine decay (`OneCycle`); `kwargs` go to `Learner.fit`."""
     sched = OneCycle(div, div_final, pct_start, moms)
     return learn.fit(n_epoch, lr=lr_max, cbs=[sched, *cbs], **kwargs)
 
@@ -273,7 +289,7 @@ def fit_flat_cos(
     cbs: Sequence[Callback] = (),
     **kwargs: Any,
 ) -> FitResult:
-    """Fits with `FlatCos`; `kwargs` go to `Learner.fit`."""
+    """Trains at a constant rate, then a cosine decay (`FlatCos`); `kwargs` go to `Learner.fit`."""
     return learn.fit(n_epoch, lr=lr, cbs=[FlatCos(div_final, pct_start), *cbs], **kwargs)
 
 
@@ -287,6 +303,16 @@ def fit_sgdr(
     cbs: Sequence[Callback] = (),
     **kwargs: Any,
 ) -> FitResult:
-    """Fits with `SGDR`: `n_cycles` cycles, of which the first has `cycle_len` epochs; `kwargs` go to `Learner.fit`."""
+    """Trains with cosine decays and warm restarts (`SGDR`).
+
+    Args:
+        learn: the learner.
+        n_cycles: number of cycles.
+        cycle_len: epochs of the first cycle.
+        lr_max: peak learning rate; `None` selects the learner's.
+        cycle_mult: length of each cycle relative to the one before.
+        cbs: callbacks for this fit only.
+        **kwargs: further arguments of `Learner.fit`.
+    """
     n_epoch = sum(cycle_len * cycle_mult**i for i in range(n_cycles))
     return learn.fit(n_epoch, lr=lr_max, cbs=[SGDR(n_cycles, cycle_mult), *cbs], **kwargs)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -13,7 +12,8 @@ from torch import Tensor, nn
 from nntrain.core.batch import tensors_in
 from nntrain.core.callback import Purpose
 from nntrain.core.hooks import Hooks
-from nntrain.snapshot import leave_no_trace
+from nntrain.core.loop import Loop
+from nntrain.core.snapshot import leave_no_trace
 from nntrain.statistics import ROOT
 
 if TYPE_CHECKING:
@@ -24,11 +24,11 @@ Shape: TypeAlias = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class LayerSummary:
-    """One layer: a module that has no children, or parameters of its own.
+    """One layer: a module without children, or with parameters of its own.
 
-    `input_shape` and `output_shape` are those of the first tensor in the layer's last run, batch axis included, and `None` if
-    it did not run. `parameters` and `trainable` count numbers; what an earlier row has counted is left out. `macs` are
-    the multiply-accumulates of all its runs.
+    `input_shape` and `output_shape` are those of the first tensor in the layer's last run, batch
+    axis included; `None` if it did not run. `parameters` and `trainable` count numbers, shared ones
+    only in their first row. `macs` are the multiply-accumulates of all runs.
     """
 
     name: str
@@ -42,29 +42,29 @@ class LayerSummary:
 
 @dataclass(frozen=True, slots=True)
 class ModelSummary:
-    """The layers of a model for one batch, in the order in which the model defines them; as a string, a table.
+    """The layers of a model for one batch, in the order of their definition; `str` makes a table.
 
-    Multiply-accumulates are counted for `Linear`, `Conv1d`, `Conv2d` and `Conv3d`, for the whole batch: a multiplication with
-    the addition that follows is one, so FLOPs are twice as many. Not counted: biases, activations, normalisation,
-    pooling, embeddings, transposed convolutions, recurrent layers, attention, and whatever a model computes outside
-    of such a layer.
+    Multiply-accumulates are counted for `Linear`, `Conv1d`, `Conv2d` and `Conv3d`, for the whole
+    batch. A multiplication and an addition count as one, so FLOPs are twice as many. Not counted
+    are biases, activations, normalisation, pooling, embeddings, transposed convolutions, recurrent
+    layers, attention, and everything that a model computes outside of such layers.
     """
 
     rows: tuple[LayerSummary, ...]
 
     @property
     def parameters(self) -> int:
-        """Parameters in all, each once."""
+        """The number of parameters, each counted once."""
         return sum(row.parameters for row in self.rows)
 
     @property
     def trainable(self) -> int:
-        """Parameters that are trained."""
+        """The number of trainable parameters."""
         return sum(row.trainable for row in self.rows)
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates of one forward pass of the batch."""
+        """The multiply-accumulates of one forward pass of the batch."""
         return sum(row.macs for row in self.rows)
 
     def __str__(self) -> str:
@@ -111,7 +111,7 @@ def _macs(module: nn.Module, output: Tensor) -> int:
 
 
 class _Probe:
-    """What the hooks see: shapes, and multiply-accumulates added up over runs."""
+    """Collects shapes, and multiply-accumulates over all runs, from the hooks."""
 
     def __init__(self) -> None:
         self.shapes: dict[nn.Module, tuple[Shape | None, Shape | None]] = {}
@@ -157,12 +157,13 @@ def _rows(layers: dict[str, nn.Module], probe: _Probe) -> tuple[LayerSummary, ..
 
 
 def summarize(learn: Learner) -> ModelSummary:
-    """Runs the first validation batch (without a validation set: the first training batch) through the model.
+    """Returns the shapes, parameters and MACs of each layer for one batch.
 
-    The batch takes the way of a prediction, callbacks included; afterwards everything is as it was before.
+    The first validation batch, or training batch without a validation set, runs through the model
+    as for a prediction, callbacks included. Everything is restored afterwards.
 
     Raises:
-        TypeError: if a loader can only be gone through once.
+        TypeError: if a loader can be iterated only once.
         ValueError: if the loader is empty.
     """
     loader = learn.dls.train if learn.dls.valid is None else learn.dls.valid
@@ -171,5 +172,5 @@ def summarize(learn: Learner) -> ModelSummary:
     }
     probe = _Probe()
     with leave_no_trace(learn), Hooks(layers.values(), probe.take):
-        learn._run(Purpose.PREDICT, partial(learn._validate_on, islice(loader, 1)))
+        Loop(learn, Purpose.PREDICT).validate(islice(loader, 1))
     return ModelSummary(_rows(layers, probe))

@@ -1,4 +1,4 @@
-"""`python -m nntrain.sync`: delivers what trackers have not got of the journals under the given folders."""
+"""`python -m nntrain.sync`: delivers undelivered journals to their trackers."""
 
 import sys
 

@@ -1,13 +1,28 @@
-"""Sweeps for Hydra: Optuna chooses the configurations, workers run them, and trials without promise are stopped early.
+"""Sweeps for Hydra: Optuna suggests configurations, workers run them, bad trials stop early.
 
-`current_trial()` is what a job asks for its trial, and `PruningCallback` what reports to it and stops it; neither imports
-Optuna. The sweeper that Hydra calls is `hydra_plugins.nntrain_sweeper`, and `register()` makes it known where Hydra does
-not see it.
+`current_trial()` returns the trial of a running job; `PruningCallback` reports to it and stops it.
+Neither imports Optuna. The sweeper is `hydra_plugins.nntrain_sweeper`; `register()` adds it to
+Hydra in an editable install, where Hydra does not find it.
 """
 
-from nntrain.sweeps.callbacks import StudyCallback, SweepEnd
-from nntrain.sweeps.context import current_trial
-from nntrain.sweeps.pruning import PruningCallback
-from nntrain.sweeps.registration import register
+from typing import TYPE_CHECKING
 
-__all__ = ["PruningCallback", "StudyCallback", "SweepEnd", "current_trial", "register"]
+from nntrain.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from hydra_plugins.nntrain_sweeper.registration import register as register
+
+    from nntrain.sweeps.callbacks import StudyCallback as StudyCallback
+    from nntrain.sweeps.callbacks import SweepEnd as SweepEnd
+    from nntrain.sweeps.context import current_trial as current_trial
+    from nntrain.sweeps.pruning import PruningCallback as PruningCallback
+else:
+    __getattr__, __dir__, __all__ = lazy_names(
+        __name__,
+        {
+            "hydra_plugins.nntrain_sweeper.registration": "register",
+            "nntrain.sweeps.callbacks": "StudyCallback SweepEnd",
+            "nntrain.sweeps.context": "current_trial",
+            "nntrain.sweeps.pruning": "PruningCallback",
+        },
+    )

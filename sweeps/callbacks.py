@@ -1,4 +1,4 @@
-"""What may act at the beginning and the end of a sweep: the keys of `hydra.sweeper.callbacks`."""
+"""The interface of `hydra.sweeper.callbacks`: code that runs before and after a sweep."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SweepEnd:
-    """Why a sweep ended, in a word and for people, and the signal if it was one."""
+    """Why a sweep ended: the reason, a message, and the signal if one interrupted it."""
 
     reason: StopReason
     message: str = ""
@@ -27,19 +27,22 @@ class SweepEnd:
 
 @runtime_checkable
 class StudyCallback(Protocol):
-    """Acts round a sweep, in the process that was started; its methods are called in this order, each once."""
+    """Runs code before and after a sweep, in the process that the user started.
+
+    Each method is called once, in the order below.
+    """
 
     def check(self, plan: SweepPlan, config: DictConfig) -> None:
-        """Looks at one of the configurations that are to be tried, before anything is written.
+        """Checks one configuration of the search space, before anything is written.
 
         Raises:
-            SweepError: if the sweep cannot be; the message says why.
+            ConfigError: if the sweep must not start; the message says why.
         """
 
     def before_sweep(self, study: Study, plan: SweepPlan) -> None:
-        """The study is open, and no trial has begun."""
+        """Runs when the study is open and before the first trial starts."""
 
     def after_sweep(
         self, study: Study, plan: SweepPlan, figures: Mapping[str, go.Figure], end: SweepEnd
     ) -> None:
-        """The sweep is over, however it ended, and what it leaves in its folder is written."""
+        """Runs after the sweep, however it ended, when the files in its folder are written."""

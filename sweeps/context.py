@@ -1,4 +1,7 @@
-"""The trial that this process runs, where a job finds it."""
+"""The trial that this process is running: how a job finds it, and how it reports to the pruner.
+
+This module and `pruning` are what a training job imports; they load neither Optuna nor Hydra.
+"""
 
 from __future__ import annotations
 
@@ -13,62 +16,88 @@ if TYPE_CHECKING:
 
     from nntrain.result import FitResult
 
-TRACKED_RUN = "nntrain.run"
-"""The name by which machines know the run that a tracker keeps of a trial."""
+BATCH_METRICS = ("batch/loss", "batch/loss_smooth")
+"""The metrics that can be reported between epochs: the last batch's loss, and its running mean."""
 
 
-class Pruning(Protocol):
-    """Takes what a trial has reached, and says whether to go on."""
+class Pruner(Protocol):
+    """Receives the intermediate values of one trial and decides whether the trial continues."""
 
     @property
     def monitor(self) -> str | None:
-        """The metric to report; `None` leaves it to the job, which says nothing."""
+        """The metric to report; `None` if the job reports by itself."""
 
     @property
     def every(self) -> int | None:
-        """Training batches between two reports; `None` reports each epoch."""
+        """The number of training batches between two reports; `None` means one per epoch."""
 
     def report(self, value: float, step: int) -> None:
-        """Takes the value at a step."""
+        """Records the value of the metric at a step."""
 
-    def verdict(self) -> str | None:
-        """Why the trial is to stop, asked once after each report; `None` if it is to go on."""
+    def prune_reason(self) -> str | None:
+        """Returns why the trial must stop, or `None` if it continues; call it once per report."""
 
 
 @dataclass
-class Running:
-    """The trial in progress: what it chooses from, what decides about it, and how its last fit ended.
+class TrialContext:
+    """The running trial and what the sweep knows about it.
 
-    `resume_from` is the folder of the trial that was interrupted and that this one goes on with, `study` the name by which
-    machines know the study.
+    Attributes:
+        trial: the Optuna trial.
+        pruner: decides whether the trial continues; `None` if nothing can prune it.
+        resume_from: the folder of the interrupted trial that this one continues.
+        study_uid: the uid of the study's run in the trackers.
+        study_name: the name of the study.
+        fit: how the last fit of the job ended, recorded by `PruningCallback`.
     """
 
     trial: Trial
-    pruning: Pruning | None = None
+    pruner: Pruner | None = None
     resume_from: Path | None = None
-    study: str = ""
+    study_uid: str = ""
     study_name: str = ""
-    result: FitResult | None = None
+    fit: FitResult | None = None
 
 
-_RUNNING: list[Running] = []
+_ACTIVE: list[TrialContext] = []
 
 
 def current_trial() -> Trial | None:
-    """The Optuna trial that this process runs, for a job to report to or to raise `optuna.TrialPruned` from; else `None`."""
-    return _RUNNING[-1].trial if _RUNNING else None
+    """Returns the Optuna trial that this process is running; `None` outside a sweep.
+
+    A job reports intermediate values to it, and may raise `optuna.TrialPruned`.
+    """
+    return _ACTIVE[-1].trial if _ACTIVE else None
 
 
-def running() -> Running | None:
-    """The same with what the sweep knows of it."""
-    return _RUNNING[-1] if _RUNNING else None
+def trial_context() -> TrialContext | None:
+    """Returns the running trial with what the sweep knows about it; `None` outside a sweep."""
+    return _ACTIVE[-1] if _ACTIVE else None
 
 
 @contextmanager
-def trial_runs(one: Running) -> Iterator[None]:
-    """Makes a trial the current one."""
-    _RUNNING.append(one)
+def active_trial(context: TrialContext) -> Iterator[None]:
+    """Makes a trial the current one for the duration of a `with` block."""
+    _ACTIVE.append(context)
     try:
         yield
     finally:
-        _RUNNING.remove(one)
+        _ACTIVE.remove(context)
+
+
+def check_every(monitor: str | None, every: int | None) -> None:
+    """Checks that a metric can be reported every `every` batches.
+
+    Raises:
+        ValueError: if `every` is less than 1, or the metric is measured once per epoch.
+    """
+    if every is not None and every < 1:
+        raise ValueError(
+            f"every={every} must be at least 1: it is the number of training batches between two "
+            "reports."
+        )
+    if every is not None and monitor is not None and monitor not in BATCH_METRICS:
+        raise ValueError(
+            f"{monitor} is measured once per epoch and cannot be reported every {every} batches: "
+            f"remove this setting, or report one of {', '.join(BATCH_METRICS)}."
+        )

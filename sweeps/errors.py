@@ -1,7 +1,9 @@
-"""What is told to people who have asked for a sweep that cannot be."""
+"""The error of an invalid sweep request."""
 
 from __future__ import annotations
 
+from nntrain.config.errors import ConfigError
 
-class SweepError(ValueError):
-    """A mistake in what was asked for, in one sentence: what was wrong, what was expected, what to do."""
+
+class SweepError(ConfigError):
+    """A sweep cannot start or continue; the message says what was wrong and what to do."""

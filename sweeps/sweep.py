@@ -1,33 +1,42 @@
-"""A sweep from its beginning to its end: the study opened, its trials run by workers, what they found written down."""
+"""A sweep from start to end: opens the study, lets workers run the trials, writes the results."""
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
+from nntrain.config.instantiate import instantiate
+from nntrain.config.targets import HYDRA_TARGETS
 from nntrain.core.events import reason_of
 from nntrain.result import StopReason
 from nntrain.sweeps.callbacks import StudyCallback, SweepEnd
+from nntrain.sweeps.errors import SweepError
+from nntrain.sweeps.report.best import best_trials
 from nntrain.sweeps.report.html import write_report
-from nntrain.sweeps.report.live import LiveTable, best_trials
+from nntrain.sweeps.report.live import LiveTable
 from nntrain.sweeps.report.results import final_table, write_best, write_results
+from nntrain.sweeps.spec.checks import check_space
 from nntrain.sweeps.spec.plan import SweepPlan
+from nntrain.sweeps.spec.settings import make_plan
+from nntrain.sweeps.spec.space import make_space
 from nntrain.sweeps.study.opening import begin, open_study
 from nntrain.sweeps.study.policy import failures, has_failed
 from nntrain.sweeps.study.pruner import end_reports
 from nntrain.sweeps.study.storage import STORAGE_ERRORS, lost_storage
 from nntrain.sweeps.study.trials import SweepStudy, repair
-from nntrain.sweeps.workers.hydra_launcher import Launch, has_other_launcher
-from nntrain.sweeps.workers.hydra_state import taken
+from nntrain.sweeps.workers.devices import n_cores, slots, threads
+from nntrain.sweeps.workers.hydra_launcher import HydraLauncherWorkers, has_other_launcher
+from nntrain.sweeps.workers.hydra_state import hydra_state
 from nntrain.sweeps.workers.supervisor import Supervisor, packed
 from nntrain.sweeps.workers.worker import Worker
 
@@ -37,16 +46,16 @@ if TYPE_CHECKING:
 
 @dataclass
 class Sweep:
-    """A sweep that is to be run.
+    """A sweep that is ready to run.
 
     Args:
-        plan: what it is to do.
+        plan: the plan of the sweep.
         task_function: the user's job.
-        hydra_context: Hydra's.
+        hydra_context: Hydra's context.
         config: the configuration that each trial's overrides change.
-        slots: the environment of each worker; there are as many workers.
+        slots: the additional environment of each worker, one per worker.
         trial_timeout_s: seconds after which a trial is killed.
-        callbacks: what acts round the trials.
+        callbacks: run before and after the trials.
     """
 
     plan: SweepPlan
@@ -62,7 +71,7 @@ class Sweep:
         """Runs the trials and writes the results; returns the exit code of the process.
 
         Raises:
-            SweepError: if the storage does not answer any more.
+            SweepError: if the storage stops responding.
         """
         try:
             return self._run()
@@ -90,63 +99,69 @@ class Sweep:
         repair(study, storage)
         end_reports(self.plan, study, storage)
 
+    # --- the trials
+
     def _trials(self, study: SweepStudy, storage: BaseStorage) -> None:
         with LiveTable(self.plan) as table:
-            table.look(study.get_trials(deepcopy=False))
+            table.update(study.get_trials(deepcopy=False))
             if self._is_in_foreground():
                 worker = Worker(
                     self.plan,
                     self.task_function,
                     self.hydra_context,
                     self.config,
-                    after_trial=table.look,
+                    after_trial=table.update,
                 )
                 self._run_all(worker)
             else:
-                self._run_all(self._workers(study, storage, table.look))
-            table.look(study.get_trials(deepcopy=False))
+                self._run_all(self._workers(study, storage, table.update))
+            table.update(study.get_trials(deepcopy=False))
 
     def _workers(
-        self, study: SweepStudy, storage: BaseStorage, look: Callable[[Sequence[FrozenTrial]], None]
-    ) -> Supervisor | Launch:
-        """Workers as processes of this machine, or as the jobs of another Hydra launcher."""
+        self,
+        study: SweepStudy,
+        storage: BaseStorage,
+        on_trials: Callable[[Sequence[FrozenTrial]], None],
+    ) -> Supervisor | HydraLauncherWorkers:
+        """Returns workers that are processes of this machine, or jobs of another Hydra launcher."""
         began = time.time()
         work = packed(
-            state=taken(),
+            state=hydra_state(),
             plan=self.plan,
             task_function=self.task_function,
             hydra_context=self.hydra_context,
             config=self.config,
             began=began,
         )
+        rest = self.slots, work, self.trial_timeout_s, on_trials, began
         if has_other_launcher(self.config):
-            workers = self.slots, work, self.trial_timeout_s, look, began
-            return Launch(self.plan, study, storage, self.hydra_context, self.config, *workers)
-        return Supervisor(
-            self.plan, study, storage, self.slots, work, self.trial_timeout_s, look, began
-        )
+            return HydraLauncherWorkers(
+                self.plan, study, storage, self.hydra_context, self.config, *rest
+            )
+        return Supervisor(self.plan, study, storage, *rest)
 
-    def _run_all(self, workers: Worker | Supervisor | Launch) -> None:
+    def _run_all(self, workers: Worker | Supervisor | HydraLauncherWorkers) -> None:
         try:
             workers.run()
         finally:
             self.signum = workers.signum
 
     def _is_in_foreground(self) -> bool:
-        """Whether the one worker is this process, so that a debugger works."""
+        """Whether the only worker is this process, which lets a debugger work."""
         is_one = len(self.slots) == 1 and not self.slots[0]
         return is_one and self.trial_timeout_s is None and not has_other_launcher(self.config)
+
+    # --- the end
 
     def _finish(self, study: SweepStudy, end: SweepEnd, n_before: int) -> None:
         drawn: Mapping[str, go.Figure] = {}
         try:
             drawn = self._write(study)
-            if (
-                end.reason is StopReason.COMPLETED
-                and len(study.get_trials(deepcopy=False)) == n_before
-            ):
+            n_after = len(study.get_trials(deepcopy=False))
+            if end.reason is StopReason.COMPLETED and n_after == n_before:
                 print(
-                    f"nothing to do:   n_trials={self.plan.n_trials} is the study's total, give more to go on"
+                    f"nothing to do:   n_trials={self.plan.n_trials} is the study's total, "
+                    "raise it to run more"
                 )
         finally:
             for callback in self.callbacks:
@@ -176,22 +191,94 @@ class Sweep:
             return SweepEnd(reason_of(err), f"{type(err).__name__}: {err}")
         trials = study.get_trials(deepcopy=False)
         if has_failed(self.plan, trials):
-            return SweepEnd(StopReason.ERROR, self._too_much(trials))
+            return SweepEnd(StopReason.ERROR, self._too_many(trials))
         return SweepEnd(StopReason.COMPLETED)
 
-    def _too_much(self, trials: Sequence[FrozenTrial]) -> str:
+    def _too_many(self, trials: Sequence[FrozenTrial]) -> str:
         n, rate = len(failures(trials)), self.plan.max_failure_rate
-        return f"{n} trial{'s' if n != 1 else ''} failed, more than max_failure_rate={rate:g} of n_trials={self.plan.n_trials}"
+        return (
+            f"{n} trial{'s' if n != 1 else ''} failed, more than max_failure_rate={rate:g} of "
+            f"n_trials={self.plan.n_trials}"
+        )
 
     def _exit_code(self, study: SweepStudy) -> int:
         trials = study.get_trials(deepcopy=False)
         if self.signum is not None:
-            print("go on:           the same command again", flush=True)
+            print("go on:           run the same command again", flush=True)
             return 128 + self.signum
         if has_failed(self.plan, trials):
             print(
-                f"nntrain: the sweep was stopped, for {self._too_much(trials)}: see the messages above.",
+                f"nntrain: the sweep stopped because {self._too_many(trials)}: see the messages "
+                "above.",
                 file=sys.stderr,
             )
             return 1
         return 0
+
+
+# --- from the command line to a sweep
+
+
+def make_sweep(
+    settings: Mapping[str, Any],
+    arguments: Sequence[str],
+    task_function: TaskFunction,
+    hydra_context: HydraContext,
+    config: DictConfig,
+) -> Sweep:
+    """Makes a sweep; checks everything before a trial starts, and writes nothing.
+
+    Args:
+        settings: the keys of `hydra.sweeper`.
+        arguments: the overrides of the command line.
+        task_function: the user's job.
+        hydra_context: Hydra's context.
+        config: the configuration of the sweep.
+
+    Raises:
+        ConfigError: for the first mistake.
+    """
+    loader = hydra_context.config_loader
+    space = make_space(settings["params"] or {}, arguments, loader)
+    first = check_space(space, settings, config, loader)
+    plan = make_plan(settings, space, config)
+    for one in (config, first):
+        with open_dict(one):
+            one.hydra.sweep.dir = str(plan.folder)
+    callbacks = _make_callbacks(settings["callbacks"] or {}, plan.trusted)
+    for callback in callbacks:
+        callback.check(plan, first)
+    return Sweep(
+        plan,
+        task_function,
+        hydra_context,
+        config,
+        _make_slots(settings),
+        settings["trial_timeout_s"],
+        callbacks,
+    )
+
+
+def _make_slots(settings: Mapping[str, Any]) -> list[Mapping[str, str]]:
+    places = slots(settings["gpus"], settings["workers_per_gpu"], settings["n_jobs"])
+    share = threads(len(places), n_cores(), os.environ)
+    return [share | place for place in places]
+
+
+def _make_callbacks(nodes: Mapping[str, Any], trusted: Sequence[str]) -> list[StudyCallback]:
+    return [
+        _make_callback(f"hydra.sweeper.callbacks.{name}", node, trusted)
+        for name, node in nodes.items()
+        if node is not None
+    ]
+
+
+def _make_callback(key: str, node: Any, trusted: Sequence[str]) -> StudyCallback:
+    plain = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+    made = instantiate(plain, key, (*HYDRA_TARGETS, *trusted))
+    if not isinstance(made, StudyCallback):
+        raise SweepError(
+            f"{key} makes an object of {type(made).__name__}, which does not implement "
+            "nntrain.sweeps.StudyCallback."
+        )
+    return made

@@ -1,4 +1,4 @@
-"""Every test runs in a folder of its own, seeded, on one thread, away from the user's settings."""
+"""Each test runs in a new folder, seeded, on one thread, without the user's settings."""
 
 import os
 import signal
@@ -12,13 +12,13 @@ from nntrain.core.rng import seed_everything
 
 os.environ.setdefault("MPLBACKEND", "agg")
 
-# A shell without job control starts what runs in the background with SIGINT ignored, and every process that a test starts
-# would inherit that: Ctrl-C could not be tested there.
+# A shell without job control starts background commands with SIGINT ignored. Every process that a
+# test starts would inherit this, and the tests of Ctrl-C would fail.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Linux shares its cores out by session first: as a user's training is, each worker is a session of its own, for a shipper gives
-# way to all that its session does.
+# A shipper has the lowest priority, but Linux divides CPU time by session first. With a session per
+# worker, as in a user's training, a shipper does not slow down the tests of its own worker.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.setsid()
 
@@ -42,7 +42,7 @@ def _isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Fast tests first."""
+    """Runs fast tests first."""
     items.sort(key=lambda item: any(item.get_closest_marker(name) for name in ("slow", "browser")))
 
 

@@ -1,4 +1,4 @@
-"""The sweep with Optuna alone, in threads; prints the best value and how many trials its pruner stopped."""
+"""The sweep with plain Optuna in threads; prints the best value and the number of pruned trials."""
 
 import argparse
 import json

@@ -1,4 +1,7 @@
-"""The sweep with Ray Tune: Optuna's TPE chooses, ASHA stops; prints the best value and how many were stopped early."""
+"""The sweep with Ray Tune, which samples with Optuna's TPE and prunes with ASHA.
+
+It prints the best value and the number of trials stopped early.
+"""
 
 import argparse
 import json

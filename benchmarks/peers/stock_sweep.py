@@ -1,4 +1,7 @@
-"""The sweep through hydra-optuna-sweeper with joblib's launcher, which prunes nothing: `stock_sweep.py -m n_epoch=N ...`."""
+"""The sweep with hydra-optuna-sweeper and joblib's launcher, without pruning.
+
+Usage: `stock_sweep.py -m n_epoch=N ...`.
+"""
 
 import hydra
 from hydra.core.config_store import ConfigStore

@@ -1,4 +1,7 @@
-"""One trial, the same for every contender: nntrain's default digits MLP, its validation accuracy after each epoch."""
+"""One trial, the same for all contenders: nntrain's default MLP on the digits.
+
+It reports the validation accuracy after each epoch.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from nntrain.models import mlp
 from nntrain.schedule import OneCycle
 
 LR, HIDDEN, OPTIMIZERS = (1e-4, 1.0), (32, 64, 128, 256), ("sgd", "adam", "adamw")
-"""The space: ends of the learning rate, choices of the hidden units and of the optimizer."""
+"""The search space: range of the learning rate, choices of hidden units and optimizers."""
 
 OPT_FUNCS: Mapping[str, Callable[..., Any]] = {
     "sgd": lambda params, lr: torch.optim.SGD(params, lr=lr, momentum=0.9),
@@ -25,7 +28,7 @@ OPT_FUNCS: Mapping[str, Callable[..., Any]] = {
 
 
 class Reports(Callback):
-    """Hands the accuracy of each epoch to whoever looks for a reason to stop, which it does by raising."""
+    """Reports the accuracy of each epoch to a function that may raise to stop the trial."""
 
     order = 100
 

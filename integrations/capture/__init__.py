@@ -1,0 +1,1 @@
+"""Capture: what a run records of its surroundings."""

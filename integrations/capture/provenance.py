@@ -1,4 +1,4 @@
-"""Where a run came from: code, command line and versions."""
+"""The origin of a run: code, command line and versions."""
 
 from __future__ import annotations
 
@@ -13,16 +13,20 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
-from nntrain.config.redact import Redactor
+from nntrain.config.redact import REDACTED, Redactor
 from nntrain.integrations.tracker import ProcessInfo
 
-_PACKAGES = ("nntrain", "numpy", "hydra-core", "mlflow", "optuna", "wandb")
+_PACKAGES = ("nntrain", "numpy", "hydra-core", "mlflow", "optuna", "torch", "wandb")
+
+NNTRAIN = ("-m", "nntrain.run")
+"""How the command line of nntrain is called."""
 
 
 def git_tags(folder: Path) -> dict[str, str]:
-    """The commit of the folder's repository and whether there are changes on top; nothing outside a repository."""
+    """The commit of the folder's repository and whether files have changed since.
+
+    Returns nothing outside a repository.
+    """
     commit = _git(folder, "rev-parse", "HEAD")
     if commit is None:
         return {}
@@ -46,43 +50,73 @@ def _git(folder: Path, *args: str) -> str | None:
 
 
 def version_tags() -> dict[str, str]:
-    """The versions of Python and of the packages that decide the outcome."""
-    tags = {
-        "nntrain.version.python": platform.python_version(),
-        "nntrain.version.torch": str(torch.__version__),
-    }
+    """The versions of Python and of the packages that affect the results."""
+    tags = {"nntrain.version.python": platform.python_version()}
     for name in _PACKAGES:
         try:
             tags[f"nntrain.version.{name}"] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
+    if (torch := sys.modules.get("torch")) is not None:
+        tags["nntrain.version.torch"] = str(torch.__version__)  # names the build, such as +cu130
     return tags
 
 
-def command_tags(argv: Sequence[str], redactor: Redactor) -> dict[str, str]:
-    """The command line with secrets left out, and who ran it."""
-    args = [redactor.override(arg) for arg in argv[1:]]
-    command = shlex.join(["python", "-m", "nntrain.run", *args])
-    source = {"mlflow.source.name": "nntrain.run", "mlflow.source.type": "LOCAL"}
+def command_tags(
+    argv: Sequence[str], redactor: Redactor, program: Sequence[str] = NNTRAIN
+) -> dict[str, str]:
+    """The command line without secrets, and the user.
+
+    Args:
+        argv: `sys.argv`.
+        redactor: removes the secrets.
+        program: what `python` was called with before the arguments.
+    """
+    command = shlex.join(["python", *program, *_safe_args(argv[1:], redactor)])
+    source = {"mlflow.source.name": program[-1], "mlflow.source.type": "LOCAL"}
     return {"nntrain.command": command, **source, "mlflow.user": _user()}
+
+
+def running_program() -> list[str]:
+    """What `python` was called with to run this process: `-m` and a module, or a script."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return [sys.argv[0]] if spec is None else ["-m", spec.name.removesuffix(".__main__")]
+
+
+def _safe_args(args: Sequence[str], redactor: Redactor) -> list[str]:
+    """Removes the values of secrets, given as `key=value`, `--key=value` or `--key value`."""
+    before = ["", *args]
+    return [
+        REDACTED if _is_secret_value(flag, arg, redactor) else redactor.override(arg)
+        for flag, arg in zip(before, args, strict=False)
+    ]
+
+
+def _is_secret_value(flag: str, arg: str, redactor: Redactor) -> bool:
+    is_flag = flag.startswith("-") and "=" not in flag
+    return is_flag and not arg.startswith("-") and redactor.is_secret(flag.lstrip("-"))
 
 
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (ImportError, KeyError, OSError):  # a container may run under a number that has no name
+    except (ImportError, KeyError, OSError):  # the user id of a container may have no name
         return "unknown"
 
 
 def process_info(redactor: Redactor) -> ProcessInfo:
-    """This process, its arguments without secrets."""
-    args = [redactor.override(arg) for arg in sys.argv[1:]]
+    """This process, with its arguments without secrets."""
+    args = _safe_args(sys.argv[1:], redactor)
     return ProcessInfo(
         os.getpid(), platform.node(), str(Path.cwd()), sys.argv[0], args, sys.executable
     )
 
 
-def provenance_tags(redactor: Redactor) -> dict[str, str]:
-    """All of these, for this process."""
-    folder = {"nntrain.cwd": redactor.text(str(Path.cwd()))}
-    return {**git_tags(Path.cwd()), **version_tags(), **command_tags(sys.argv, redactor), **folder}
+def provenance_tags(redactor: Redactor, program: Sequence[str] = NNTRAIN) -> dict[str, str]:
+    """The tags for the code, the versions, the command line and the folder of this process."""
+    return {
+        **git_tags(Path.cwd()),
+        **version_tags(),
+        **command_tags(sys.argv, redactor, program),
+        "nntrain.cwd": redactor.text(str(Path.cwd())),
+    }

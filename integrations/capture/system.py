@@ -1,14 +1,12 @@
-"""What the training process uses of its machine, seen from another process."""
+"""System metrics: what the training process uses of its machine, seen from another process."""
 
 from __future__ import annotations
 
 import importlib
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol, cast
 
 try:
@@ -17,13 +15,13 @@ except ImportError:
     psutil = None
 
 SHORTEST_S = 0.1
-"""Over less time than this, in seconds, the system's clock ticks too coarsely for the percentage of a CPU."""
+"""Seconds between two samples below which CPU times are too coarse for a percentage."""
 
 _MIB, _GIB = 2**20, 2**30
 
 
 class Nvml(Protocol):
-    """The functions of NVIDIA's management library that are used here, as the module `pynvml` has them."""
+    """The functions of `pynvml`, NVIDIA's management library, that are used here."""
 
     NVMLError: type[Exception]
 
@@ -31,55 +29,58 @@ class Nvml(Protocol):
         """Opens the library."""
 
     def nvmlDeviceGetCount(self) -> int:
-        """How many GPUs there are."""
+        """The number of GPUs."""
 
     def nvmlDeviceGetHandleByIndex(self, index: int, /) -> Any:
-        """A GPU by its number."""
+        """Returns a GPU by its index."""
 
     def nvmlDeviceGetHandleByUUID(self, uuid: str, /) -> Any:
-        """A GPU, or a slice of one (MIG), by its name."""
+        """Returns a GPU, or a MIG slice of one, by its UUID."""
 
     def nvmlDeviceGetUUID(self, handle: Any, /) -> str:
-        """The name of a GPU."""
+        """The UUID of a GPU."""
 
     def nvmlDeviceGetUtilizationRates(self, handle: Any, /) -> Any:
-        """Its attribute `gpu` is the percentage of the time in which a kernel ran."""
+        """Returns an object whose `gpu` is the percentage of time with a running kernel."""
 
     def nvmlDeviceGetMemoryInfo(self, handle: Any, /) -> Any:
-        """Its attributes `used` and `total` are in bytes."""
+        """Returns an object whose `used` and `total` are in bytes."""
 
     def nvmlDeviceGetPowerUsage(self, handle: Any, /) -> int:
-        """In milliwatts."""
+        """The power in milliwatts."""
 
     def nvmlDeviceGetTemperature(self, handle: Any, sensor: int, /) -> int:
-        """In degrees Celsius; sensor 0 is the chip."""
+        """The temperature of a sensor in degrees Celsius; sensor 0 is the chip."""
 
 
 class SystemMetrics:
-    """Samples what a process uses of its machine; without psutil it gives nothing, without nvidia-ml-py no GPU.
+    """Samples what a process uses of its machine.
 
-    ==================================  ===========================================================================
-    `system/cpu_percent`                the process and its children, as a DataLoader's workers are, since the last
-                                        sample; 100 is one core
-    `system/memory_rss_mib`             resident memory of the process and its children, in MiB; shared pages count
-                                        in each
-    `system/machine_cpu_percent`        all cores of the machine since the last sample, 0 to 100
-    `system/machine_memory_percent`     memory of the machine that is in use, 0 to 100
-    `system/disk_free_gib`              free space where the process works, in GiB
-    `system/gpu_N_utilization_percent`  time in which a kernel ran, 0 to 100
-    `system/gpu_N_memory_mib`           memory in use, by whatever process, in MiB
-    `system/gpu_N_memory_percent`       the same of what there is, 0 to 100
+    Without psutil it returns nothing; without nvidia-ml-py it leaves out the GPUs.
+
+    ==================================  ==========================================================
+    `system/cpu_percent`                CPU time of the process and its children, for example
+                                        DataLoader workers, since the last sample; 100 is one core
+    `system/memory_rss_mib`             resident memory of the process and its children, in MiB;
+                                        shared pages count in each
+    `system/machine_cpu_percent`        use of all cores since the last sample, 0 to 100
+    `system/machine_memory_percent`     use of the machine's memory, 0 to 100
+    `system/disk_free_gib`              free space in the folder of the process, in GiB
+    `system/gpu_N_utilization_percent`  time with a running kernel, 0 to 100
+    `system/gpu_N_memory_mib`           memory in use by all processes, in MiB
+    `system/gpu_N_memory_percent`       memory in use by all processes, 0 to 100
     `system/gpu_N_power_w`              power, in W
     `system/gpu_N_temperature_c`        temperature, in degrees Celsius
-    ==================================  ===========================================================================
+    ==================================  ==========================================================
 
-    The process that samples and its children are left out. N is the GPU's number in the sampled process, that of
-    `cuda:N`: only those count that its `CUDA_VISIBLE_DEVICES` named when it was started. What a device cannot tell, such
-    as a MIG slice its power, is left out.
+    The sampling process and its own children are not counted. N is the index of the GPU in the
+    sampled process, as in `cuda:N`: only the GPUs in the `CUDA_VISIBLE_DEVICES` with which it was
+    started count. Values that a device does not report are left out, for example the power of a MIG
+    slice.
 
     Args:
-        pid: the process.
-        nvml: stands for the module `pynvml`; `None` imports that if it is installed.
+        pid: the process to sample.
+        nvml: replaces the module `pynvml`; `None` imports the module if it is installed.
     """
 
     def __init__(self, pid: int, nvml: Nvml | None = None) -> None:
@@ -91,7 +92,7 @@ class SystemMetrics:
         self._before = _CpuTimes.of(self._tree())
 
     def sample(self) -> dict[str, float]:
-        """The values by name; none if the process has ended or psutil is not installed."""
+        """Returns the values by name; empty if the process has ended or psutil is missing."""
         tree = self._tree()
         if not tree:
             return {}
@@ -127,7 +128,7 @@ class SystemMetrics:
 
 @dataclass(frozen=True, slots=True)
 class _CpuTimes:
-    """Seconds of CPU time: how long the machine's cores were idle, and how long each process has run on them."""
+    """CPU times in seconds: of the idle cores together, and of each process."""
 
     time_s: float
     idle_s: float = 0.0
@@ -151,7 +152,7 @@ def _cpu_s(process: Any) -> float:
 
 
 def _without_this(children: list[Any]) -> list[Any]:
-    """The processes less this one and its own children, if it is one of them."""
+    """The processes without this one and its children."""
     this = psutil.Process()
     if this not in children:
         return children
@@ -192,7 +193,7 @@ def _gpu(nvml: Nvml, handle: Any) -> Iterator[tuple[str, float]]:
 
 
 def _visible_gpus(nvml: Nvml, visible: str | None) -> list[Any]:
-    """The GPUs in the order in which CUDA numbers them for a process with that `CUDA_VISIBLE_DEVICES`."""
+    """The GPUs in the order of CUDA's indices for a value of `CUDA_VISIBLE_DEVICES`."""
     try:
         nvml.nvmlInit()
         handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
@@ -205,7 +206,7 @@ def _named(nvml: Nvml, handles: list[Any], names: list[str]) -> Iterator[Any]:
     for name in map(str.strip, names):
         found = handles[int(name) :][:1] if name.isdigit() else _by_uuid(nvml, handles, name)
         if not found:
-            return  # as CUDA does, which takes nothing after a name that it does not know
+            return  # like CUDA, ignores everything after an unknown name
         yield found[0]
 
 
@@ -235,7 +236,7 @@ def _process(pid: int) -> Any:
 
 
 def _gone() -> tuple[type[Exception], ...]:
-    """What psutil raises for a process that has ended, or that belongs to somebody else."""
+    """The errors of psutil for a process that has ended or belongs to another user."""
     return () if psutil is None else (psutil.NoSuchProcess, psutil.AccessDenied)
 
 
@@ -243,25 +244,3 @@ def _pynvml() -> Nvml | None:
     with suppress(ImportError):
         return cast(Nvml, importlib.import_module("pynvml"))
     return None
-
-
-# --- whose turn it is
-
-NICENESS = 10
-"""Enough for training to have nine tenths of a core that the shipper wants too, and little enough for it to get on."""
-
-
-def give_way() -> None:
-    """Lets training come first where both want the same core.
-
-    Where Linux groups processes by session, as it does by default on desktops, this counts within the session only.
-    """
-    os.nice(NICENESS)
-
-
-def children_give_way() -> None:
-    """Does the same for what a tracker's library has started as a session of its own, by the niceness of that."""
-    for child in () if psutil is None else psutil.Process().children(recursive=True):
-        with suppress(OSError):  # no such grouping here, or the process has gone
-            if os.getsid(child.pid) != os.getsid(0):
-                Path(f"/proc/{child.pid}/autogroup").write_text(str(NICENESS))

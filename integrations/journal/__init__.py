@@ -1,0 +1,1 @@
+"""The journal: the record of a run that training writes and everything else reads."""

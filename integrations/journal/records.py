@@ -1,22 +1,23 @@
-"""The journal of a run: the one thing that training writes, and the truth until every tracker has it.
+"""The journal of a run: the only thing that training writes, and the source of truth.
 
-`journal.jsonl` is only ever appended to, one JSON object a line. Each line ends in its own checksum (`"crc"`, CRC-32 of
-all before it), so that a damaged one is known. The key `kind` says what it is:
+`journal.jsonl` is append-only, with one JSON object a line. Each line ends in its own checksum
+(`"crc"`, the CRC-32 of all text before it), so that damage is detected. The key `kind` tells the
+kinds of records apart:
 
-==============  ====================================================================================
-`start`         a run begins or goes on: `version`, `run` (see `RunInfo`), `trackers` (their settings)
-`metrics`       rows of the same keys as columns: `time_ms`, `step`, `values` by key
+==============  ================================================================================
+`start`         a run starts or is resumed: `version`, `run` (see `RunInfo`), `trackers` (specs)
+`metrics`       rows with the same keys, as columns: `time_ms`, `step`, `values` by key
 `histograms`    `time_ms`, `step`, `edges`, `counts` by name
 `tags`          `tags` by name
-`figure`        `path` of an image beside the journal, `name`, `step`
+`figure`        `path` of an image below the journal's folder, `name`, `step`
 `table`         `name`, `columns`, `rows`, `step`
-`artifact`      `path` of a file beside the journal, `name`, `aliases`
+`artifact`      `path` of a file below the journal's folder, `name`, `aliases`
 `model`         as `artifact`, with the configuration `node` that makes the model
 `end`           `reason`, `message`, `signum`, `time_ms`
-`continued`     the run goes on in another journal, `by`; nothing of this one is delivered any more
-==============  ====================================================================================
+`continued`     another journal continues the run, `by`; delivery of this one stops
+==============  ================================================================================
 
-A last line without its end of line was being written when the process died, and counts for nothing.
+A last line without a line end was being written when the process died, and is ignored.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ from nntrain.integrations.tracker import MetricRow, ProcessInfo, RunEnd, RunInfo
 from nntrain.result import StopReason
 
 VERSION = 1
-"""The version of the records that this nntrain writes; it reads no newer ones."""
+"""The version of the records that this nntrain writes; it cannot read newer ones."""
 
 JOURNAL = "journal.jsonl"
-"""The name of a journal in the folder of its run."""
+"""The name of the journal in the folder of a run."""
 
 _TAIL = len(',"crc":"00000000"}')
 
@@ -46,23 +47,23 @@ Record = Mapping[str, Any]
 
 
 class JournalError(ValueError):
-    """A journal cannot be read at all: it has no beginning, or is of a newer version."""
+    """A journal cannot be read: it has no start record, or a newer version."""
 
 
 # --- lines
 
 
 def encode(record: Record) -> bytes:
-    """A record as a line, its checksum last; what JSON has no word for, such as a path, is written as its text."""
+    """A record as a line with a checksum; values that JSON lacks, such as paths, become text."""
     body = json.dumps(record, separators=(",", ":"), default=str).encode()
     return b'%s,"crc":"%08x"}\n' % (body[:-1], zlib.crc32(body[:-1]))
 
 
 def decode(line: bytes) -> dict[str, Any]:
-    """The record of a line.
+    """Returns the record of a line.
 
     Raises:
-        ValueError: if the line is damaged; the message says how.
+        ValueError: if the line is damaged.
     """
     body = line.rstrip(b"\n")
     head, tail = body[:-_TAIL], body[-_TAIL:]
@@ -74,7 +75,7 @@ def decode(line: bytes) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line of a journal: its number from 1, where it ends in bytes, and its record, or what is wrong with it."""
+    """A line of a journal: its number from 1, its end in bytes, and its record or its damage."""
 
     number: int
     end: int
@@ -83,7 +84,7 @@ class Line:
 
 
 def lines(path: Path, offset: int = 0, number: int = 0) -> Iterator[Line]:
-    """The lines that are complete, after the first `offset` bytes and `number` lines."""
+    """Yields the complete lines after the first `offset` bytes, which hold `number` lines."""
     with open(path, "rb") as file:
         file.seek(offset)
         for raw in file:
@@ -104,7 +105,7 @@ def _line(number: int, end: int, raw: bytes) -> Line:
 
 
 def start_record(run: RunInfo, trackers: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The record of a run that begins or goes on; `trackers` are the settings by name, without secrets."""
+    """The record of a start or resume; `trackers` holds their specs by name, without secrets."""
     values = asdict(run)
     del values["folder"]
     values["params"] = {str(key): value for key, value in run.params.items()}
@@ -112,19 +113,20 @@ def start_record(run: RunInfo, trackers: Mapping[str, Mapping[str, Any]]) -> dic
         "kind": "start",
         "version": VERSION,
         "run": values,
-        "trackers": {name: dict(node) for name, node in trackers.items()},
+        "trackers": {name: dict(spec) for name, spec in trackers.items()},
     }
 
 
 def run_of(record: Record, folder: Path) -> RunInfo:
-    """The run of a start record.
+    """Returns the run of a start record.
 
     Raises:
-        JournalError: if it is of a newer version.
+        JournalError: if the journal has a newer version.
     """
     if record["version"] > VERSION:
         raise JournalError(
-            f"{folder / JOURNAL} is of version {record['version']}, this nntrain reads up to {VERSION}: update nntrain."
+            f"{folder / JOURNAL} has version {record['version']}, and this nntrain reads versions "
+            f"up to {VERSION}: update nntrain."
         )
     run = dict(record["run"])
     return RunInfo(**{**run, "process": ProcessInfo(**run["process"]), "folder": folder})
@@ -133,12 +135,12 @@ def run_of(record: Record, folder: Path) -> RunInfo:
 def metrics_record(
     time_ms: list[int], step: list[int], values: Mapping[str, list[float]]
 ) -> dict[str, Any]:
-    """Rows of the same keys, by column."""
+    """The record of rows with the same keys, by column."""
     return {"kind": "metrics", "time_ms": time_ms, "step": step, "values": dict(values)}
 
 
 def metrics_records(rows: Iterable[MetricRow]) -> Iterator[dict[str, Any]]:
-    """The rows as records, neighbours of the same keys in one."""
+    """Yields the records of rows; consecutive rows with the same keys share one."""
     block: list[MetricRow] = []
     for row in rows:
         if block and row.values.keys() != block[0].values.keys():
@@ -187,9 +189,12 @@ def end_of(record: Record) -> RunEnd:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """The values of one metric in the order in which they were recorded.
+    """The values of one metric, in the order of recording.
 
-    `step` `(n,)` int64 in training batches, `time_ms` `(n,)` int64 since the epoch of the clock, `value` `(n,)` float64.
+    Attributes:
+        step: `(n,)` int64, in training batches.
+        time_ms: `(n,)` int64, in milliseconds since 1970.
+        value: `(n,)` float64.
     """
 
     step: NDArray[np.int64]
@@ -199,7 +204,7 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class FileRecord:
-    """A file that was kept with the run: where it lies, its name in the tracker, and whether it is a figure or a model."""
+    """A file of the run: its path, its name in the tracker, and the kind of its record."""
 
     path: Path
     name: str
@@ -208,10 +213,20 @@ class FileRecord:
 
 @dataclass
 class RunRecord:
-    """What a journal says of a run.
+    """The contents of a journal.
 
-    `end` is `None` while it goes on, or where its process died and nobody has closed the journal yet. `damaged` has the
-    numbers of the lines that could not be read, with what is wrong with each; everything else is there nevertheless.
+    Attributes:
+        run: what was known about the run when it started.
+        trackers: the specs of its trackers, by name.
+        metrics: the values of each metric, by key.
+        tags: the tags by name.
+        files: figures, artifacts and models.
+        tables: the tables.
+        end: how the run ended; `None` while it runs, or if its process died and the shipper has not
+            closed the journal yet.
+        continued_by: the journal that continues the run, if there is one.
+        damaged: the damage of each line that cannot be read, by line number; all other lines are
+            included above.
     """
 
     run: RunInfo
@@ -226,11 +241,14 @@ class RunRecord:
 
 
 def read_journal(path: str | Path) -> RunRecord:
-    """Reads a journal: `path` is the file or the folder of the run.
+    """Reads a journal.
+
+    Args:
+        path: the journal, or the folder of the run.
 
     Raises:
-        FileNotFoundError: if there is none.
-        JournalError: if it does not say which run it is of, or is of a newer version.
+        FileNotFoundError: if the journal does not exist.
+        JournalError: if it has no start record, or a newer version.
     """
     path = journal_path(path)
     found, columns = _Gathered(), _Columns()
@@ -247,13 +265,13 @@ def read_journal(path: str | Path) -> RunRecord:
 
 
 def journal_path(path: str | Path) -> Path:
-    """The journal itself, given it or the folder of its run."""
+    """The path of a journal, given the journal or the folder of the run."""
     path = Path(path)
     return path / JOURNAL if path.is_dir() else path
 
 
 class _Columns:
-    """The columns of all metrics records, joined at the end."""
+    """Collects the columns of all metrics records, and joins them at the end."""
 
     def __init__(self) -> None:
         self._steps: dict[str, list[int]] = {}
@@ -278,7 +296,7 @@ class _Columns:
 
 
 class _Gathered:
-    """What the other records say."""
+    """Collects the contents of all other records."""
 
     def __init__(self) -> None:
         self.start: tuple[RunInfo, dict[str, Any]] | None = None
@@ -307,7 +325,7 @@ class _Gathered:
     def record(self, path: Path) -> RunRecord:
         if self.start is None:
             raise JournalError(
-                f"{path} does not say which run it is of: expected a journal that nntrain wrote."
+                f"{path} has no start record: expected a journal that nntrain wrote."
             )
         run, trackers = self.start
         return RunRecord(

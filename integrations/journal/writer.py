@@ -1,9 +1,8 @@
-"""Writing a journal from the training process, without letting it wait for the disk."""
+"""Writing a journal from the training process, which never waits for the disk."""
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import logging
 import os
 import threading
@@ -14,48 +13,49 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from nntrain.core.files import cut_torn_line, lock
 from nntrain.integrations.journal.records import Record, encode
 
 _LOG = logging.getLogger("nntrain")
 
 EVERY_S = 0.1
-"""Seconds between two looks at what is to be written."""
+"""Seconds between two writes."""
 
 RETRY_S = 1.0
-"""Seconds after which a disk that took nothing is asked again; each time it is offered all that is kept."""
+"""Seconds after a failed write before all waiting lines are written again."""
 
 LOCK_WAIT_S = 0.5
-"""Seconds to wait for one who only asks whether the journal is being written, which holds it for a moment."""
+"""Seconds to wait for the lock, which `is_being_written` holds for a moment."""
 
 KEPT_BYTES = 64 * 2**20
-"""How much is kept in memory while the disk takes nothing."""
+"""Bytes to keep in memory while writes fail."""
 
 Job = Callable[[], Iterable[Record]]
 
 
 class JournalInUseError(RuntimeError):
-    """Another process writes this journal."""
+    """Another process is writing this journal."""
 
 
 class JournalWriter:
-    """Appends records to a journal in a thread of its own.
+    """Appends records to a journal in a separate thread.
 
-    As long as it is open it holds a lock on the file, by which others know that its process lives. A line that a process
-    left half-written is cut off first. Where the disk takes nothing the training goes on: that is said once, what comes is
-    kept in memory up to 64 MiB and written as soon as there is room.
+    While it is open it holds a lock on the file, which tells other processes that this one is
+    alive. It first removes an incomplete last line. If the disk is full, training continues: the
+    writer warns once, keeps up to 64 MiB of records in memory, and writes them when it can.
 
     Args:
-        path: the journal; its folder is made.
+        path: the journal; its folder is created.
 
     Raises:
-        JournalInUseError: if another process writes it.
+        JournalInUseError: if another process is writing it.
     """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self.n_lost = 0
-        """Records that found no room on the disk nor in memory, or that could not be made."""
+        """Records that fitted neither on the disk nor into memory, or whose function failed."""
         self._file = _JournalFile(path)
         self._has_told = False
         self._jobs: deque[Job | threading.Event] = deque()
@@ -64,26 +64,26 @@ class JournalWriter:
         self._thread.start()
 
     def write(self, *records: Record) -> None:
-        """Hands over records, in order."""
+        """Appends records, in order."""
         self._jobs.append(lambda: records)
 
     def write_later(self, *jobs: Job) -> None:
-        """Hands over functions that give records, called in the thread, in order; so they may wait for the device."""
+        """Appends what functions return; the thread calls them in order, so they may wait."""
         self._jobs.extend(jobs)
 
     def flush(self) -> None:
-        """Has the file flushed to the disk, and does not wait for it."""
+        """Starts to flush the file to the disk."""
         self._jobs.append(threading.Event())
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Waits until all that was handed over is on the disk; returns whether it is."""
+        """Waits until all records so far are on the disk; returns whether they are."""
         flushed = threading.Event()
         self._jobs.append(flushed)
         self._wake.set()
         return flushed.wait(timeout_s) and not self._file.waiting
 
     def close(self) -> None:
-        """Writes what is left and lets go of the file."""
+        """Writes the remaining records and closes the file."""
         self._is_closing = True
         self._wake.set()
         self._thread.join()
@@ -101,7 +101,7 @@ class JournalWriter:
 
     def _work(self) -> None:
         while not self._is_closing:
-            # looks by itself now and then: being woken for each group would cost the training a switch of threads
+            # it polls, because waking it for each group would cost training a thread switch
             self._wake.wait(EVERY_S)
             self._wake.clear()
             self._write_waiting()
@@ -126,7 +126,7 @@ class JournalWriter:
         try:
             for record in job():
                 self.n_lost += not self._file.add(encode(record))
-        except Exception as err:  # noqa: BLE001 - a value that cannot be read from its device must not lose what comes after it
+        except Exception as err:  # noqa: BLE001 - a broken device must not lose later records
             self.n_lost += 1
             self._tell(err)
 
@@ -134,7 +134,7 @@ class JournalWriter:
         if not self._has_told:
             self._has_told = True
             _LOG.warning(
-                "%s: a record cannot be made (%s: %s) and is lost.",
+                "%s: a record failed (%s: %s) and is lost.",
                 self.path,
                 type(err).__name__,
                 err,
@@ -150,7 +150,7 @@ class JournalWriter:
 
 
 class _JournalFile:
-    """The file, and what is waiting for room in it."""
+    """The file, and the lines that wait to be written."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -163,17 +163,14 @@ class _JournalFile:
         self._due_s = 0.0
 
     def _lock(self) -> None:
-        deadline = time.monotonic() + LOCK_WAIT_S
-        while not _locked(self._fd, fcntl.LOCK_EX):
-            if time.monotonic() > deadline:
-                os.close(self._fd)
-                raise JournalInUseError(
-                    f"{self._path} is being written by another process: name another folder."
-                )
-            time.sleep(0.005)
+        if not lock(self._fd, timeout_s=LOCK_WAIT_S):
+            os.close(self._fd)
+            raise JournalInUseError(
+                f"{self._path} is being written by another process: name another folder."
+            )
 
     def add(self, line: bytes) -> bool:
-        """Takes a line if there is room in memory."""
+        """Adds a line; returns whether there was room in memory."""
         if self._n_waiting + len(line) > KEPT_BYTES:
             return False
         self.waiting.append(line)
@@ -181,7 +178,7 @@ class _JournalFile:
         return True
 
     def write(self) -> None:
-        """Writes what is waiting; where the disk is full, takes back the part of a line that found room."""
+        """Writes the waiting lines; if the disk is full, removes the part that was written."""
         if not self.waiting or time.monotonic() < self._due_s:
             return
         data = b"".join(self.waiting)
@@ -199,23 +196,23 @@ class _JournalFile:
         if not self._said:
             self._said = True
             _LOG.warning(
-                "%s cannot be written (%s): training goes on, and what is recorded is kept in memory until there is room.",
+                "%s cannot be written (%s): training continues; records wait in memory.",
                 self._path,
                 os.strerror(err.errno) if err.errno else err,
             )
 
     def flush(self) -> None:
-        """Writes what is waiting and flushes it to the disk."""
+        """Writes the waiting lines and flushes the file to the disk."""
         self._due_s = 0.0
         self.write()
         try:
             os.fsync(self._fd)
         except OSError as err:
-            if err.errno != errno.EINVAL:  # a file system that cannot
+            if err.errno != errno.EINVAL:  # EINVAL: a file system without fsync
                 self._say(err)
 
     def close(self) -> int:
-        """Lets go of the file; returns how many records found no room."""
+        """Closes the file; returns how many records were not written."""
         os.close(self._fd)
         return len(self.waiting)
 
@@ -227,40 +224,14 @@ def _write_all(fd: int, data: bytes, offset: int) -> None:
         view, offset = view[n:], offset + n
 
 
-def cut_torn_line(fd: int) -> int:
-    """Cuts off a last line without an end, and returns where the file ends then."""
-    size = os.fstat(fd).st_size
-    end, block = size, 65536
-    while end > 0:
-        start = max(0, end - block)
-        found = os.pread(fd, end - start, start).rfind(b"\n")
-        if found >= 0:
-            end = start + found + 1
-            break
-        end = start
-    if end < size:
-        os.ftruncate(fd, end)
-    return end
-
-
 def is_being_written(path: Path) -> bool:
-    """Whether a process that lives holds the journal open for writing."""
+    """Whether a running process has the journal open for writing."""
     with open(path, "rb") as file:
-        return not _locked(
-            file.fileno(), fcntl.LOCK_SH
-        )  # shared, so that two who ask do not see each other
-
-
-def _locked(fd: int, kind: int) -> bool:
-    try:
-        fcntl.flock(fd, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+        return not lock(file.fileno(), shared=True)  # two calls at once do not block each other
 
 
 def append_if_free(path: Path, records: Iterable[Record]) -> bool:
-    """Appends records to a journal that nobody writes any more; returns whether nobody does."""
+    """Appends records unless another process is writing the journal; returns whether it did."""
     try:
         with JournalWriter(path) as writer:
             writer.write(*records)

@@ -1,0 +1,1 @@
+"""Shipping: delivers journals to trackers, from a process beside the training process."""

@@ -1,4 +1,4 @@
-"""The training process's side of shipping: starting the shipper, telling it of journals, and waiting for it at the end."""
+"""The training process's side of shipping: it starts the shipper, announces journals, and waits."""
 
 from __future__ import annotations
 
@@ -15,26 +15,29 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
-from nntrain.integrations.shipping.delivery import Backlog, Delivery, backlog, read_state
+from nntrain.config.instantiate import Node
+from nntrain.integrations.shipping.backlog import Backlog, backlog
+from nntrain.integrations.shipping.delivery import Delivery
 from nntrain.integrations.shipping.progress import DeliveryBar
-from nntrain.integrations.shipping.spec import Node, node_of
+from nntrain.integrations.shipping.spec import spec_of
+from nntrain.integrations.shipping.state import read_state
 from nntrain.integrations.tracker import Tracker
 
 _LOG = logging.getLogger("nntrain")
 
 FINISH_TIMEOUT_S = 30.0
-"""Seconds that the end of the process waits for what is not yet delivered."""
+"""Seconds that the process waits at its end for what is not delivered yet."""
 
 INTERRUPTED_TIMEOUT_S = 5.0
-"""The same for a process that was told to stop: what it runs under may kill it before long."""
+"""The same after a signal to stop, since a scheduler may soon kill the process."""
 
 CHECK_EVERY_S = 1.0
-"""Seconds between two looks at the shipper."""
+"""Seconds between two checks of the shipper."""
 
 
 @dataclass(frozen=True)
 class Shipment:
-    """A journal, and the trackers by name that it goes to."""
+    """A journal, and the trackers by name to deliver it to."""
 
     journal: Path
     trackers: Mapping[str, Tracker]
@@ -42,26 +45,26 @@ class Shipment:
 
 
 class Shipper(Protocol):
-    """Takes journals to their trackers."""
+    """Delivers journals to their trackers."""
 
     def add(self, shipment: Shipment) -> None:
-        """Begins to deliver a journal; again after it has ended, where its run goes on."""
+        """Starts to deliver a journal, or continues after its run was resumed."""
 
     def check(self) -> None:
-        """Sees to it that deliveries go on, and tells of trouble; called often, returns at once."""
+        """Keeps deliveries going and warns of errors; called often, returns at once."""
 
     def ended(self, shipment: Shipment) -> None:
-        """Takes note that the run has ended and its journal is whole."""
+        """Notes that the run has ended and its journal is complete."""
 
     def release(self, journal: Path) -> None:
-        """Delivers this journal no longer, for another one goes on with its run."""
+        """Stops delivering a journal because another journal continues its run."""
 
     def finish(self, timeout_s: float | None = None) -> list[Backlog]:
-        """Waits until all is delivered, and returns what is left."""
+        """Waits until everything is delivered, and returns what is left."""
 
 
 class Offline:
-    """Ships nothing: the journals are delivered later, by `python -m nntrain.sync`."""
+    """Delivers nothing: `python -m nntrain.sync` delivers the journals later."""
 
     def add(self, shipment: Shipment) -> None:
         """Does nothing."""
@@ -76,12 +79,12 @@ class Offline:
         """Does nothing."""
 
     def finish(self, timeout_s: float | None = None) -> list[Backlog]:
-        """Leaves everything, as it is meant to."""
+        """Returns nothing, since all of the backlog is intended."""
         return []
 
 
 class InProcess:
-    """Delivers when the run has ended, in this process: for `MemoryTracker`, in tests."""
+    """Delivers in this process when the run has ended: for `MemoryTracker`, in tests."""
 
     def add(self, shipment: Shipment) -> None:
         """Does nothing."""
@@ -100,22 +103,25 @@ class InProcess:
         """Does nothing."""
 
     def finish(self, timeout_s: float | None = None) -> list[Backlog]:
-        """There is nothing left."""
+        """Returns nothing, since `ended` has delivered everything."""
         return []
 
 
 class ShipperProcess:
-    """The shipper of this process.
+    """The shipper of this process, as a child process.
 
-    It is a process group of its own, so that a Ctrl-C in the terminal does not reach it, in the session of this process, within
-    which it gives way to it. If it dies another one is started, once.
+    It has its own process group, so that Ctrl-C in the terminal does not reach it, but the session
+    of this process, within which it has a lower priority. If it dies, it is restarted once.
+
+    Args:
+        finish_timeout_s: seconds that `finish` waits by default.
     """
 
     def __init__(self, finish_timeout_s: float = FINISH_TIMEOUT_S) -> None:
         self.finish_timeout_s = finish_timeout_s
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe = -1
-        self._load: list[Node] = []
+        self._specs: list[Node] = []
         self._trusted: Sequence[str] = ()
         self._shipments: dict[Path, Shipment] = {}
         self._ended: set[Path] = set()
@@ -124,12 +130,10 @@ class ShipperProcess:
         self._told: set[tuple[Path, str]] = set()
 
     def start(self, trackers: Mapping[str, Tracker], trusted: Sequence[str] = ()) -> None:
-        """Starts the process if there is none, and has it import what the trackers need."""
+        """Starts the process unless it runs; it then imports the libraries of the trackers."""
         if self._process is None:
-            self._load, self._trusted = (
-                [node_of(tracker) for tracker in trackers.values()],
-                list(trusted),
-            )
+            self._specs = [spec_of(tracker) for tracker in trackers.values()]
+            self._trusted = list(trusted)
             self._launch()
 
     def _launch(self) -> None:
@@ -145,7 +149,7 @@ class ShipperProcess:
         )
         os.close(theirs)
         self._n_start += 1
-        self._say({"sys_path": sys.path, "load": self._load, "trusted": self._trusted})
+        self._say({"sys_path": sys.path, "connect": self._specs, "trusted": self._trusted})
         self._say({"finish_timeout_s": self.finish_timeout_s})
 
     def _say(self, message: Mapping[str, Any]) -> None:
@@ -154,33 +158,31 @@ class ShipperProcess:
             while data:
                 data = data[os.write(self._pipe, data) :]
         except BrokenPipeError:
-            return  # it has died, which `check` will see
+            return  # the process has died, which `check` notices
 
     def add(self, shipment: Shipment) -> None:
-        """Begins to deliver a journal."""
+        """Starts to deliver a journal."""
         self._shipments[shipment.journal] = shipment
         self._ended.discard(shipment.journal)
         self.start(shipment.trackers, shipment.trusted)
         self._say_shipment(shipment)
 
     def _say_shipment(self, shipment: Shipment) -> None:
-        nodes: dict[str, Node] = {
-            name: node_of(tracker) for name, tracker in shipment.trackers.items()
-        }
+        specs = {name: spec_of(tracker) for name, tracker in shipment.trackers.items()}
         self._say(
-            {"journal": str(shipment.journal), "trackers": nodes, "trusted": list(shipment.trusted)}
+            {"journal": str(shipment.journal), "trackers": specs, "trusted": list(shipment.trusted)}
         )
 
     def check(self) -> None:
-        """Starts the process again if it has died, and tells once of a tracker that does not take what it is sent."""
+        """Restarts the process if it has died, and warns once of each tracker that fails."""
         if (now := time.monotonic()) < self._next_check:
             return
         self._next_check = now + CHECK_EVERY_S
         if self._process is not None and self._process.poll() is not None:
-            self._start_again()
+            self._restart()
         self._forget_delivered()
         for journal, name in self._deliveries():
-            self._tell_trouble(journal, name)
+            self._warn_of_error(journal, name)
 
     def _forget_delivered(self) -> None:
         for journal in [journal for journal in self._ended if not self._backlogs(journal)]:
@@ -191,26 +193,27 @@ class ShipperProcess:
         names = self._shipments[journal].trackers
         return [missing for name in names if (missing := backlog(journal, name)) is not None]
 
-    def _start_again(self) -> None:
+    def _restart(self) -> None:
         assert self._process is not None
         if self._n_start > 1:
-            self._tell_dead()
+            self._warn_of_death()
             return
         _LOG.warning(
-            "the shipper died (exit code %s): another one goes on.", self._process.returncode
+            "the shipper died (exit code %s): it is restarted and continues.",
+            self._process.returncode,
         )
         os.close(self._pipe)
         self._launch()
         self._say_shipments()
 
-    def _tell_dead(self) -> None:
+    def _warn_of_death(self) -> None:
         for journal, name in self._deliveries():
             if (journal, name) not in self._told:
                 self._told.add((journal, name))
                 _LOG.warning(
-                    "the shipper died again: %s is kept in %s for python -m nntrain.sync.",
-                    name,
+                    "the shipper died again: deliver %s to %s with python -m nntrain.sync.",
                     journal,
+                    name,
                 )
 
     def _say_shipments(self) -> None:
@@ -218,11 +221,11 @@ class ShipperProcess:
             self._say_shipment(shipment)
 
     def release(self, journal: Path) -> None:
-        """Delivers this journal no longer, and at once, whatever its tracker is busy with; the others go on."""
+        """Stops delivering a journal at once, whatever its tracker is doing; others continue."""
         if self._process is not None and self._shipments.pop(journal, None) is not None:
             self._ended.discard(journal)
             self._stop()
-            self._n_start -= 1  # it did not die
+            self._n_start -= 1  # this is not a restart after a death
             self._launch()
             self._say_shipments()
 
@@ -230,19 +233,19 @@ class ShipperProcess:
         for journal, shipment in self._shipments.items():
             yield from ((journal, name) for name in shipment.trackers)
 
-    def _tell_trouble(self, journal: Path, name: str) -> None:
+    def _warn_of_error(self, journal: Path, name: str) -> None:
         if (journal, name) in self._told or (error := read_state(journal, name).error) is None:
             return
         self._told.add((journal, name))
         _LOG.warning(
-            "%s takes nothing at present (%s): the run is kept in %s and delivered when it does.",
+            "delivery to %s fails (%s): %s keeps the run, and delivery is tried again.",
             name,
             error,
             journal,
         )
 
     def ended(self, shipment: Shipment) -> None:
-        """Takes note that this journal needs no more looking after once it is delivered."""
+        """Notes that this journal can be forgotten once it is delivered."""
         self._ended.add(shipment.journal)
 
     def finish(self, timeout_s: float | None = None) -> list[Backlog]:
@@ -257,7 +260,7 @@ class ShipperProcess:
             if self._shipments:
                 self._wait(self.finish_timeout_s if timeout_s is None else timeout_s)
         except KeyboardInterrupt:
-            pass  # the user waits no longer; nothing is lost by it
+            pass  # the user stops waiting; the journal still holds everything
         finally:
             self._stop()
         left = [missing for journal in self._shipments for missing in self._backlogs(journal)]
@@ -265,7 +268,7 @@ class ShipperProcess:
         return left
 
     def leave(self) -> None:
-        """Does not wait: the process delivers what it can in 5 s, and ends."""
+        """Does not wait: the process delivers what it can within 5 s, and ends."""
         if self._process is None:
             return
         self._say({"finish_timeout_s": INTERRUPTED_TIMEOUT_S, "bye": True})
@@ -285,7 +288,7 @@ class ShipperProcess:
 
     def _stop(self) -> None:
         assert self._process is not None
-        self._process.kill()  # whatever it has delivered is written down; what it has not is in the journal
+        self._process.kill()  # its states on disk are exact, and the rest is in the journal
         self._process.wait()
         os.close(self._pipe)
         self._process = None
@@ -293,14 +296,14 @@ class ShipperProcess:
 
 @cache
 def shared_shipper() -> ShipperProcess:
-    """The one shipper of this process; what it has not delivered when the process ends is waited for then."""
+    """The one shipper of this process; the end of the process waits for its deliveries."""
     shipper = ShipperProcess()
     atexit.register(_finish_at_exit, shipper, os.getpid())
     return shipper
 
 
 def tell_backlog(left: Sequence[Backlog]) -> None:
-    """Tells people what is not delivered, and how to deliver it."""
+    """Prints what is not delivered, and the command that delivers it."""
     for missing in left:
         print(f"nntrain: {missing}. Deliver it with: {missing.remedy}", file=sys.stderr)
 

@@ -1,4 +1,4 @@
-"""Going on with the journal of a run that is resumed: cut at the checkpoint's step, so that no curve has double points."""
+"""Continuing the journal of a resumed run: cut at the checkpoint, so that no point is doubled."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from nntrain.core.files import link_or_copy
+from nntrain.integrations.journal.files import FOLDER as FILES
 from nntrain.integrations.journal.records import (
     Line,
     Record,
@@ -17,24 +19,18 @@ from nntrain.integrations.journal.records import (
     rows_of,
 )
 from nntrain.integrations.journal.writer import append_if_free
-from nntrain.integrations.shipping.delivery import (
-    FOLDER,
-    DeliveryState,
-    Held,
-    delivery_lock,
-    read_state,
-    write_state,
-)
+from nntrain.integrations.shipping.lock import delivery_lock
+from nntrain.integrations.shipping.state import FOLDER, DeliveryState, Held, read_state, write_state
 
 WAIT_S = 60.0
-"""Seconds to wait for a shipper that still delivers what a killed process has left."""
+"""Seconds to wait for a shipper that still delivers the journal of a killed process."""
 
 
 def continue_journal(old: Path, new: Path, train_iter: int) -> None:
-    """Begins the journal `new` with what `old` holds up to training batch `train_iter`, and closes `old` for good.
+    """Starts the journal `new` with the records of `old` up to batch `train_iter`; closes `old`.
 
-    The trackers go on with the same run: what they got of later batches cannot be taken back, so these points are noted as
-    held, and not sent a second time.
+    The trackers continue the same run. They keep the points of later batches that they received,
+    so these points are noted as held and not sent again.
 
     Raises:
         DeliveredByAnotherError: if a process still delivers `old` after a minute.
@@ -53,13 +49,13 @@ def continue_journal(old: Path, new: Path, train_iter: int) -> None:
 
 
 def _latest(journal: Path) -> Path:
-    """The journal that went on with this one last, where a run is resumed twice from the same checkpoint."""
+    """The last journal that continues this one; a checkpoint may be resumed more than once."""
     following = read_journal(journal).continued_by
     return _latest(Path(following)) if following and Path(following).is_file() else journal
 
 
 def _cut(record: Record, train_iter: int) -> list[Record]:
-    """What is kept of a record: nothing of an end, and no row of a later batch."""
+    """The records to keep of one record: no end, and no rows of later batches."""
     match record["kind"]:
         case "end" | "continued":
             return []
@@ -85,24 +81,14 @@ def _write(path: Path, kept: list[tuple[Line, list[Record]]]) -> None:
 
 
 def _link_files(old: Path, new: Path) -> None:
-    if old != new and (old / "files").is_dir():
-        shutil.copytree(
-            old / "files", new / "files", copy_function=link_or_copy, dirs_exist_ok=True
-        )
-
-
-def link_or_copy(source: str | Path, target: str | Path) -> None:
-    """Keeps a file under a second name without copying it, where the file system can."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
+    if old != new and (old / FILES).is_dir():
+        shutil.copytree(old / FILES, new / FILES, copy_function=link_or_copy, dirs_exist_ok=True)
 
 
 def _state(
     state: DeliveryState, kept: list[tuple[Line, list[Record]]], train_iter: int
 ) -> DeliveryState:
-    """Where the delivery of the new journal stands: what the tracker has got of the old one is a beginning of it."""
+    """The state of the new journal's delivery: the tracker received the start of the journal."""
     delivered = [(line, records) for line, records in kept if line.end <= state.offset]
     sent = sum(state.n_rows(line.record) for line, _ in delivered if line.record is not None)
     return DeliveryState(
@@ -112,6 +98,7 @@ def _state(
         line=sum(len(records) for _, records in delivered),
         n_refused=state.n_refused,
         notes=state.notes,
+        unsupported=state.unsupported,
         held=[*state.held, Held(train_iter, _later(delivered, train_iter))],
         held_rows=state.held_rows + sent - _n_rows(state, delivered),
         kept_rows=_n_rows(state, kept),
@@ -123,7 +110,7 @@ def _n_rows(state: DeliveryState, kept: list[tuple[Line, list[Record]]]) -> int:
 
 
 def _later(delivered: list[tuple[Line, list[Record]]], train_iter: int) -> dict[str, int]:
-    """The last step after the cut that was delivered, by key."""
+    """The last delivered step after the cut, by key."""
     last: dict[str, int] = {}
     for line, _ in delivered:
         assert line.record is not None
@@ -134,7 +121,7 @@ def _later(delivered: list[tuple[Line, list[Record]]], train_iter: int) -> dict[
 
 
 def _points(record: Record) -> Iterator[tuple[int, Iterable[str]]]:
-    """The steps of a record, and which keys have a value there."""
+    """Yields the steps of a record, and the keys that have a value there."""
     if record["kind"] == "metrics":
         yield from ((row.step, row.values) for row in rows_of(record))
     elif record["kind"] == "histograms":

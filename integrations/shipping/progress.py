@@ -1,4 +1,4 @@
-"""The bar that shows how much of the journals is delivered, while the end of a process waits for it."""
+"""The progress bar that shows the deliveries while a process waits for them."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from nntrain.integrations.shipping.delivery import read_state
+from nntrain.integrations.shipping.state import read_state
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
 AFTER_S = 0.5
-"""Seconds after which a bar is worth drawing."""
+"""Seconds before a bar appears."""
 
 EVERY_S = 0.1
-"""Seconds between two drawings."""
+"""Seconds between two updates."""
 
 
 class DeliveryBar:
-    """A bar for each delivery, in bytes of the journal, drawn on a terminal when it takes long; elsewhere nothing.
+    """Shows a bar for each delivery, in bytes of the journal, if it takes long on a terminal.
 
     Args:
-        deliveries: journals, and the names of the trackers that they go to.
+        deliveries: journals, and the names of the trackers to deliver them to.
     """
 
     def __init__(self, deliveries: Sequence[tuple[Path, str]]) -> None:
@@ -45,7 +45,7 @@ class DeliveryBar:
             self._bars.stop()
 
     def draw(self) -> None:
-        """Draws the bars, if it is time to."""
+        """Updates the bars if that is due."""
         if (now := time.monotonic()) < self._next_s:
             return
         self._next_s = now + EVERY_S

@@ -1,4 +1,7 @@
-"""A tracker as a configuration node, and back: how its settings travel to the shipper and into the journal."""
+"""The spec of a tracker: its class and settings as plain values, for the journal and the shipper.
+
+A configuration makes the settings, `spec_of` makes them a spec, and `tracker_of` makes them again.
+"""
 
 from __future__ import annotations
 
@@ -7,47 +10,72 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from nntrain.config.errors import ConfigError
+from nntrain.config.instantiate import Node, instantiate
 from nntrain.config.targets import check_path, resolve_target
-from nntrain.integrations.standin import run_whole_package
 from nntrain.integrations.tracker import Tracker
-
-Node = Mapping[str, Any]
 
 OWN = "nntrain.integrations"
 """The package whose trackers are always trusted."""
 
 
-def node_of(tracker: Any) -> dict[str, Any]:
-    """The class of a tracker and its settings, as plain values."""
-    settings = {
-        setting.name: getattr(tracker, setting.name) for setting in fields(tracker) if setting.init
-    }
-    return {"_target_": f"{type(tracker).__module__}.{type(tracker).__qualname__}", **settings}
-
-
-def tracker_of(node: Node, trusted: Sequence[str] = ()) -> Tracker:
-    """The tracker that a node describes; only classes of `nntrain.integrations` and of the trusted packages are made.
+def spec_of(tracker: Tracker) -> dict[str, Any]:
+    """The class of a tracker as `_target_`, and its settings as plain values.
 
     Raises:
-        ConfigError: if the class is not trusted or does not exist, or refuses the settings.
+        ConfigError: if the tracker is not a dataclass.
     """
-    target, settings = (
-        node["_target_"],
-        {key: value for key, value in node.items() if key != "_target_"},
-    )
-    check_path(target, (OWN, *trusted), "tracker")
-    if not target.startswith(f"{OWN}."):
-        run_whole_package()
-    found = resolve_target(target, (OWN, *trusted), "tracker")
-    if not (
-        isinstance(found, type) and is_dataclass(found)
-    ):  # a function that a stranger's journal names must not be called
-        raise ConfigError(
-            f"tracker._target_={target} is no dataclass, as every tracker is: name the class of a tracker."
-        )
-    made = found(**settings)
-    if not isinstance(made, Tracker):
-        raise ConfigError(
-            f"tracker._target_={target} is no nntrain.integrations.tracker.Tracker: name the class of one."
-        )
+    _check_class(type(tracker), "tracker")
+    settings = {
+        setting.name: _plain(getattr(tracker, setting.name))
+        for setting in fields(tracker)  # type: ignore[arg-type]  # checked above
+        if setting.init
+    }
+    return {"_target_": _target(type(tracker)), **settings}
+
+
+def tracker_of(spec: Node, trusted: Sequence[str] = (), key: str = "tracker") -> Tracker:
+    """Makes a tracker from its spec.
+
+    A spec may come from a stranger's journal. It may only name a dataclass that is a `Tracker`, in
+    `nntrain.integrations` or a trusted package; this is checked before anything is called.
+
+    Args:
+        spec: the class as `_target_`, and the settings.
+        trusted: packages that may define the class, in addition to `nntrain.integrations`.
+        key: what error messages call the spec.
+
+    Raises:
+        ConfigError: if the class is not trusted, does not exist or does not accept the settings.
+    """
+    target = spec.get("_target_")
+    check_path(target, (OWN, *trusted), key)
+    _check_class(resolve_target(str(target), (OWN, *trusted), key), key)
+    made: Tracker = instantiate({**spec, "_recursive_": False, "_partial_": False}, key, trusted)
     return made
+
+
+def _check_class(found: Any, key: str) -> None:
+    """Checks that an object is the class of a tracker.
+
+    Raises:
+        ConfigError: if it is anything else.
+    """
+    if not (isinstance(found, type) and issubclass(found, Tracker) and is_dataclass(found)):
+        name = f"{getattr(found, '__module__', '')}.{getattr(found, '__qualname__', found)}"
+        raise ConfigError(
+            f"{key}._target_={name} is not a tracker: "
+            "name a dataclass that derives from nntrain.integrations.tracker.Tracker."
+        )
+
+
+def _target(kind: type[Tracker]) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _plain(value: Any) -> Any:
+    """The value as the journal's JSON returns it."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value

@@ -1,0 +1,1 @@
+"""What the command line does: building, checking, training, tracking and delivering."""

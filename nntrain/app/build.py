@@ -1,4 +1,4 @@
-"""Making the objects that a configuration describes."""
+"""The objects of a configuration: checks of its values, and the Learner with its parts."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ from nntrain.metrics import Metric, as_metric
 
 
 def resolve(cfg: DictConfig) -> dict[str, Any]:
-    """The configuration as plain values, every target in it checked: its package, its name, and its arguments.
+    """Returns the configuration as plain values, after checking its values and every target.
 
     Raises:
-        ConfigError: for a value that is missing or cannot be resolved, or a target that may not or cannot be called.
+        ConfigError: if a value is missing, wrong or cannot be resolved, or a target cannot be
+            called.
     """
     try:
         plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
@@ -53,23 +54,17 @@ _NEEDED = (
 def _check_values(plain: Mapping[str, Any]) -> None:
     for key in _NEEDED:
         if key not in plain:
-            raise ConfigError(f"{key} is gone from the configuration: leave out '~{key}'.")
+            raise ConfigError(f"{key} was removed from the configuration: drop '~{key}'.")
     if not 0 <= plain["seed"] < 2**32:
-        raise ConfigError(
-            f"seed={plain['seed']} is out of range: give a whole number from 0 to {2**32 - 1}."
-        )
+        raise ConfigError(f"seed={plain['seed']} must be a whole number from 0 to {2**32 - 1}.")
     if "lr" in (plain["optimizer"] or {}):
         raise ConfigError(
             f"optimizer.lr={plain['optimizer']['lr']} would have no effect: set lr instead."
         )
     if not (math.isfinite(plain["lr"]) and plain["lr"] > 0):
-        raise ConfigError(
-            f"lr={plain['lr']} is no learning rate: give a finite number greater than 0."
-        )
+        raise ConfigError(f"lr={plain['lr']} must be a finite number greater than 0.")
     if plain["n_epoch"] < 1:
-        raise ConfigError(
-            f"n_epoch={plain['n_epoch']} trains nothing: give a whole number of at least 1."
-        )
+        raise ConfigError(f"n_epoch={plain['n_epoch']} must be a whole number of at least 1.")
     if (resume := plain.get("resume")) is not None:
         _check_resume(Path(resume), plain.get("callbacks") or {})
 
@@ -77,18 +72,19 @@ def _check_values(plain: Mapping[str, Any]) -> None:
 def _check_resume(path: Path, callbacks: Mapping[str, Any]) -> None:
     if "checkpoint" not in callbacks:
         raise ConfigError(
-            "resume needs the callback checkpoint: choose 'callbacks=default', or add checkpoint to your list."
+            "resume needs the callback checkpoint: choose 'callbacks=default', "
+            "or add checkpoint to your list."
         )
     if not (path.is_file() or (path / "last.ckpt").is_file()):
         raise ConfigError(
-            f"resume={path} is neither a checkpoint nor a folder with a last.ckpt: give the folder of a run."
+            f"resume={path} must be a checkpoint, or the folder of a run with a last.ckpt."
         )
 
 
 def make_all(
     nodes: Mapping[str, Any] | None, key: str, trusted: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Makes every entry of a named mapping, in order; an entry set to null is left out."""
+    """Makes the entries of a mapping, in order; skips those that are null."""
     return {
         name: instantiate(node, f"{key}.{name}", trusted)
         for name, node in (nodes or {}).items()
@@ -97,7 +93,7 @@ def make_all(
 
 
 def make_metrics(nodes: Mapping[str, Any] | None, trusted: Sequence[str] = ()) -> list[Metric]:
-    """Makes the metrics; each is recorded under the name of its entry."""
+    """Makes the metrics, each with the name of its entry."""
     made = make_all(nodes, "metrics", trusted)
     metrics = {name: as_metric(metric) for name, metric in made.items()}
     for name, metric in metrics.items():
@@ -106,7 +102,15 @@ def make_metrics(nodes: Mapping[str, Any] | None, trusted: Sequence[str] = ()) -
 
 
 def make_learner(cfg: Mapping[str, Any], cbs: Sequence[Callback] = ()) -> Learner:
-    """Makes the learner: data, model, loss, optimizer, schedule, metrics and callbacks of a resolved configuration."""
+    """Makes the Learner of a resolved configuration.
+
+    Args:
+        cfg: the configuration, as `resolve` returns it.
+        cbs: callbacks in addition to those of the configuration.
+
+    Raises:
+        ConfigError: if a part refuses its arguments.
+    """
     trusted = cfg.get("trusted_targets") or ()
     make = functools.partial(instantiate, trusted=trusted)
     schedule = [make(cfg["schedule"], "schedule")] if cfg.get("schedule") else []
@@ -114,7 +118,7 @@ def make_learner(cfg: Mapping[str, Any], cbs: Sequence[Callback] = ()) -> Learne
     for name, callback in callbacks.items():
         if not isinstance(callback, Callback):
             raise ConfigError(
-                f"callbacks.{name} makes {type(callback).__name__}, which is no nntrain.Callback."
+                f"callbacks.{name} must be an nntrain.Callback but is {type(callback).__name__}."
             )
     try:
         return Learner(

@@ -1,4 +1,4 @@
-"""Checking a command line before anything is run or written: its overrides, its configuration, and every target in it."""
+"""The check of a command line before anything runs: its overrides, configuration and targets."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
-from nntrain.app.resume import with_saved_overrides
+from nntrain.app.saved_overrides import with_saved_overrides
 from nntrain.config.errors import ConfigError
 from nntrain.config.messages import sentence
 from nntrain.config.targets import TRUSTED_TARGETS, check_targets, in_packages
 
 STARTED = time.time()
-"""When the process began, in seconds since the epoch of the clock."""
+"""When the process started, in seconds since 1970."""
 
 CONFIG_PATH = "pkg://nntrain.conf"
 CONFIG_NAME = "config"
 
 
 def check_command_line(argv: Sequence[str]) -> list[str]:
-    """Composes the configuration as Hydra is going to and checks it, so that mistakes are told before anything happens.
+    """Composes the configuration as Hydra will, and checks it before anything runs.
 
-    The values that a sweep is to choose are left out. A request for help or completion is left to Hydra.
+    It ignores the keys that a sweep varies, and leaves help and completion to Hydra.
 
-    Returns the command line, with the overrides of the run that `resume=` names put in.
+    Returns the command line, with the overrides of the run that `resume=` names.
 
     Raises:
-        ConfigError: in one sentence.
+        ConfigError: for the first mistake.
     """
     args = get_args_parser().parse_args(argv)
     if args.help or args.hydra_help or args.shell_completion or args.experimental_rerun:
@@ -49,7 +49,7 @@ def check_command_line(argv: Sequence[str]) -> list[str]:
         cfg = _compose(args, overrides)
         check_targets(cfg, list(cfg.trusted_targets))
         _check_function(cfg)
-    except ConfigError:  # is a ValueError too, and says already what it has to
+    except ConfigError:  # it is a ValueError, but needs no explanation
         raise
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as err:
         raise ConfigError(sentence(err)) from err
@@ -60,7 +60,7 @@ def check_command_line(argv: Sequence[str]) -> list[str]:
 
 
 def _check_function(cfg: DictConfig) -> None:
-    """Checks that a sweep's function of the user's lies in a trusted package, since its module is going to be imported."""
+    """Checks that the user's search space function is in a trusted package, as it is imported."""
     path = cfg.hydra.sweeper.get("custom_search_space")
     if path is not None and not in_packages(str(path), [*TRUSTED_TARGETS, *cfg.trusted_targets]):
         raise ConfigError(
@@ -70,7 +70,7 @@ def _check_function(cfg: DictConfig) -> None:
 
 
 def _check_folder(cfg: DictConfig) -> None:
-    """Checks that the run's folder can be made, before Hydra tries."""
+    """Checks that the run's folder can be created, before Hydra tries."""
     try:
         folder = Path(cfg.hydra.run.dir).absolute()
     except InterpolationResolutionError:
@@ -78,7 +78,8 @@ def _check_folder(cfg: DictConfig) -> None:
     there = next(path for path in (folder, *folder.parents) if path.exists())
     if not (there.is_dir() and os.access(there, os.W_OK)):
         raise ConfigError(
-            f"hydra.run.dir={folder} cannot be made, for {there} cannot be written: name another folder."
+            f"hydra.run.dir={folder} cannot be created because {there} is not writable: "
+            "choose another folder."
         )
 
 
@@ -88,7 +89,7 @@ def _compose(args: argparse.Namespace, overrides: Sequence[str]) -> DictConfig:
         folder = os.path.abspath(args.config_dir)
         if not os.path.isdir(folder):
             raise ConfigError(
-                f"--config-dir {args.config_dir} is no folder: give one that holds config groups."
+                f"--config-dir {args.config_dir} must be a folder with config groups."
             )
         search_path.prepend("command-line", f"file://{folder}", SearchPathQuery(provider="schema"))
     hydra = Hydra.create_main_hydra2(task_name="run", config_search_path=search_path)
@@ -104,7 +105,7 @@ def _compose(args: argparse.Namespace, overrides: Sequence[str]) -> DictConfig:
 
 
 def _fixed(overrides: Sequence[str]) -> list[str]:
-    """The overrides that are no sweep over values."""
+    """Returns the overrides that do not vary a key."""
     parsed = OverridesParser.create().parse_overrides(overrides=list(overrides))
     return [
         text

@@ -1,15 +1,14 @@
-"""The check of the first batch: the mistakes that users make, found in seconds and told in one sentence each."""
+"""The check of the first batch: it finds common mistakes early and explains each in a sentence."""
 
 from __future__ import annotations
 
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from enum import Enum
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -19,144 +18,123 @@ from nntrain.callbacks.monitor import MonitorCallback
 from nntrain.config.errors import ConfigError
 from nntrain.config.hints import first_line, nearest
 from nntrain.core.batch import EmptyLoaderError, describe, n_batches
-from nntrain.core.callback import Callback, Purpose
-from nntrain.core.events import CancelTrainException, CancelValidException
+from nntrain.core.callback import Purpose
+from nntrain.core.events import Event
+from nntrain.core.loop import Loop
+from nntrain.core.snapshot import leave_no_trace, mock_fit
 from nntrain.metrics.calls import unwrapped
-from nntrain.snapshot import leave_no_trace, mock_fit
 
 if TYPE_CHECKING:
     from nntrain.learner import Learner
     from nntrain.metrics import Metric
 
 _MISFITS = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, UserWarning)
-"""What torch and NumPy raise for shapes and types that do not fit."""
+"""The exceptions of torch and NumPy for wrong shapes and types."""
 
 TIMES = ("time/epoch_s", "time/batch_ms", "time/data_wait_ms")
-"""What the recorder adds to losses and metrics."""
+"""The times that the recorder adds to losses and metrics."""
 
 
-class _Stage(Enum):
-    """Whose code runs: that of a callback or of the loop, the model, or the loss."""
+class _FirstBatch(Loop):
+    """A loop that stops after one batch of each part, and checks what goes in and comes out."""
 
-    OTHER = "other"
-    MODEL = "model"
-    LOSS = "loss"
-
-
-@dataclass
-class _Progress:
-    stage: _Stage = _Stage.OTHER
-
-
-class _BeforeOthers(Callback):
-    """Notes that the model or the loss is done, before any other callback sees its result."""
-
-    order: ClassVar[int] = -1000
-
-    def __init__(self, progress: _Progress) -> None:
-        self.progress = progress
-
-    def after_pred(self, learn: Learner) -> None:
-        """The model did its part."""
-        self.progress.stage = _Stage.OTHER
-
-    def after_loss(self, learn: Learner) -> None:
-        """The loss did its part; checks what it gave."""
-        self.progress.stage = _Stage.OTHER
-        _check_loss(learn)
-
-
-class _AfterOthers(Callback):
-    """Checks the batch that the model will see, notes who comes next, and ends the part after its first batch."""
-
-    order: ClassVar[int] = 1000
-
-    def __init__(self, progress: _Progress) -> None:
-        self.progress = progress
+    def __init__(self, learn: Learner) -> None:
+        super().__init__(learn, Purpose.CHECK)
         self.names: list[str] = []
 
-    def before_batch(self, learn: Learner) -> None:
-        """Checks the values; the model comes next."""
-        _check_finite(learn)
-        self.progress.stage = _Stage.MODEL
+    def batches(self) -> Iterable[Any]:
+        """Returns the first batch alone."""
+        return islice(super().batches(), 1)
 
-    def after_pred(self, learn: Learner) -> None:
-        """The loss comes next."""
-        self.progress.stage = _Stage.LOSS
+    def call(self, event: Event) -> None:
+        """Calls the callbacks, then checks what they made of the batch and the loss."""
+        super().call(event)
+        if event is Event.BEFORE_BATCH:
+            _check_finite(self.learn)
+        elif event is Event.AFTER_LOSS:
+            self._check_metrics()
 
-    def after_loss(self, learn: Learner) -> None:
-        """Tries the metrics, and notes what the recorder is going to record of such batches."""
-        part = "train" if learn.training else "valid"
+    def predict(self) -> Any:
+        """Returns the predictions; explains why the model does not fit its input."""
+        learn = self.learn
+        with _explained(lambda err: _model_misfit(learn, err)):
+            return super().predict()
+
+    def get_loss(self) -> Tensor:
+        """Returns the loss, checked; explains why the loss does not fit the predictions."""
+        learn = self.learn
+        with _explained(lambda err: f"The loss {_name(learn.loss_func)} {_misfit(learn, err)}"):
+            learn.loss = super().get_loss()
+        _check_loss(learn)
+        return learn.loss
+
+    def _check_metrics(self) -> None:
+        learn, part = self.learn, "train" if self.learn.training else "valid"
         metrics = [metric for metric in learn.metrics if metric.active(learn.training)]
         for metric in metrics:
             _check_metric(learn, metric)
-        self.names += [
-            f"{part}/{name}"
-            for name in ("loss", *learn.loss_parts, *(metric.name for metric in metrics))
-        ]
-
-    def after_batch(self, learn: Learner) -> None:
-        """One batch is enough."""
-        raise CancelTrainException if learn.training else CancelValidException
+        names = ("loss", *learn.loss_parts, *(metric.name for metric in metrics))
+        self.names += [f"{part}/{name}" for name in names]
 
 
 def check_first_batch(learn: Learner) -> list[str]:
-    """Runs one training batch and one validation batch through the whole loop, and leaves no trace of it.
+    """Runs one training batch and one validation batch through the loop, without leaving a trace.
 
-    Returns the names under which losses and metrics are going to be recorded.
+    Metrics see these batches but are not read, as one batch may be too few for a value. Trackers
+    and other callbacks that do not take part in `Purpose.CHECK` are not called.
 
-    Metrics take these batches but are not read, since one batch may be too few for their value. Trackers and whatever else
-    does not take part in `Purpose.CHECK` are not run.
+    Returns the names of the losses and metrics that a fit will record.
 
     Raises:
-        ConfigError: if a set is empty or smaller than a batch that must be full, the data hold NaN or infinity, the model
-            does not fit its input, the loss or a metric does not fit the predictions, or the loss is not one number or has
-            no gradient.
+        ConfigError: if a set is empty, or smaller than a batch that must be full; if the data has
+            NaN or infinity; if the model does not fit its input, or the loss or a metric the
+            predictions; or if the loss is not one number or has no gradient.
     """
     _check_not_empty(learn.dls.train, "training")
     if learn.dls.valid is not None:
         _check_not_empty(learn.dls.valid, "validation")
-    progress = _Progress()
-    after_others = _AfterOthers(progress)
-    with (
-        leave_no_trace(learn),
-        learn.added_cbs(_BeforeOthers(progress), after_others),
-        _broadcast_is_an_error(),
-    ):
+    with leave_no_trace(learn), _broadcast_is_an_error():
+        loop = _FirstBatch(learn)
         try:
-            mock_fit(learn, Purpose.CHECK, 1)
+            mock_fit(loop, 1)
         except EmptyLoaderError as err:
             raise ConfigError(str(err)) from err
-        except _MISFITS as err:
-            if progress.stage is _Stage.OTHER or isinstance(
-                err, ConfigError | torch.OutOfMemoryError
-            ):
-                raise
-            raise ConfigError(_misfit(learn, progress.stage, err)) from err
-    return after_others.names
+    return loop.names
 
 
 def check_monitors(learn: Learner, recorded: list[str]) -> None:
-    """Checks that what callbacks monitor is going to be recorded.
+    """Checks that the metrics which callbacks monitor will be recorded.
 
     Args:
         learn: the learner.
-        recorded: the names of losses and metrics, as `check_first_batch` gives them.
+        recorded: the names of losses and metrics, from `check_first_batch`.
 
     Raises:
-        ConfigError: for the first callback whose metric is not among them.
+        ConfigError: for the first callback whose metric will not be recorded.
     """
     names = [*recorded, *TIMES]
     for cb in learn.cbs:
         if isinstance(cb, MonitorCallback) and cb.monitor not in names:
             raise ConfigError(
-                f"{type(cb).__name__}(monitor={cb.monitor!r}) is not going to be recorded: {nearest(cb.monitor, names)}"
+                f"{type(cb).__name__}(monitor={cb.monitor!r}) will not be recorded: "
+                f"{nearest(cb.monitor, names)}"
             )
 
 
 @contextmanager
+def _explained(message: Callable[[Exception], str]) -> Iterator[None]:
+    """Turns an exception for a wrong shape or type into a `ConfigError`."""
+    try:
+        yield
+    except (ConfigError, torch.OutOfMemoryError):
+        raise
+    except _MISFITS as err:
+        raise ConfigError(message(err)) from err
+
+
+@contextmanager
 def _broadcast_is_an_error() -> Iterator[None]:
-    """Makes an error of torch's warning that a loss compares `(batch, 1)` with `(batch,)`, that is each with each."""
+    """Raises torch's warning about a loss that compares each item of a batch with all others."""
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="Using a target size", category=UserWarning)
         yield
@@ -167,11 +145,13 @@ def _check_not_empty(loader: Any, part: str) -> None:
         return
     if isinstance(loader, DataLoader) and (n_item := n_batches(loader.dataset)):
         raise ConfigError(
-            f"The {part} set is smaller than one batch: batch_size={loader.batch_size} is larger than len(dataset)={n_item} "
-            f"and drop_last leaves the incomplete batch out; set batch_size to at most {n_item}, or drop_last=False."
+            f"The {part} set is smaller than one batch: batch_size={loader.batch_size} is larger "
+            f"than len(dataset)={n_item} and drop_last drops the incomplete batch; "
+            f"set batch_size to at most {n_item}, or drop_last=False."
         )
     raise ConfigError(
-        f"The {part} set is empty: its loader has no batch; check the path, split or filter that made it."
+        f"The {part} set is empty: its loader has no batch; "
+        "check the path, split or filter that made it."
     )
 
 
@@ -182,13 +162,13 @@ def _check_finite(learn: Learner) -> None:
         n_bad = int((~tensor.isfinite()).sum())
         if n_bad:
             raise ConfigError(
-                f"The first {part} batch has NaN or infinity in {n_bad} of the {tensor.numel()} values of {name}: "
-                "clean the data, or replace these values in the dataset."
+                f"The first {part} batch has NaN or infinity in {n_bad} of the {tensor.numel()} "
+                f"values of {name}: clean the data, or replace these values in the dataset."
             )
 
 
 def _named_tensors(values: Any, name: str) -> Iterator[tuple[str, Tensor]]:
-    """Every dense tensor of a nest with a name for people: `input 0`, `input 0 'pixel_values'`."""
+    """Yields every dense tensor of a batch with a name: `input 0`, `input 0 'pixel_values'`."""
     if isinstance(values, Tensor) and values.layout is torch.strided:
         yield name, values
     elif isinstance(values, Mapping):
@@ -200,28 +180,24 @@ def _named_tensors(values: Any, name: str) -> Iterator[tuple[str, Tensor]]:
 
 
 def _check_loss(learn: Learner) -> None:
+    name = _name(learn.loss_func)
     if learn.loss.numel() != 1:
         raise ConfigError(
-            f"The loss {_name(learn.loss_func)} gave {describe(learn.loss)} where one number was expected: "
-            "take the mean of it, as reduction='mean' does."
+            f"The loss {name} returned {describe(learn.loss)} instead of one number: "
+            "take the mean, as reduction='mean' does."
         )
     if learn.training and not learn.loss.requires_grad:
         raise ConfigError(
-            f"The loss {_name(learn.loss_func)} has no gradient: no trainable parameter takes part in it; compute it from "
-            "the model's predictions without detach(), item(), argmax() or no_grad()."
+            f"The loss {name} has no gradient because no trainable parameter takes part in it: "
+            "compute it from the model's predictions without detach(), item(), argmax() or "
+            "no_grad()."
         )
 
 
 def _check_metric(learn: Learner, metric: Metric) -> None:
     metric.reset()
-    try:
+    with _explained(lambda err: f"metrics.{metric.name} {_misfit(learn, err)}"):
         metric.accumulate(learn)
-    except _MISFITS as err:
-        if isinstance(err, torch.OutOfMemoryError):
-            raise
-        raise ConfigError(
-            f"metrics.{metric.name} does not fit {_outcome(learn)}: {first_line(err)}"
-        ) from err
     metric.reset()
 
 
@@ -230,22 +206,21 @@ def _name(func: Any) -> str:
     return getattr(func, "__name__", None) or type(func).__name__
 
 
-def _misfit(learn: Learner, stage: _Stage, err: Exception) -> str:
-    if stage is _Stage.MODEL:
-        model = type(learn.model).__name__
-        return f"The model {model} does not fit its input {describe(learn.xb)}: {first_line(err)}{_place(err)}"
-    return f"The loss {_name(learn.loss_func)} does not fit {_outcome(learn)}: {first_line(err)}"
+def _model_misfit(learn: Learner, err: Exception) -> str:
+    model, given = type(learn.model).__name__, describe(learn.xb)
+    return f"The model {model} does not fit its input {given}: {first_line(err)}{_place(err)}"
 
 
-def _outcome(learn: Learner) -> str:
+def _misfit(learn: Learner, err: Exception) -> str:
     pred, target = describe(learn.pred), describe(learn.yb or learn.xb)
     return (
-        f"the output of the model {type(learn.model).__name__}: pred is {pred}, target is {target}"
+        f"does not fit the output of the model {type(learn.model).__name__}: "
+        f"pred is {pred}, target is {target}: {first_line(err)}"
     )
 
 
 def _place(err: Exception) -> str:
-    """Where the innermost code that is neither torch's nor ours was, in parentheses; nothing if there is none."""
+    """Returns the innermost line of the user's own code in parentheses, if there is any."""
     places = [
         f" ({Path(frame.f_code.co_filename).name}, line {line})"
         for frame, line in traceback.walk_tb(err.__traceback__)

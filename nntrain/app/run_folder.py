@@ -1,4 +1,4 @@
-"""The folder of a run: what is written there of its configuration."""
+"""The configuration files in the folder of a run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nntrain.config.redact import Redactor
 def write_config(
     folder: Path, cfg: DictConfig, overrides: Sequence[str], redactor: Redactor
 ) -> None:
-    """Writes `.hydra/config.yaml`, with interpolations as they are and secrets left out, and `.hydra/overrides.yaml`."""
+    """Writes `.hydra/config.yaml`, unresolved and without secrets, and `.hydra/overrides.yaml`."""
     hydra_folder = folder / ".hydra"
     hydra_folder.mkdir(parents=True, exist_ok=True)
     plain = redactor.value(OmegaConf.to_container(cfg, resolve=False))
@@ -22,7 +22,7 @@ def write_config(
 
 
 def remove_if_empty(folder: Path, since: float) -> None:
-    """Removes the folder and the two above it as far as they are empty and were made after the time `since` (in s)."""
+    """Removes a folder and the two above it if they are empty and newer than `since` (in s)."""
     for path in (folder, *list(folder.parents)[:2]):
         if path == Path.cwd() or path.stat().st_mtime < since or any(path.iterdir()):
             return

@@ -1,4 +1,4 @@
-"""The study's own run in the trackers: the run below which those of its trials are shown, with the report and its figures."""
+"""The study's own run in the trackers: the parent of its trials' runs, with the report."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ from optuna import Study
 from nntrain.app.build import make_metrics, resolve
 from nntrain.app.objectives import check_objective
 from nntrain.app.tracking import check_delivery, make_shipper, make_trackers
-from nntrain.config.errors import ConfigError
+from nntrain.config.instantiate import Node
 from nntrain.config.messages import sentence
 from nntrain.config.redact import Redactor
-from nntrain.integrations.callback import START_WAIT_S, now_ms
+from nntrain.core.names import RUN_UID
 from nntrain.integrations.capture.provenance import process_info, provenance_tags
+from nntrain.integrations.journal.files import FOLDER, warning_if_unwritable
 from nntrain.integrations.journal.records import (
     JOURNAL,
     JournalError,
@@ -34,42 +35,42 @@ from nntrain.integrations.journal.records import (
     start_record,
 )
 from nntrain.integrations.journal.writer import JournalInUseError, JournalWriter, is_being_written
-from nntrain.integrations.log import FOLDER, warned_of
+from nntrain.integrations.shipping.backlog import Backlog, backlog
 from nntrain.integrations.shipping.client import (
     INTERRUPTED_TIMEOUT_S,
     Shipment,
     Shipper,
     tell_backlog,
 )
-from nntrain.integrations.shipping.delivery import Backlog, backlog, whereabouts
-from nntrain.integrations.shipping.spec import node_of
-from nntrain.integrations.tracker import OUTCOME_TAG, RunEnd, RunInfo, Tracker
+from nntrain.integrations.shipping.run_writer import START_WAIT_S, now_ms
+from nntrain.integrations.shipping.spec import spec_of
+from nntrain.integrations.shipping.state import whereabouts
+from nntrain.integrations.tracker import OUTCOME_TAG, STUDY_TAG, RunEnd, RunInfo, Tracker
 from nntrain.result import StopReason
 from nntrain.sweeps.callbacks import SweepEnd
 from nntrain.sweeps.errors import SweepError
 from nntrain.sweeps.report.results import BEST, REPORT, RESULTS, TRIALS, final_table, trials_table
-from nntrain.sweeps.spec.plan import Node, SweepPlan
-from nntrain.sweeps.study.opening import RUN
+from nntrain.sweeps.spec.plan import SweepPlan
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-TOLD = 3
-"""So many runs that are not delivered are told one by one; more are counted."""
+MAX_NAMED = 3
+"""The number of undelivered runs that are named one by one; more are only counted."""
 
 FIGURES = "figures"
-"""The folder of the report's figures among the files of the run."""
+"""The folder of the report's figures in the run."""
 
 NOTE_TAG = "mlflow.note.content"
 """The tag that MLflow shows as the description of a run, in Markdown."""
 
 _OWN: Mapping[str, Any] = {"run_name": None, "system_metrics": False}
-"""Settings of a tracker that are the trials' and not the study's: it has a name, and does not train."""
+"""The settings of a tracker that differ for the study: it has a name, and does not train."""
 
 
 @dataclass(frozen=True)
 class _Tracking:
-    """Where the study's run goes to."""
+    """The trackers of the study's run, and their settings."""
 
     trackers: Mapping[str, Tracker]
     settings: Mapping[str, Any]
@@ -78,10 +79,11 @@ class _Tracking:
 
 
 class StudyRun:
-    """Keeps a run for a study in the trackers of its configuration; nothing where there is none.
+    """Records a study as a run in the trackers of its configuration, if it has any.
 
-    Its journal lies in the study's folder. The same command again goes on in the same run. Where several commands work on one
-    study in one folder, the run is written by the first of them, and at its end by each that finds it free.
+    The journal of the run is in the study's folder. The same command again continues the same run.
+    If several commands work on one study in one folder, the first one writes the run; at its end
+    each of them writes the results, unless another one is still writing.
     """
 
     def __init__(self) -> None:
@@ -92,25 +94,23 @@ class StudyRun:
     # --- before
 
     def check(self, plan: SweepPlan, config: DictConfig) -> None:
-        """Checks one of the trials' configurations as far as that can be done before data is loaded.
+        """Checks the configuration of a trial, as far as possible without loading data.
 
         Raises:
-            SweepError: for what would be wrong in all trials; the message names the key.
+            ConfigError: for a mistake that all trials would have; the message names the key.
         """
         if "tracker" not in config:
             return
         try:
             with _hydra_of(plan, config):
-                if (
-                    plan.custom_search_space is None
-                ):  # else what is missing here may be chosen there
+                if plan.custom_search_space is None:  # it may set what is missing here
                     _check(config)
                 self._tracking = _tracking(config)
-        except (ConfigError, OmegaConfBaseException) as err:
-            raise SweepError(str(err) if isinstance(err, ConfigError) else sentence(err)) from err
+        except OmegaConfBaseException as err:
+            raise SweepError(sentence(err)) from err
 
     def before_sweep(self, study: Study, plan: SweepPlan) -> None:
-        """Begins the run, or goes on with it."""
+        """Starts the run, or continues it."""
         if self._tracking is not None and self._tracking.trackers:
             _check_journal(study, plan)
             self._shipper = make_shipper(
@@ -122,14 +122,14 @@ class StudyRun:
         try:
             self._writer = JournalWriter(plan.folder / JOURNAL)
         except JournalInUseError:
-            return  # another command that works on the same study writes it
-        settled = {name: tracker.settled() for name, tracker in tracking.trackers.items()}
+            return  # another command on the same study is writing it
+        resolved = {name: tracker.resolved() for name, tracker in tracking.trackers.items()}
         nodes = {
-            name: tracking.redactor.value(node_of(tracker)) for name, tracker in settled.items()
+            name: tracking.redactor.value(spec_of(tracker)) for name, tracker in resolved.items()
         }
         self._writer.write(start_record(_run_info(tracking, study, plan), nodes))
         self._writer.wait(START_WAIT_S)
-        self._shipment = Shipment(self._writer.path, settled, tracking.trusted)
+        self._shipment = Shipment(self._writer.path, resolved, tracking.trusted)
         shipper.add(self._shipment)
 
     # --- after
@@ -137,7 +137,7 @@ class StudyRun:
     def after_sweep(
         self, study: Study, plan: SweepPlan, figures: Mapping[str, go.Figure], end: SweepEnd
     ) -> None:
-        """Keeps what the study has found, ends the run, waits for the trackers, and says where the run is."""
+        """Records the results and ends the run; waits for the trackers and prints where it is."""
         tracking, shipper = self._tracking, self._shipper
         if tracking is None or shipper is None:
             return
@@ -158,7 +158,7 @@ class StudyRun:
         is_interrupted = end.reason is StopReason.INTERRUPTED
         shipper.finish(INTERRUPTED_TIMEOUT_S if is_interrupted else None)
         if not self._tracking.settings["offline"]:
-            _tell(plan.folder, list(_undelivered(plan.folder, list(self._tracking.trackers))))
+            _warn(plan.folder, list(_undelivered(plan.folder, list(self._tracking.trackers))))
         for where in whereabouts(plan.folder / JOURNAL):
             print(where)
         if self._tracking.settings["offline"]:
@@ -166,7 +166,7 @@ class StudyRun:
 
 
 def _undelivered(folder: Path, trackers: Sequence[str]) -> Iterator[Backlog]:
-    """What the trackers lack of a study and its trials, whichever process has shipped them."""
+    """Yields what has not been delivered of a study and its trials, by whatever process."""
     for journal in sorted(folder.rglob(JOURNAL)):
         left = [missing for name in trackers if (missing := backlog(journal, name)) is not None]
         if left and not is_being_written(journal) and not _is_continued(journal):
@@ -179,17 +179,18 @@ def _is_continued(journal: Path) -> bool:
     return False
 
 
-def _tell(folder: Path, left: Sequence[Backlog]) -> None:
-    if len(left) <= TOLD:
+def _warn(folder: Path, left: Sequence[Backlog]) -> None:
+    if len(left) <= MAX_NAMED:
         tell_backlog(left)
         return
     for name in sorted({missing.name for missing in left}):
         of_this = [missing for missing in left if missing.name == name]
         error = next((missing.error for missing in of_this if missing.error), None)
-        why = f", for it takes nothing ({error})" if error else ""
+        why = f", because it accepts nothing ({error})" if error else ""
         remedy = f"python -m nntrain.sync {shlex.quote(str(folder))}"
         print(
-            f"nntrain: {name} lacks all or part of {len(of_this)} runs{why}. Deliver them with: {remedy}",
+            f"nntrain: {name} lacks all or part of {len(of_this)} runs{why}. Deliver them with: "
+            f"{remedy}",
             file=sys.stderr,
         )
 
@@ -199,7 +200,7 @@ def _tell(folder: Path, left: Sequence[Backlog]) -> None:
 
 @contextmanager
 def _hydra_of(plan: SweepPlan, config: DictConfig) -> Iterator[None]:
-    """Lets a configuration refer to what Hydra knows of a trial."""
+    """Sets the values of Hydra that the configuration of a trial may refer to."""
     known = HydraConfig.instance()
     before = known.cfg
     with open_dict(config):
@@ -243,9 +244,8 @@ def _of_study(node: Node) -> dict[str, Any]:
 
 def _check(config: DictConfig) -> None:
     plain = resolve(_task(config))
-    if str(plain["loss"].get("_target_", "")).startswith(
-        "torch.nn."
-    ):  # another loss may record parts of its own
+    # a loss that is not torch's own may record further metrics
+    if str(plain["loss"].get("_target_", "")).startswith("torch.nn."):
         metrics = make_metrics(plain["metrics"], plain["trusted_targets"])
         names = {
             part: [one.name for one in metrics if one.active(part == "train")]
@@ -263,23 +263,23 @@ def _check(config: DictConfig) -> None:
 def _check_journal(study: Study, plan: SweepPlan) -> None:
     journal = plan.folder / JOURNAL
     try:
-        is_other = journal.is_file() and read_journal(journal).run.uid != study.user_attrs[RUN]
+        is_other = journal.is_file() and read_journal(journal).run.uid != study.user_attrs[RUN_UID]
     except JournalError:
-        return  # torn before it said anything
+        return  # the process died while it wrote the first record
     if is_other:
         raise SweepError(
-            f"{journal} is of another study: give another hydra.sweeper.study_name, or the hydra.sweeper.storage that it was "
-            "begun with."
+            f"{journal} belongs to another study: choose another hydra.sweeper.study_name, or the "
+            "hydra.sweeper.storage of that study."
         )
 
 
 def _run_info(tracking: _Tracking, study: Study, plan: SweepPlan) -> RunInfo:
     redactor, name = tracking.redactor, plan.study_name
     return RunInfo(
-        uid=study.user_attrs[RUN],
+        uid=study.user_attrs[RUN_UID],
         name=name,
         params=redactor.value(_params(plan)),
-        tags={**provenance_tags(redactor), "nntrain.study": name},
+        tags={**provenance_tags(redactor), STUDY_TAG: name},
         process=process_info(redactor),
         time_ms=now_ms(),
         group=name,
@@ -287,7 +287,7 @@ def _run_info(tracking: _Tracking, study: Study, plan: SweepPlan) -> RunInfo:
 
 
 def _params(plan: SweepPlan) -> dict[str, Any]:
-    """What the study is: those settings that stay the same when it goes on."""
+    """Returns the settings of the study that stay the same when it continues."""
     space = {f"space.{name}": words for name, words in plan.space.describe().items()}
     kinds = {
         what: node["_target_"].rpartition(".")[2]
@@ -304,7 +304,7 @@ def _params(plan: SweepPlan) -> dict[str, Any]:
 def _found(
     redactor: Redactor, study: Study, plan: SweepPlan, figures: Mapping[str, go.Figure]
 ) -> Iterator[Record]:
-    """What the study has found, as records of its journal; secrets are left out."""
+    """Yields the results of the study as records of its journal, without secrets."""
     trials = study.get_trials(deepcopy=False)
     head, rows = trials_table(plan, trials)
     rows = [list(redactor.value(dict(zip(head, row, strict=True))).values()) for row in rows]
@@ -314,17 +314,16 @@ def _found(
         "tags": {NOTE_TAG: redactor.text("```\n" + "\n".join(final_table(plan, trials)) + "\n```")},
     }
     files = plan.folder / FOLDER
-    if not any(
-        redactor.is_secret(name) for trial in trials for name in trial.params
-    ):  # which figures show
+    # the report and its figures show parameters, and cannot be redacted
+    if not any(redactor.is_secret(name) for trial in trials for name in trial.params):
         yield from _file(plan, REPORT, plan.folder / REPORT)
         for name, figure in figures.items():
             path = files / FIGURES / f"{name}.html"
-            with warned_of(path):
+            with warning_if_unwritable(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 figure.write_html(path)
             yield from _file(plan, f"{FIGURES}/{name}.html", path)
-    with warned_of(files):
+    with warning_if_unwritable(files):
         _write_texts(redactor, plan, files, [head, *rows])
     for name in (TRIALS, RESULTS, BEST):
         yield from _file(plan, name, files / name)

@@ -1,4 +1,4 @@
-"""`python -m nntrain.sync`: delivers what trackers have not got of the journals under the given folders."""
+"""`python -m nntrain.sync`: delivers what trackers lack of the journals under the given folders."""
 
 from __future__ import annotations
 
@@ -14,56 +14,59 @@ from pathlib import Path
 from typing import Any
 
 from nntrain.config.errors import ConfigError
+from nntrain.config.instantiate import Node
 from nntrain.config.redact import REDACTED
-from nntrain.config.signature import check_call
 from nntrain.config.targets import in_packages, resolve_target
+from nntrain.integrations.journal.closing import close_journal
 from nntrain.integrations.journal.records import JOURNAL, JournalError, RunRecord, read_journal
 from nntrain.integrations.journal.writer import is_being_written
-from nntrain.integrations.mlflow import use_client_settings
-from nntrain.integrations.shipping.delivery import (
-    NOTES,
-    DeliveredByAnotherError,
-    Delivery,
-    backlog,
-    delivery_lock,
-)
+from nntrain.integrations.shipping.backlog import backlog
+from nntrain.integrations.shipping.delivery import NOTES, PLURALS, Delivery
+from nntrain.integrations.shipping.lock import DeliveredByAnotherError, delivery_lock
 from nntrain.integrations.shipping.progress import DeliveryBar
-from nntrain.integrations.shipping.shipper import close_journal, wait_s
-from nntrain.integrations.shipping.spec import OWN, Node, node_of, tracker_of
+from nntrain.integrations.shipping.shipper import wait_s
+from nntrain.integrations.shipping.spec import OWN, spec_of, tracker_of
 from nntrain.integrations.tracker import Tracker
 
 TRACKERS: Mapping[str, str] = {
     "mlflow": "nntrain.integrations.mlflow.MLflowTracker",
+    "tensorboard": "nntrain.integrations.tensorboard.TensorBoardTracker",
     "wandb": "nntrain.integrations.wandb.WandbTracker",
 }
-"""What `--to` may name."""
+"""The trackers that `--to` may name."""
 
 
 @dataclass(frozen=True)
 class Destination:
-    """A tracker to deliver to, by the name under which the state of the delivery is kept."""
+    """A tracker to deliver to.
+
+    Attributes:
+        name: the name under which the state of the delivery is stored.
+        spec: the class and settings of the tracker.
+        is_default: whether `--to` names a tracker without settings, so that the settings with which
+            the run was recorded apply.
+    """
 
     name: str
-    node: Node
+    spec: Node
     is_default: bool = False
-    """Whether all its settings are the defaults, so that those with which the run was recorded stand for them."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns 0 if everything is delivered, else 1."""
+    """Runs the command line; returns 0 if everything is delivered, else 1."""
     args = _parser().parse_args(argv)
-    use_client_settings()
     try:
         asked = _asked(args)
         found = [journal for folder in args.folders for journal in journals(Path(folder))]
     except ConfigError as err:
         return _mistake(err)
+    folders = ", ".join(map(repr, args.folders))
     if not found:
-        print(f"There is no {JOURNAL} under {', '.join(map(repr, args.folders))}.")
+        print(f"There is no {JOURNAL} under {folders}.")
         return 0
     code = max(_synced(journal, asked, args) for journal in dict.fromkeys(found))
     if code == 0:
-        print(f"Nothing is undelivered under {', '.join(map(repr, args.folders))}.")
+        print(f"Everything under {folders} is delivered.")
     return code
 
 
@@ -85,17 +88,17 @@ def _parser() -> argparse.ArgumentParser:
         "folders",
         nargs="*",
         default=["."],
-        help="folders to look in, and below; the current one by default",
+        help="folders that contain journals at any depth; by default the current folder",
     )
     parser.add_argument(
         "--list",
         action="store_true",
-        help="only say what is undelivered; exits with 1 if anything is",
+        help="only print what is undelivered; exits with 1 if anything is",
     )
     parser.add_argument(
         "--to",
         choices=list(TRACKERS),
-        help="deliver to this tracker, whichever the run was recorded with",
+        help="deliver to this tracker, even if the run was recorded with another one",
     )
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings of the tracker of --to"
@@ -105,32 +108,35 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="PACKAGE",
-        help="packages of your own that trackers are in",
+        help="your own packages whose trackers may be used",
     )
     parser.add_argument(
         "--timeout-s",
         type=float,
         default=30.0,
-        help="seconds to go on with a tracker that takes nothing",
+        help="seconds to retry while a tracker fails; default 30",
     )
     return parser
 
 
 def journals(folder: Path) -> Iterator[Path]:
-    """The journals in a folder and below; a journal itself is one.
+    """The journals in a folder and below it; `folder` may also be a journal itself.
 
     Raises:
-        ConfigError: if there is no such folder.
+        ConfigError: if the folder does not exist.
     """
     if not folder.exists():
         raise ConfigError(
-            f"{folder} does not exist: give the folder of a run, or one that holds such folders."
+            f"{folder} does not exist: give the folder of a run, or a folder that contains runs."
         )
     yield from [folder] if folder.is_file() else sorted(folder.rglob(JOURNAL))
 
 
 def sync(journal: Path, asked: Destination | None, args: argparse.Namespace) -> bool:
-    """Delivers one journal, or only says what is undelivered of it; returns whether it is delivered as far as asked for."""
+    """Delivers one journal, or lists what is undelivered of it.
+
+    Returns whether everything is delivered that has been written.
+    """
     record = read_journal(journal)
     if record.continued_by is not None:
         return True
@@ -149,67 +155,82 @@ def _list(journal: Path, destinations: Sequence[Destination]) -> bool:
         if (left := backlog(journal, destination.name)) is not None
     ]
     for left in missing:
-        print(f"{left}{', and the run goes on' if is_being_written(journal) else ''}.")
+        print(f"{left}{', which is still running' if is_being_written(journal) else ''}.")
     return not missing
 
 
+# --- destinations
+
+
 def _asked(args: argparse.Namespace) -> Destination | None:
-    """The tracker of `--to`, the state of whose delivery has a name of its own for each store."""
+    """The tracker of `--to`; its delivery has a different name for each store."""
     if args.to is None:
         if args.set:
-            raise ConfigError("--set needs --to: name the tracker that the settings are of.")
+            raise ConfigError("--set needs --to: name the tracker to which the settings belong.")
         return None
     settings = dict(_setting(text) for text in args.set)
-    _check_settings(args.to, settings)
-    node = node_of(_tracker({"_target_": TRACKERS[args.to], **settings}, ()))
-    digest = hashlib.sha256(json.dumps(node, sort_keys=True, default=str).encode()).hexdigest()[:8]
-    return Destination(f"{args.to}-{digest}", node, is_default=not settings)
-
-
-def _check_settings(name: str, settings: Mapping[str, Any]) -> None:
-    tracker = resolve_target(TRACKERS[name], (OWN,), "tracker")
-    known = [setting.name for setting in fields(tracker)]
-    for key in settings:
-        if key not in known:
-            raise ConfigError(
-                f"--set {key}: {name} has no such setting; choose from {', '.join(known)}."
-            )
-    check_call(tracker, {"_target_": TRACKERS[name], **settings}, "--set")
-
-
-def _destinations(record: RunRecord, asked: Destination | None) -> list[Destination]:
-    recorded = [Destination(name, _usable(node)) for name, node in record.trackers.items()]
-    if asked is None:
-        return recorded
-    return [one for one in recorded if _is_meant(one.node, asked)] or [asked]
-
-
-def _is_meant(node: Node, asked: Destination) -> bool:
-    """Whether the tracker that a run was recorded with is the one of `--to`."""
-    return node == asked.node or (
-        asked.is_default and node.get("_target_") == asked.node["_target_"]
-    )
+    _check_names(args.to, settings)
+    spec = spec_of(_tracker({"_target_": TRACKERS[args.to], **settings}, (), "--set"))
+    digest = hashlib.sha256(json.dumps(spec, sort_keys=True, default=str).encode()).hexdigest()[:8]
+    return Destination(f"{args.to}-{digest}", spec, is_default=not settings)
 
 
 def _setting(text: str) -> tuple[str, Any]:
     key, sign, value = text.partition("=")
     if not sign:
         raise ConfigError(
-            f"--set {text} is no setting: give KEY=VALUE, such as tracking_uri=http://127.0.0.1:5000."
+            f"--set {text} is not a setting: "
+            "give KEY=VALUE, for example tracking_uri=http://127.0.0.1:5000."
         )
     return key, {"true": True, "false": False, "null": None}.get(value, value)
 
 
-def _usable(node: Node) -> dict[str, Any]:
-    """The settings with logins that were left out of the journal taken out whole; the environment gives them."""
+def _check_names(name: str, settings: Mapping[str, Any]) -> None:
+    known = [item.name for item in fields(resolve_target(TRACKERS[name], (OWN,), "--to"))]
+    for key in settings:
+        if key not in known:
+            raise ConfigError(
+                f"--set {key}: {name} has no such setting; choose from {', '.join(known)}."
+            )
+
+
+def _destinations(record: RunRecord, asked: Destination | None) -> list[Destination]:
+    recorded = [Destination(name, _without_logins(spec)) for name, spec in record.trackers.items()]
+    if asked is None:
+        return recorded
+    return [one for one in recorded if _is_meant(one.spec, asked)] or [asked]
+
+
+def _is_meant(spec: Node, asked: Destination) -> bool:
+    """Whether the run was recorded with the tracker of `--to`."""
+    return spec == asked.spec or (
+        asked.is_default and spec.get("_target_") == asked.spec["_target_"]
+    )
+
+
+def _without_logins(spec: Node) -> dict[str, Any]:
+    """The settings without the logins that the journal masks; the environment provides them."""
     return {
         key: re.sub(rf"{re.escape(REDACTED)}@", "", value) if isinstance(value, str) else value
-        for key, value in node.items()
+        for key, value in spec.items()
     }
 
 
+def _tracker(spec: Node, trusted: Sequence[str], key: str = "tracker") -> Tracker:
+    target = str(spec.get("_target_"))
+    if not in_packages(target, (OWN, *trusted)):
+        package = target.split(".")[0]
+        raise ConfigError(
+            f"{target} is not trusted: if it is your own tracker, add --trust {package}."
+        )
+    return tracker_of(spec, trusted, key).resolved()
+
+
+# --- delivery
+
+
 def _deliver(journal: Path, destination: Destination, args: argparse.Namespace) -> bool:
-    tracker = _tracker(destination.node, args.trust)
+    tracker = _tracker(destination.spec, args.trust)
     running = is_being_written(journal)
     if not running:
         close_journal(journal)
@@ -221,27 +242,15 @@ def _deliver(journal: Path, destination: Destination, args: argparse.Namespace) 
     return _tell(delivery, running)
 
 
-def _tracker(node: Node, trusted: Sequence[str]) -> Tracker:
-    target = str(node.get("_target_"))
-    if not in_packages(target, (OWN, *trusted)):
-        raise ConfigError(
-            f"{target} is not trusted: if it is a tracker of yours, add --trust {target.split('.')[0]}."
-        )
-    try:
-        return tracker_of(node, trusted).settled()
-    except (TypeError, ValueError, ImportError) as err:
-        raise ConfigError(str(err)) from err
-
-
 def _advance(delivery: Delivery, bar: DeliveryBar, timeout_s: float) -> None:
-    """Delivers until there is nothing left, or nothing was taken for `timeout_s`."""
+    """Delivers until nothing is left, or the tracker has failed for `timeout_s` seconds."""
     deadline = time.monotonic() + timeout_s
     while True:
         try:
             if not delivery.advance():
                 return
             deadline = time.monotonic() + timeout_s
-        except Exception as err:  # noqa: BLE001 - whatever a tracker's library raises, it is tried again
+        except Exception as err:  # noqa: BLE001 - every error of a tracker's library is retried
             delivery.failed(err)
             if time.monotonic() > deadline:
                 return
@@ -250,16 +259,22 @@ def _advance(delivery: Delivery, bar: DeliveryBar, timeout_s: float) -> None:
 
 
 def _tell(delivery: Delivery, running: bool) -> bool:
-    left = backlog(delivery.journal, delivery.name)
+    """Prints how the delivery went; returns whether it is complete."""
+    left, where = backlog(delivery.journal, delivery.name), f"{delivery.journal}: {delivery.name}"
     for note in delivery.state.notes:
-        print(f"{delivery.journal}: {delivery.name}: {note}", file=sys.stderr)
+        print(f"{where}: {note}", file=sys.stderr)
     if delivery.state.n_refused > NOTES:
-        print(
-            f"{delivery.journal}: {delivery.name}: {delivery.state.n_refused} refused in all",
-            file=sys.stderr,
-        )
+        print(f"{where}: {delivery.state.n_refused} refused in total", file=sys.stderr)
     if left is None or (running and left.error is None):
         print(f"{delivery.journal}: delivered.\n{delivery.state.where}")
+        _tell_unsupported(delivery)
         return True
-    print(f"{left}: mend that, or deliver to another with --to and --set.", file=sys.stderr)
+    remedy = "fix the cause and run this again, or choose another tracker by --to and --set"
+    print(f"{left}: {remedy}.", file=sys.stderr)
     return False
+
+
+def _tell_unsupported(delivery: Delivery) -> None:
+    counts = [f"{PLURALS[kind]} ({n})" for kind, n in delivery.state.unsupported.items()]
+    if counts:
+        print(f"{delivery.name} does not keep {', '.join(counts)}: they stay in the journal.")

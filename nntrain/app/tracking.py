@@ -16,38 +16,48 @@ from nntrain.integrations.shipping.client import Offline, Shipper, shared_shippe
 from nntrain.integrations.tracker import ModelFile, RunInfo, Tracker
 
 DELIVERY_KEYS = ("finish_timeout_s", "offline")
-"""The keys of the group `tracker` that are no trackers."""
+"""The keys of the group `tracker` that do not name a tracker."""
 
 
 def check_delivery(cfg: Mapping[str, Any]) -> None:
-    """Checks the keys that stand beside the trackers, before anything is trained."""
+    """Checks the keys of the group `tracker` that do not name a tracker.
+
+    Raises:
+        ConfigError: if one was removed or has a wrong value, or a key is unknown.
+    """
     for key in DELIVERY_KEYS:
         if key not in cfg:
             raise ConfigError(
-                f"tracker.{key} is gone from the configuration: leave out '~tracker.{key}'."
+                f"tracker.{key} was removed from the configuration: drop '~tracker.{key}'."
             )
     for key, value in cfg.items():
         if key not in DELIVERY_KEYS and not (value is None or isinstance(value, Mapping)):
             raise ConfigError(
-                f"tracker.{key}={value} is no key of the trackers': {nearest(key, DELIVERY_KEYS)}"
+                f"tracker.{key}={value} is not a key of the group tracker: "
+                f"{nearest(key, DELIVERY_KEYS)}"
             )
     timeout_s, offline = cfg["finish_timeout_s"], cfg["offline"]
     if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float) or not timeout_s >= 0:
         raise ConfigError(
-            f"tracker.finish_timeout_s={timeout_s} is no time to wait: give seconds, 0 or more."
+            f"tracker.finish_timeout_s={timeout_s} must be a number of seconds, 0 or more."
         )
     if not isinstance(offline, bool):
-        raise ConfigError(f"tracker.offline={offline} is neither true nor false: give one of them.")
+        raise ConfigError(f"tracker.offline={offline} must be true or false.")
 
 
 def make_trackers(cfg: Mapping[str, Any], trusted: Sequence[str] = ()) -> dict[str, Tracker]:
-    """The trackers of the configuration, by name: their settings only, for it is the shipper that uses them."""
+    """Makes the settings of the configured trackers, by name.
+
+    Raises:
+        ConfigError: if a node makes something else than a tracker.
+    """
     nodes = {name: node for name, node in cfg.items() if isinstance(node, Mapping)}
     made = make_all(nodes, "tracker", trusted)
     for name, tracker in made.items():
         if not isinstance(tracker, Tracker):
             raise ConfigError(
-                f"tracker.{name} makes {type(tracker).__name__}, which is no nntrain.integrations.tracker.Tracker."
+                f"tracker.{name} makes {type(tracker).__name__}, which is not a tracker: "
+                "name a class that derives from nntrain.integrations.tracker.Tracker."
             )
     return made
 
@@ -55,7 +65,7 @@ def make_trackers(cfg: Mapping[str, Any], trusted: Sequence[str] = ()) -> dict[s
 def make_shipper(
     cfg: Mapping[str, Any], made: Mapping[str, Tracker], trusted: Sequence[str]
 ) -> Shipper:
-    """What delivers: the process's own shipper, started at once so that it imports while data is loaded."""
+    """Returns the shipper of this process, which starts to import while the data is loaded."""
     if cfg["offline"]:
         return Offline()
     shipper = shared_shipper()
@@ -68,21 +78,23 @@ def make_shipper(
 def tracking(
     cfg: Mapping[str, Any], folder: Path, info: RunInfo, redactor: Redactor, figures: Figures
 ) -> list[TrackerCallback]:
-    """The callback that records the run; none if there is no tracker."""
+    """Returns the callback that records the run, or an empty list without trackers."""
     check_delivery(cfg["tracker"])
     trusted = cfg["trusted_targets"]
     made = make_trackers(cfg["tracker"], trusted)
     shipper = make_shipper(cfg["tracker"], made, trusted)
+    if not made:
+        return []
     best = ModelFile(folder / "best.pt", "best.pt", ("best", "latest"), cfg["model"], trusted)
-    options = {
-        "shipper": shipper,
-        "trusted": trusted,
-        "redactor": redactor,
-        "figures": figures,
-        "models": [best],
-    }
-    return (
-        [TrackerCallback(made, folder, info, logs=[folder / CONSOLE_LOG], **options)]
-        if made
-        else []
+    callback = TrackerCallback(
+        made,
+        folder,
+        info,
+        models=[best],
+        logs=[folder / CONSOLE_LOG],
+        figures=figures,
+        shipper=shipper,
+        trusted=trusted,
+        redactor=redactor,
     )
+    return [callback]

@@ -1,4 +1,4 @@
-"""One configured run: makes its parts, checks the first batch, and fits."""
+"""One configured run: making its objects, checking the first batch, and training."""
 
 from __future__ import annotations
 
@@ -22,19 +22,21 @@ from nntrain.app.tracking import tracking
 from nntrain.app.trial import TrialRun, resumed_from, trial_info
 from nntrain.config.flatten import flatten
 from nntrain.config.redact import Redactor
+from nntrain.core.callback import Callback
 from nntrain.core.rng import seed_everything
+from nntrain.integrations.callback import TrackerCallback
 from nntrain.integrations.capture.console import CONSOLE_LOG, ConsoleLog
 from nntrain.integrations.capture.provenance import provenance_tags
 from nntrain.integrations.figures import FIGURES
 from nntrain.integrations.tracker import RunInfo
 from nntrain.learner import Learner
 from nntrain.result import FitResult
-from nntrain.sweeps import PruningCallback
-from nntrain.sweeps.context import running
+from nntrain.sweeps.context import TrialContext, trial_context
+from nntrain.sweeps.pruning import PruningCallback
 
 
 def in_folder(params: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The params with the run's own folder as `.`: its name differs in every run, and tells nothing when runs are compared."""
+    """Returns the params with the run's folder as `.`, so that equal runs have equal params."""
     return {
         key: value.replace(str(folder), ".") if isinstance(value, str) else value
         for key, value in params.items()
@@ -42,7 +44,7 @@ def in_folder(params: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def final_table(result: FitResult) -> str:
-    """How the fit ended and the last row of metrics, a line each."""
+    """Formats how the fit ended and its last metrics, one line each."""
     ended = f"{result.reason} after {result.n_epoch} epoch{'s' if result.n_epoch != 1 else ''}"
     ended += f": {result.message}" if result.message else ""
     rows = [
@@ -56,33 +58,26 @@ def final_table(result: FitResult) -> str:
 def train(
     cfg: DictConfig, folder: Path, typed: Sequence[str]
 ) -> tuple[FitResult, float | list[float] | None]:
-    """Seeds, makes everything, checks the first batch, fits, and says where the run is."""
-    plain, trial = resolve(cfg), running()
+    """Trains one configuration; returns the result and the value of its objective.
+
+    Args:
+        cfg: the configuration.
+        folder: the folder of the run.
+        typed: the overrides of the command line.
+
+    Raises:
+        ConfigError: for the first mistake, before training.
+    """
+    plain, trial = resolve(cfg), trial_context()
     redactor = Redactor(plain["redact"], plain, os.environ)
     overrides = [redactor.override(override) for override in typed]
     seed_everything(plain["seed"])
-    texts = {
-        "config.yaml": OmegaConf.to_yaml(redactor.value(plain)),
-        "overrides.yaml": OmegaConf.to_yaml(overrides),
-    }
-    of_study = trial_info(trial)
-    tags = {**provenance_tags(redactor), **of_study.pop("tags")}
-    info = RunInfo(
-        params=in_folder(flatten(redactor.value(plain)), folder), tags=tags, texts=texts, **of_study
-    )
-    figures = (
-        FIGURES if trial is None else {}
-    )  # a second or two, in which the next trial could be under way
+    info = _run_info(plain, folder, overrides, redactor, trial)
+    # plots take a second or two, in which the next trial could train
+    figures = FIGURES if trial is None else {}
     trackers = tracking(plain, folder, info, redactor, figures)
-    of_trial = (
-        []
-        if trial is None
-        else [PruningCallback(), *(TrialRun(trial.trial, tracked) for tracked in trackers)]
-    )
-    learn = make_learner(plain, [*trackers, *of_trial])
-    recorded = check_first_batch(learn)
-    check_objective(plain["objective"], recorded)
-    check_monitors(learn, recorded)
+    learn = make_learner(plain, [*trackers, *_trial_callbacks(trial, trackers)])
+    _check(learn, plain)
     if (resume := resumed_from(plain, trial)) is not None:
         check_resume(Path(resume), cfg, learn, redactor)
     write_config(folder, cfg, overrides, redactor)
@@ -92,8 +87,41 @@ def train(
     return result, objective_value(plain["objective"], result)
 
 
+def _run_info(
+    plain: Mapping[str, Any],
+    folder: Path,
+    overrides: Sequence[str],
+    redactor: Redactor,
+    trial: TrialContext | None,
+) -> RunInfo:
+    safe, of_study = redactor.value(plain), trial_info(trial)
+    return RunInfo(
+        params=in_folder(flatten(safe), folder),
+        tags={**provenance_tags(redactor), **of_study.pop("tags")},
+        texts={
+            "config.yaml": OmegaConf.to_yaml(safe),
+            "overrides.yaml": OmegaConf.to_yaml(list(overrides)),
+        },
+        **of_study,
+    )
+
+
+def _trial_callbacks(
+    trial: TrialContext | None, trackers: Sequence[TrackerCallback]
+) -> list[Callback]:
+    if trial is None:
+        return []
+    return [PruningCallback(), *(TrialRun(trial.trial, tracked) for tracked in trackers)]
+
+
+def _check(learn: Learner, plain: Mapping[str, Any]) -> None:
+    recorded = check_first_batch(learn)
+    check_objective(plain["objective"], recorded)
+    check_monitors(learn, recorded)
+
+
 def fit(learn: Learner, n_epoch: int, redactor: Redactor) -> FitResult:
-    """Fits; an error ends the process here, since Hydra would print it and the command line with all secrets."""
+    """Trains; an error ends the process here, because Hydra would print it with its secrets."""
     try:
         return learn.fit(n_epoch)
     except Exception as err:

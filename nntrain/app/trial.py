@@ -1,4 +1,4 @@
-"""A run that is a trial of a sweep: what its tracked run says of the study, and where it resumes from."""
+"""A run that is a trial of a sweep: its tags, its parent run, and where it resumes."""
 
 from __future__ import annotations
 
@@ -6,29 +6,34 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from nntrain.core.callback import Callback, Purpose
+from nntrain.core.names import RUN_UID
 from nntrain.integrations.callback import TrackerCallback
+from nntrain.integrations.tracker import STUDY_TAG
 from nntrain.learner import Learner
-from nntrain.sweeps.context import TRACKED_RUN, Running
+from nntrain.sweeps.context import TrialContext
 
 if TYPE_CHECKING:
     from optuna import Trial
 
 
-def trial_info(trial: Running | None) -> dict[str, Any]:
-    """What a trial's run says of its study: the tags, and the run below which it is shown."""
-    if trial is None:
+def trial_info(context: TrialContext | None) -> dict[str, Any]:
+    """Returns the fields of `RunInfo` that link a trial's run to its study."""
+    if context is None:
         return {"tags": {}}
-    tags = {"nntrain.study": trial.study_name, "nntrain.trial": str(trial.trial.number)}
+    number = str(context.trial.number)
     return {
-        "name": f"trial {trial.trial.number}",
-        "tags": tags,
-        "parent": trial.study,
-        "group": trial.study_name,
+        "name": f"trial {number}",
+        "tags": {STUDY_TAG: context.study_name, "nntrain.trial": number},
+        "parent": context.study_uid,
+        "group": context.study_name,
     }
 
 
 class TrialRun(Callback):
-    """Tells a trial which run it is tracked as, once that has begun, so that a trial whose process dies has told it."""
+    """Stores the uid of a trial's run in the Optuna trial.
+
+    It does so before the first batch, so that the uid is known even if the process dies later.
+    """
 
     order: ClassVar[int] = 100
     purposes: ClassVar[frozenset[Purpose]] = frozenset({Purpose.FIT})
@@ -38,15 +43,14 @@ class TrialRun(Callback):
         self.trial, self.tracked = trial, tracked
 
     def before_fit(self, learn: Learner) -> None:
-        """Notes the run's name for machines."""
-        self.trial.set_user_attr(TRACKED_RUN, self.tracked.uid)
+        """Stores the uid."""
+        self.trial.set_user_attr(RUN_UID, self.tracked.uid)
 
 
-def resumed_from(plain: Mapping[str, Any], trial: Running | None) -> str | None:
-    """Where the run goes on from: what the configuration says, or the checkpoint of the trial that was interrupted."""
-    if plain["resume"] is not None or trial is None or trial.resume_from is None:
+def resumed_from(plain: Mapping[str, Any], context: TrialContext | None) -> str | None:
+    """Returns what the run resumes: `resume`, or else the checkpoint of the interrupted trial."""
+    if plain["resume"] is not None or context is None or context.resume_from is None:
         return cast("str | None", plain["resume"])
-    has_checkpoint = (
-        "checkpoint" in (plain["callbacks"] or {}) and (trial.resume_from / "last.ckpt").is_file()
-    )
-    return str(trial.resume_from) if has_checkpoint else None
+    folder = context.resume_from
+    has_checkpoint = "checkpoint" in (plain["callbacks"] or {}) and (folder / "last.ckpt").is_file()
+    return str(folder) if has_checkpoint else None

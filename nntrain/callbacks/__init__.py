@@ -1,4 +1,4 @@
-"""Callbacks, one concern a module."""
+"""Callbacks; each module has one concern."""
 
 from nntrain.callbacks.accumulation import GradientAccumulation
 from nntrain.callbacks.checkpointing import Checkpoint

@@ -1,4 +1,4 @@
-"""Adding up the gradients of several batches before the optimizer steps."""
+"""Gradient accumulation over several batches."""
 
 from __future__ import annotations
 
@@ -16,14 +16,16 @@ if TYPE_CHECKING:
 
 
 class GradientAccumulation(Callback):
-    """Steps only when at least `n_acc` items have been seen; the gradient is then that of one batch of all these items.
+    """Accumulates gradients and steps once at least `n_acc` items have been seen.
 
-    Each batch's gradient is weighted by its share of `n_acc`, as fastai does; so the loss must be a mean over items, and
-    where the batch sizes do not add up to `n_acc` the gradient is larger in proportion. The recorded loss is not weighted.
-    A group that an epoch leaves unfinished goes on in the next one; the fit's last unfinished group is dropped.
+    The accumulated gradient equals the gradient of one large batch. Each batch is weighted by its
+    size divided by `n_acc`, as in fastai, so the loss must be a mean over items. If the batch sizes
+    add up to more than `n_acc`, the gradient is larger in proportion. The recorded loss is not
+    weighted. A group that is unfinished at the end of an epoch continues in the next epoch; the
+    last unfinished group of the fit is dropped.
 
     Args:
-        n_acc: items for each step of the optimizer.
+        n_acc: number of items per optimizer step.
 
     Raises:
         ValueError: if `n_acc` is less than 1.
@@ -34,7 +36,7 @@ class GradientAccumulation(Callback):
     def __init__(self, n_acc: int = 32) -> None:
         if n_acc < 1:
             raise ValueError(
-                f"n_acc={n_acc} must be at least 1: the number of items for each step of the optimizer."
+                f"n_acc={n_acc} must be at least 1: it is the number of items per optimizer step."
             )
         self.n_acc = n_acc
         self.count = 0
@@ -42,7 +44,7 @@ class GradientAccumulation(Callback):
         self._loss: Tensor | None = None
 
     def before_fit(self, learn: Learner) -> None:
-        """Begins a group."""
+        """Starts a group."""
         self.count = 0
 
     def before_backward(self, learn: Learner) -> None:
@@ -51,33 +53,33 @@ class GradientAccumulation(Callback):
         learn.loss = learn.loss * (self._size / self.n_acc)
 
     def after_cancel_backward(self, learn: Learner) -> None:
-        """A batch without a gradient counts for nothing."""
+        """Does not count a batch without a gradient."""
         self._size = 0
 
     def after_backward(self, learn: Learner) -> None:
-        """Puts the loss back as it was."""
+        """Restores the unweighted loss."""
         if self._loss is not None:
             learn.loss, self._loss = self._loss, None
 
     def before_step(self, learn: Learner) -> None:
-        """Skips the step, and the zeroing of the gradients, until there are enough items."""
+        """Skips the step and the zeroing of the gradients until the group has enough items."""
         self.count += self._size
         if self.count < self.n_acc:
             raise CancelBatchException("The gradients are still being accumulated.")
         self.count = 0
 
     def after_cancel_step(self, learn: Learner) -> None:
-        """Begins a group: a step that another callback cancels zeroes the gradients all the same."""
+        """Starts a group, because a step that another callback cancels zeroes the gradients too."""
         self.count = 0
 
     def cleanup_fit(self, learn: Learner) -> None:
-        """Lets go of the loss."""
+        """Releases the loss."""
         self._loss = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The number of items in the group so far; their gradients are the model's."""
+        """Returns the number of items in the group so far; the model holds their gradients."""
         return {"count": self.count}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes back what `state_dict` gave."""
+        """Restores the state that `state_dict` returned."""
         self.count = state["count"]

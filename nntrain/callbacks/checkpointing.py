@@ -1,4 +1,4 @@
-"""Saving the whole state of training, and going on from it as if nothing had happened."""
+"""Checkpoints of the full training state, and exact resuming from them."""
 
 from __future__ import annotations
 
@@ -30,21 +30,22 @@ _LAST = "last.ckpt"
 class Checkpoint(Callback):
     """Writes `last.ckpt`, keeps the one before it as `previous.ckpt`, and resumes from either.
 
-    It is written at the end of every `every_epoch`-th epoch and of the last one, and where the fit is interrupted
-    (`StopReason.INTERRUPTED`) after a batch: in training at that very batch, in validation at the end of the epoch's
-    training. A fit that stopped for another reason leaves the checkpoint of the last epoch that was saved; resumed, it
-    goes on from there, and what stopped it decides anew.
+    A checkpoint is written after every `every_epoch`-th epoch, after the last epoch, and when the
+    fit is interrupted (`StopReason.INTERRUPTED`). An interrupt during training saves the position
+    after the current batch; an interrupt during validation saves the end of the epoch's training.
+    A fit that stops for another reason keeps the checkpoint of the last saved epoch. Resumed, it
+    continues from there, and the callback that stopped it decides again.
 
-    Resuming gives, on the CPU, bit for bit the fit that was never interrupted, if the data, `n_epoch` and the callbacks
-    are the same. The learning rates are those of the checkpoint. With a greater `n_epoch` the fit goes on to the new
-    end, and its schedules are stretched; a finished fit returns at once. Workers of a `DataLoader` are started anew, so
-    `persistent_workers` that draw random numbers are not continued.
+    On the CPU, a resumed fit matches an uninterrupted one bit for bit if the data, `n_epoch` and
+    the callbacks are the same. The learning rates come from the checkpoint. A larger `n_epoch`
+    extends the fit and stretches its schedules; a finished fit returns at once. The workers of a
+    `DataLoader` are restarted, so random numbers drawn in `persistent_workers` are not continued.
 
     Args:
-        folder: where to write; made if it is not there.
-        every_epoch: epochs from one checkpoint to the next.
-        resume: the checkpoint, or the folder of a `last.ckpt`, from which the next fit goes on; later fits of the same
-            learner begin anew.
+        folder: folder of the checkpoints; created if missing.
+        every_epoch: number of epochs between checkpoints.
+        resume: checkpoint, or folder with a `last.ckpt`, from which the next fit continues; later
+            fits of the same learner start from scratch.
 
     Raises:
         ValueError: if `every_epoch` is less than 1.
@@ -60,7 +61,10 @@ class Checkpoint(Callback):
         resume: str | Path | None = None,
     ) -> None:
         if every_epoch < 1:
-            raise ValueError(f"every_epoch must be at least 1 but got {every_epoch}.")
+            raise ValueError(
+                f"every_epoch={every_epoch} must be at least 1: it is the number of epochs between "
+                "checkpoints."
+            )
         self.folder, self.every_epoch, self.resume = Path(folder), every_epoch, resume
         self._forget()
 
@@ -76,11 +80,11 @@ class Checkpoint(Callback):
 
     @property
     def path(self) -> Path:
-        """The latest checkpoint."""
+        """The path of the latest checkpoint."""
         return self.folder / _LAST
 
     def before_fit(self, learn: Learner) -> None:
-        """Removes what a killed process left half-written, and loads the checkpoint to resume from."""
+        """Removes half-written files of a killed process and loads the checkpoint to resume."""
         self._forget()
         remove_partial(self.folder)
         if self.resume is not None:
@@ -96,11 +100,11 @@ class Checkpoint(Callback):
             self._resumed = state
 
     def before_epoch(self, learn: Learner) -> None:
-        """Forgets where the last epoch stood."""
+        """Clears the position in the last epoch."""
         self._begin_epoch()
 
     def before_train(self, learn: Learner) -> None:
-        """Leaves out the batches that were done before the fit was interrupted."""
+        """Skips the batches that were trained before the interrupt."""
         state = self._resumed
         if state is None:
             self._rng_before = learner_rng_state(learn)
@@ -117,25 +121,26 @@ class Checkpoint(Callback):
             learn.dl = _Rest(learn.dl, self._n_done, before, after)
 
     def _catch_up(self, learn: Learner) -> None:
-        # The state was taken after the batch, or training, that was done last. What callbacks did on the way to this
-        # point of the resumed fit, they had done before; so everything is put back once more.
+        # The state was saved after the last trained batch (or after training). On the way to this
+        # point of the resumed fit, callbacks repeated what they had done before saving; so
+        # everything is restored once more.
         state, self._resumed = self._resumed, None
         if state is not None:
             load_learner_state(learn, state, self.path)
 
     def after_batch(self, learn: Learner) -> None:
-        """Counts the training batches that are done."""
+        """Counts the trained batches."""
         if learn.training:
             self._n_done = learn.iter + 1
 
     def after_train(self, learn: Learner) -> None:
-        """Takes the state from which validation can be done anew."""
+        """Captures the state from which validation can be repeated."""
         self._catch_up(learn)
         if self._n_done:
             self._trained = self._state(learn, learn.epoch, trained=True)
 
     def after_epoch(self, learn: Learner) -> None:
-        """Saves, if it is time to."""
+        """Saves a checkpoint if one is due."""
         self._begin_epoch()
         self._next_epoch = learn.epoch + 1
         if self._is_due(learn):
@@ -147,7 +152,7 @@ class Checkpoint(Callback):
         )
 
     def after_cancel_fit(self, learn: Learner) -> None:
-        """Saves where the fit was interrupted."""
+        """Saves a checkpoint if the fit was interrupted."""
         if (
             learn.result.reason is StopReason.INTERRUPTED
             and (state := self._state_here(learn)) is not None
@@ -175,12 +180,15 @@ class Checkpoint(Callback):
         write_checkpoint(state, self.path, previous=self.folder / "previous.ckpt")
 
     def cleanup_fit(self, learn: Learner) -> None:
-        """Lets go of what it holds of the fit."""
+        """Releases the state of the fit."""
         self._forget()
 
 
 class _Rest:
-    """The batches of a loader after the first `n_done`, which are drawn and dropped between `before` and `after`."""
+    """The batches of a loader without the first `n_done`.
+
+    Those are drawn and dropped; `before` runs before the first of them and `after` after the last.
+    """
 
     def __init__(
         self, dl: Iterable[Any], n_done: int, before: Callable[[], None], after: Callable[[], None]
@@ -193,8 +201,8 @@ class _Rest:
         n_drawn = sum(1 for _ in islice(batches, self._n_done))
         if n_drawn < self._n_done:
             raise CheckpointError(
-                f"The training loader gave {n_drawn} batches, but {self._n_done} of them were done when the fit was "
-                "interrupted: resume with the same data."
+                f"The training loader yielded only {n_drawn} batches, but {self._n_done} were "
+                "trained before the interrupt: resume with the same data."
             )
         self._after()
         yield from batches

@@ -1,4 +1,4 @@
-"""Limiting the gradients."""
+"""Gradient clipping."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 
 class GradientClip(Callback):
-    """Scales the gradients down so that their norm, over all parameters at once, is at most `max_norm`.
+    """Scales the gradients down so that their total norm over all parameters is at most `max_norm`.
 
-    With `GradientAccumulation` it is the accumulated gradient that is clipped, once per step.
+    With `GradientAccumulation`, the accumulated gradient is clipped, once per step.
 
     Args:
-        max_norm: the largest norm.
-        norm_type: the p of the p-norm; `inf` takes the largest magnitude.
+        max_norm: maximum norm of the gradients.
+        norm_type: the p of the p-norm; `inf` is the maximum norm.
 
     Raises:
         ValueError: if `max_norm` is not positive.
@@ -32,10 +32,10 @@ class GradientClip(Callback):
     def __init__(self, max_norm: float = 1.0, norm_type: float = 2.0) -> None:
         if not max_norm > 0:
             raise ValueError(
-                f"max_norm={max_norm} must be positive: the largest norm that the gradients may have."
+                f"max_norm={max_norm} must be positive: it is the maximum norm of the gradients."
             )
         self.max_norm, self.norm_type = max_norm, norm_type
 
     def before_step(self, learn: Learner) -> None:
-        """Clips; nothing is read back."""
+        """Clips the gradients without reading anything back from the device."""
         nn.utils.clip_grad_norm_(learn.model.parameters(), self.max_norm, self.norm_type)

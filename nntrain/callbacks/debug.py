@@ -1,4 +1,4 @@
-"""Looking at a fit closely: less of it, or a log of its events."""
+"""Debugging callbacks: short epochs and a log of all events."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _log = logging.getLogger(__name__)
 
 
 class ShortEpoch(Callback):
-    """Ends training, and validation, after `n_batch` batches of each epoch: a quick trial of the whole path.
+    """Ends training and validation after `n_batch` batches of each epoch, to try the code quickly.
 
     Args:
-        n_batch: batches of each part of an epoch.
+        n_batch: number of batches in each part of an epoch.
 
     Raises:
-        ValueError: if it is less than 1.
+        ValueError: if `n_batch` is less than 1.
     """
 
     order: ClassVar[int] = 100
@@ -31,12 +31,13 @@ class ShortEpoch(Callback):
     def __init__(self, n_batch: int) -> None:
         if n_batch < 1:
             raise ValueError(
-                f"n_batch={n_batch} must be at least 1: the batches of each part of an epoch."
+                f"n_batch={n_batch} must be at least 1: it is the number of batches in each part "
+                "of an epoch."
             )
         self.n_batch = n_batch
 
     def after_batch(self, learn: Learner) -> None:
-        """Leaves this part of the epoch when there were enough."""
+        """Ends this part of the epoch after `n_batch` batches."""
         if learn.iter + 1 < self.n_batch:
             return
         if learn.training:
@@ -45,16 +46,16 @@ class ShortEpoch(Callback):
 
 
 class SingleBatch(ShortEpoch):
-    """One batch of training and one of validation per epoch: shows in seconds whether everything fits together."""
+    """Runs one training and one validation batch per epoch, to check that everything works."""
 
     def __init__(self) -> None:
         super().__init__(n_batch=1)
 
 
 class EventTrace(Callback):
-    """Logs every event at level DEBUG, as `epoch 3 train_iter 17 after_loss`, before other callbacks act on it.
+    """Logs every event at level DEBUG before other callbacks act on it.
 
-    The logger is `nntrain.callbacks.debug`.
+    A line reads `epoch 3 train_iter 17 after_loss`. The logger is `nntrain.callbacks.debug`.
     """
 
     order: ClassVar[int] = -60

@@ -7,5 +7,5 @@ from nntrain.recorder import Recorder
 
 
 def default_callbacks() -> list[Callback]:
-    """New ones of each: device placement, tensor casting, train/eval mode and counters, and the recorder."""
+    """Returns new callbacks: device placement, tensor casting, train/eval mode and the recorder."""
     return [DeviceCallback(), CastToTensor(), TrainEvalCallback(), Recorder()]

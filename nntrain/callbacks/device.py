@@ -1,4 +1,4 @@
-"""Putting the model and the batches on the device, as plain tensors."""
+"""Device placement of the model and the batches, and casting of tensor subclasses."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 
 
 class DeviceCallback(Callback):
-    """Moves the model to `learn.device` before the fit and each batch before it is used, without blocking."""
+    """Moves the model and, without blocking, each batch to `learn.device`."""
 
     order: ClassVar[int] = -50
 
     def before_fit(self, learn: Learner) -> None:
-        """Moves the model, and the loss if it is a module: it may hold weights of classes."""
+        """Moves the model, and the loss if it is a module, since it may hold class weights."""
         learn.model.to(learn.device)
         if isinstance(learn.loss_func, nn.Module):
             learn.loss_func.to(learn.device)
 
     def before_batch(self, learn: Learner) -> None:
-        """Moves the inputs and labels, however they are nested."""
+        """Moves the inputs and labels, nested ones included."""
         device = learn.device
         for part in (*learn.xb, *learn.yb):
             if not isinstance(part, Tensor) or part.device != device:
@@ -35,7 +35,7 @@ class DeviceCallback(Callback):
 
 
 class CastToTensor(Callback):
-    """Casts subclasses of `torch.Tensor` in a batch to plain tensors, which are faster and work everywhere."""
+    """Casts tensor subclasses in a batch to plain tensors, which are faster and work everywhere."""
 
     order: ClassVar[int] = -40
 

@@ -16,21 +16,23 @@ if TYPE_CHECKING:
 
 
 class EMA(Callback):
-    """Averages the parameters over the optimizer's steps: `average = decay * average + (1 - decay) * parameters`.
+    """Keeps an exponential moving average of the parameters and validates with it.
 
-    The first step's parameters begin the average, as in `torch.optim.swa_utils.AveragedModel`. The model holds the average
-    from validation until training goes on, so that the best model is saved with the weights that were measured, and it
-    keeps the average when the fit ends, cancelled or not; after an error it holds what was being trained. Buffers, such as
-    those of batch normalisation, stay the model's own.
+    After each optimizer step, `average = decay * average + (1 - decay) * parameters`. The average
+    starts with the parameters after the first step, as in `torch.optim.swa_utils.AveragedModel`.
+    The model holds the average from validation until training continues, so the best model is
+    saved with the weights that were measured. The model keeps the average when the fit ends or is
+    cancelled; after an error it holds the trained weights. Buffers, such as those of batch
+    normalization, are not averaged.
 
     Args:
-        decay: weight of the past in each step, from 0 to less than 1.
+        decay: weight of the past average in each step, at least 0 and less than 1.
 
     Raises:
-        ValueError: if `decay` is not in that range.
+        ValueError: if `decay` is out of that range.
 
-    Source: Polyak and Juditsky, 1992, https://doi.org/10.1137/0330046; in this form Tarvainen and Valpola, 2017,
-    https://arxiv.org/abs/1703.01780.
+    Source: Polyak and Juditsky, 1992, https://doi.org/10.1137/0330046; in this form Tarvainen and
+    Valpola, 2017, https://arxiv.org/abs/1703.01780.
     """
 
     order: ClassVar[int] = 65
@@ -39,7 +41,8 @@ class EMA(Callback):
     def __init__(self, decay: float = 0.999) -> None:
         if not 0 <= decay < 1:
             raise ValueError(
-                f"decay={decay} must be at least 0 and less than 1: the weight of the past in each step."
+                f"decay={decay} must be at least 0 and less than 1: it is the weight of the past "
+                "average in each step."
             )
         self.decay = decay
         self._average_in = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
@@ -48,54 +51,55 @@ class EMA(Callback):
         self._skipped = False
 
     def before_fit(self, learn: Learner) -> None:
-        """Begins without an average."""
+        """Clears the average."""
         self._other, self._swapped, self._skipped = [], False, False
 
     def before_train(self, learn: Learner) -> None:
-        """Gives the model back what is being trained."""
+        """Restores the trained weights."""
         if self._swapped:
             self._swap(learn)
 
     def after_cancel_step(self, learn: Learner) -> None:
-        """Remembers that the optimizer did not step."""
+        """Records that the optimizer did not step."""
         self._skipped = True
 
     def after_step(self, learn: Learner) -> None:
-        """Takes the new parameters into the average."""
+        """Updates the average with the new parameters."""
         skipped, self._skipped = self._skipped, False
         if skipped:
             return
         params = [param.detach() for param in learn.model.parameters()]
         if self._other:
-            self._average_in(self._other, params, 0)  # a constant decay asks for no count
+            self._average_in(self._other, params, 0)  # a constant decay ignores the count
         else:
             self._other = [param.clone() for param in params]
 
     def before_validate(self, learn: Learner) -> None:
-        """Gives the model the average."""
+        """Puts the average in the model."""
         if not self._swapped:
             self._swap(learn)
 
     def after_cancel_fit(self, learn: Learner) -> None:
-        """Gives the model back what is being trained, for a checkpoint from which the fit can go on."""
+        """Restores the trained weights, so that the fit can continue from a checkpoint."""
         if self._swapped:
             self._swap(learn)
 
     def after_fit(self, learn: Learner) -> None:
-        """Leaves the model with the average."""
+        """Leaves the average in the model."""
         if not self._swapped:
             self._swap(learn)
         self._other, self._swapped = [], False
 
     def cleanup_fit(self, learn: Learner) -> None:
-        """After an error, gives the model back what was being trained."""
+        """Restores the trained weights after an error."""
         if self._swapped:
             self._swap(learn)
         self._other = []
 
     @torch.no_grad()
     def _swap(self, learn: Learner) -> None:
-        # contents, not tensors: the optimizer, compiled code and CUDA graphs hold on to the parameters' memory
+        # The contents are swapped, not the tensors, because the optimizer, compiled code and CUDA
+        # graphs refer to the memory of the parameters.
         if not self._other:
             return
         for param, other in zip(learn.model.parameters(), self._other, strict=True):
@@ -105,10 +109,10 @@ class EMA(Callback):
         self._swapped = not self._swapped
 
     def state_dict(self) -> dict[str, Any]:
-        """The weights that the model does not hold at the moment, and which of the two those are."""
+        """Returns the weights that the model does not hold, and whether it holds the average."""
         return {"other": list(self._other), "swapped": self._swapped}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes back what `state_dict` gave."""
+        """Restores the state that `state_dict` returned."""
         self._other = [tensor.clone() for tensor in state["other"]]
         self._swapped = state["swapped"]

@@ -1,4 +1,4 @@
-"""Using the schedulers of `torch.optim.lr_scheduler`."""
+"""Support for the schedulers of `torch.optim.lr_scheduler`."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ if TYPE_CHECKING:
 
 
 class LRScheduler(Callback):
-    """Runs a scheduler of torch: steps it after each step of the optimizer, or after each epoch that had one.
+    """Runs a torch scheduler, stepped after each optimizer step or after each epoch with a step.
 
     Args:
-        factory: makes the scheduler for an optimizer, as `functools.partial(torch.optim.lr_scheduler.StepLR, step_size=3)`.
-        per: `"batch"` or `"epoch"`; what the scheduler counts. A step that was cancelled is not counted.
+        factory: makes the scheduler for an optimizer, for example
+            `functools.partial(torch.optim.lr_scheduler.StepLR, step_size=3)`.
+        per: when to step the scheduler, `"batch"` or `"epoch"`. Cancelled steps do not count.
 
     Raises:
-        ValueError: if `per` is another, or, when the fit begins, for torch's `ReduceLROnPlateau`, or beside a schedule of
-            the learning rate.
+        ValueError: if `per` is neither; at the start of the fit, if the scheduler is torch's
+            `ReduceLROnPlateau` or another callback schedules the learning rate.
+        TypeError: at the start of the fit, if `factory` does not make a torch scheduler.
     """
 
     order: ClassVar[int] = 60
@@ -34,7 +36,7 @@ class LRScheduler(Callback):
         self, factory: Callable[..., Any], *, per: Literal["batch", "epoch"] = "batch"
     ) -> None:
         if per not in ("batch", "epoch"):
-            raise ValueError(f"LRScheduler got per={per!r}: choose batch or epoch.")
+            raise ValueError(f"per={per!r} of LRScheduler must be 'batch' or 'epoch'.")
         self.factory, self.per = factory, per
         self.sched: lr_scheduler.LRScheduler | None = None
         self._skipped = self._stepped = False
@@ -44,18 +46,17 @@ class LRScheduler(Callback):
         assert learn.opt is not None
         _check_alone(learn)
         for group in param_groups(learn.opt):
-            group.pop(
-                "initial_lr", None
-            )  # what an earlier scheduler left there would overrule this fit's rate
+            # A value left by an earlier scheduler would override the learning rate of this fit.
+            group.pop("initial_lr", None)
         self.sched = _checked(self.factory(learn.opt))
         self._skipped = self._stepped = False
 
     def after_cancel_step(self, learn: Learner) -> None:
-        """Remembers that the optimizer did not step."""
+        """Records that the optimizer did not step."""
         self._skipped = True
 
     def after_step(self, learn: Learner) -> None:
-        """Steps the scheduler of batches."""
+        """Steps the scheduler if it counts batches."""
         skipped, self._skipped = self._skipped, False
         if skipped:
             return
@@ -64,7 +65,7 @@ class LRScheduler(Callback):
             self._step()
 
     def after_epoch(self, learn: Learner) -> None:
-        """Steps the scheduler of epochs."""
+        """Steps the scheduler if it counts epochs."""
         if self.per == "epoch" and self._stepped:
             self._step()
         self._stepped = False
@@ -74,11 +75,11 @@ class LRScheduler(Callback):
         self.sched.step()
 
     def cleanup_fit(self, learn: Learner) -> None:
-        """Lets go of the scheduler, and with it of the optimizer."""
+        """Releases the scheduler and its reference to the optimizer."""
         self.sched = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The scheduler's state, while a fit runs."""
+        """Returns the state of the scheduler during a fit, otherwise an empty dict."""
         return (
             {}
             if self.sched is None
@@ -86,7 +87,7 @@ class LRScheduler(Callback):
         )
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes back what `state_dict` gave; the scheduler is there once `before_fit` has run."""
+        """Restores the state that `state_dict` returned; `before_fit` must have run."""
         if self.sched is not None and state:
             self.sched.load_state_dict(state["sched"])
             self._stepped = state["stepped"]
@@ -94,23 +95,25 @@ class LRScheduler(Callback):
 
 def _check_alone(learn: Learner) -> None:
     for cb in learn.cbs:
-        # These three make their schedules when the fit begins, perhaps after this callback.
+        # These three make their schedules at the start of the fit, maybe after this callback.
         if isinstance(cb, OneCycle | FlatCos | SGDR) or (
             isinstance(cb, ParamScheduler) and "lr" in cb.scheds
         ):
             raise ValueError(
                 f"LRScheduler and {type(cb).__name__} would both set the learning rate: "
-                "set schedule=none or leave lr_scheduler out of the callbacks."
+                "set schedule=none or remove lr_scheduler from the callbacks."
             )
 
 
 def _checked(sched: Any) -> lr_scheduler.LRScheduler:
     if isinstance(sched, lr_scheduler.ReduceLROnPlateau):
         raise ValueError(
-            "LRScheduler cannot run torch's ReduceLROnPlateau: use nntrain.callbacks.ReduceLROnPlateau."
+            "LRScheduler does not support torch's ReduceLROnPlateau: "
+            "use nntrain.callbacks.ReduceLROnPlateau."
         )
     if not isinstance(sched, lr_scheduler.LRScheduler):
         raise TypeError(
-            f"LRScheduler needs a factory of torch schedulers, but it made a {type(sched).__name__}."
+            "The factory of LRScheduler must make a torch scheduler "
+            f"but made an object of type {type(sched).__name__}."
         )
     return sched

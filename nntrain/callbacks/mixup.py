@@ -1,4 +1,4 @@
-"""Training on mixtures of two items."""
+"""MixUp: training on weighted means of two items."""
 
 from __future__ import annotations
 
@@ -21,19 +21,21 @@ LossFunc = Callable[..., Any]
 
 
 class MixUp(Callback):
-    """Mixes each item of a training batch with another one of it: `share * item + (1 - share) * partner`.
+    """Mixes each item of a training batch with another: `share * item + (1 - share) * partner`.
 
-    The share is `max(s, 1 - s)` for an `s` drawn from Beta(alpha, alpha), one for each item. Labels of floating type are
-    mixed alike; for others the losses to both labels are. A loss that has no `reduction` to switch off gets one share for
-    the whole batch. Validation is not changed. Metrics in training are told the label with the larger share. The numbers
-    come from torch's generator of the device, so the seed decides them; they are those of fastai's `MixUp`.
+    The share is `max(s, 1 - s)` with `s` drawn from Beta(alpha, alpha) for each item. Labels of
+    floating type are mixed in the same way; for other labels, the losses to both are mixed. A loss
+    without a `reduction` setting gets one share for the whole batch. Validation is unchanged.
+    Training metrics see the label with the larger share. The random numbers come from torch's
+    generator of the device, so they follow the seed; they are the same as in fastai's `MixUp`.
 
     Args:
-        alpha: of the Beta distribution; small ones leave most items nearly as they are, 1 mixes evenly.
+        alpha: parameter of the Beta distribution; a small value leaves most items almost unchanged,
+            1 draws the shares uniformly.
 
     Raises:
         ValueError: if `alpha` is not positive.
-        TypeError: if an input is a tensor of integers, which cannot be mixed.
+        TypeError: if an input is an integer tensor, which cannot be mixed.
 
     Source: Zhang et al., 2018, https://arxiv.org/abs/1710.09412.
     """
@@ -43,7 +45,7 @@ class MixUp(Callback):
     def __init__(self, alpha: float = 0.4) -> None:
         if not alpha > 0:
             raise ValueError(
-                f"alpha={alpha} must be positive: the parameter of the Beta distribution."
+                f"alpha={alpha} must be positive: it is the parameter of the Beta distribution."
             )
         self.alpha = alpha
         self._original: LossFunc | None = None
@@ -52,7 +54,7 @@ class MixUp(Callback):
         self._partners: tuple[Any, ...] = ()
 
     def before_fit(self, learn: Learner) -> None:
-        """Puts a loss that can be mixed in the place of the learner's."""
+        """Replaces the loss of the learner by one that can be mixed."""
         self._original, self._partners = learn.loss_func, ()
         self._reduction = reduction_of(learn.loss_func)
         self._unreduced = without_reduction(learn.loss_func) if self._reduction else learn.loss_func
@@ -61,7 +63,7 @@ class MixUp(Callback):
         learn.loss_func = self._loss
 
     def before_batch(self, learn: Learner) -> None:
-        """Mixes the inputs, and the labels or, later, the losses."""
+        """Mixes the inputs, and the labels if they are of floating type."""
         self._partners = ()
         if not learn.training:
             return
@@ -90,11 +92,11 @@ class MixUp(Callback):
         return loss.mean() if self._reduction == "mean" else loss.sum()
 
     def after_batch(self, learn: Learner) -> None:
-        """Lets go of the partners."""
+        """Releases the partners' labels."""
         self._partners = ()
 
     def cleanup_fit(self, learn: Learner) -> None:
-        """Gives the learner its own loss back."""
+        """Restores the loss of the learner."""
         if self._original is not None:
             learn.loss_func = self._original
         self._original, self._partners = None, ()
@@ -107,7 +109,7 @@ def _mix_with(shuffle: Tensor, share: Tensor, items: Tensor) -> Tensor:
 def _mix_input(shuffle: Tensor, share: Tensor, items: Tensor) -> Tensor:
     if not items.is_floating_point():
         raise TypeError(
-            f"MixUp needs inputs of floating type but got {items.dtype}: mix what they are embedded in instead."
+            f"MixUp needs floating-point inputs but got {items.dtype}: mix the embeddings instead."
         )
     return _mix_with(shuffle, share, items)
 
@@ -125,7 +127,7 @@ def _lerp_parts(first: Any, second: Any, share: Tensor) -> Any:
 
 
 def reduction_of(loss_func: LossFunc) -> str | None:
-    """How a loss makes one number of the items' losses: `"mean"`, `"sum"` or `"none"`; `None` if it does not say."""
+    """Returns the reduction of a loss: `"mean"`, `"sum"` or `"none"`; `None` if not known."""
     if isinstance(loss_func, nn.Module):
         return getattr(loss_func, "reduction", None)
     parameter = _parameters(loss_func).get("reduction")
@@ -140,7 +142,7 @@ def _parameters(func: LossFunc) -> Mapping[str, inspect.Parameter]:
 
 
 def without_reduction(loss_func: LossFunc) -> LossFunc:
-    """The same loss, item by item: a copy of a module, or the function with `reduction="none"`."""
+    """Returns the loss with `reduction="none"`: a copy of a module, or a partial of a function."""
     if not isinstance(loss_func, nn.Module):
         return partial(loss_func, reduction="none")
     each = copy.copy(loss_func)

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 class TrainEvalCallback(Callback):
-    """Puts the model in train or eval mode, and counts `train_iter` and `pct_train`.
+    """Switches the model between train and eval mode, and updates `train_iter` and `pct_train`.
 
-    However the fit ends, each module's `training` flag is afterwards what it was before.
+    When the fit ends, for whatever reason, the `training` flag of each module is restored.
     """
 
     order: ClassVar[int] = -10
@@ -24,7 +24,7 @@ class TrainEvalCallback(Callback):
         self._modes: dict[nn.Module, bool] = {}
 
     def before_fit(self, learn: Learner) -> None:
-        """Remembers the modes."""
+        """Stores the mode of each module."""
         self._modes = {module: module.training for module in learn.model.modules()}
 
     def before_train(self, learn: Learner) -> None:
@@ -45,7 +45,7 @@ class TrainEvalCallback(Callback):
             learn.pct_train = (learn.epoch + (learn.iter + 1) / learn.n_iter) / learn.n_epoch
 
     def cleanup_fit(self, learn: Learner) -> None:
-        """Gives each module back its mode."""
+        """Restores the mode of each module."""
         for module, training in self._modes.items():
             module.training = training
         self._modes = {}

@@ -1,4 +1,4 @@
-"""What callbacks that follow a metric share: which way it improves, and for how long it has not."""
+"""Base classes for callbacks that monitor a metric."""
 
 from __future__ import annotations
 
@@ -19,15 +19,19 @@ _SMALLER_IS_BETTER = frozenset({"loss", "error", "err", "mse", "rmse", "mae", "p
 
 
 def mode_of(monitor: str) -> Mode:
-    """`"min"` for a metric that has loss, error, mse, rmse, mae, perplexity or time as a word of its name, else `"max"`."""
+    """Returns the mode of a metric, guessed from its name.
+
+    The mode is `"min"` if the name contains the word loss, error, err, mse, rmse, mae, perplexity
+    or time, otherwise `"max"`.
+    """
     return "min" if _SMALLER_IS_BETTER & set(re.split(r"[^a-z]+", monitor.lower())) else "max"
 
 
 def epochs_since_best(values: Iterable[float], mode: Mode, min_delta: float = 0.0) -> int:
-    """How many values follow the best one; 0 where the last value is a new best.
+    """Returns the number of values after the best one; 0 if the last value is the best.
 
-    A value is a new best if it improves on the best so far by more than `min_delta`. NaN and infinities never do, and
-    the first finite value always does. The comparison is that of fastai's `TrackerCallback`.
+    A value is a new best if it improves on the best so far by more than `min_delta`, as in fastai's
+    `TrackerCallback`. The first finite value is always a new best; NaN and infinity never are.
     """
     sign = 1.0 if mode == "min" else -1.0
     best, wait = math.inf, 0
@@ -40,7 +44,10 @@ def epochs_since_best(values: Iterable[float], mode: Mode, min_delta: float = 0.
 
 
 class MeasuredCallback(Callback):
-    """Acts on a metric of each epoch; one in which something was cancelled before it was measured counts as no epoch."""
+    """Base class of callbacks that act on a metric after each epoch.
+
+    Epochs that were cancelled before the metric was measured are skipped.
+    """
 
     _cancelled = False
 
@@ -57,10 +64,11 @@ class MeasuredCallback(Callback):
         self._cancelled = True
 
     def measured(self, learn: Learner, monitor: str) -> float | None:
-        """The metric of the epoch that has ended; `None` where it was cut short before it was measured.
+        """Returns the metric of the last epoch; `None` if a cancel prevented its measurement.
 
         Raises:
-            LookupError: if it was not recorded otherwise; the message lists what was.
+            LookupError: if the epoch was complete but the metric was not recorded; the message
+                lists the recorded metrics.
         """
         cancelled, self._cancelled = self._cancelled, False
         return (
@@ -71,19 +79,20 @@ class MeasuredCallback(Callback):
 
 
 class MonitorCallback(MeasuredCallback):
-    """Follows one recorded metric over the epochs of a fit; subclasses say what to do in `act`.
+    """Base class of callbacks that monitor one recorded metric; subclasses override `act`.
 
-    What it decides follows from the rows of the `Recorder` alone, so it has no state of its own and is right after a
-    resume. An epoch in which something was cancelled before the metric was measured counts as no epoch.
+    Decisions depend only on the rows of the `Recorder`. The callback therefore has no state of its
+    own and is correct after a resume. Epochs that were cancelled before the metric was measured are
+    skipped.
 
     Args:
-        monitor: name of the metric, as it is recorded.
-        mode: `"min"` or `"max"`; `None` tells it from the name (see `mode_of`).
-        min_delta: an improvement must be larger than this, in the unit of the metric.
+        monitor: name of the recorded metric.
+        mode: `"min"` or `"max"`; `None` infers it from the name (see `mode_of`).
+        min_delta: minimum change that counts as an improvement, in units of the metric.
 
     Raises:
-        ValueError: if the mode is another, or `min_delta` is negative.
-        LookupError: after an epoch in which the metric was not recorded; the message lists what was.
+        ValueError: if `mode` is unknown or `min_delta` is negative.
+        LookupError: after an epoch without the metric; the message lists the recorded metrics.
     """
 
     order: ClassVar[int] = 70
@@ -92,17 +101,21 @@ class MonitorCallback(MeasuredCallback):
     def __init__(self, monitor: str, mode: Mode | None, min_delta: float) -> None:
         if mode not in (None, "min", "max"):
             raise ValueError(
-                f"{type(self).__name__} got mode={mode!r}: choose min or max, or None to tell it from the name."
+                f"mode={mode!r} of {type(self).__name__} must be 'min', 'max', or None to infer it "
+                "from the name of the metric."
             )
         if not min_delta >= 0:
             raise ValueError(
-                f"{type(self).__name__} got min_delta={min_delta}: it must be at least 0, in either mode."
+                f"min_delta={min_delta} of {type(self).__name__} must be at least 0 in both modes."
             )
         self.monitor, self.min_delta = monitor, min_delta
         self.mode: Mode = mode or mode_of(monitor)
 
     def act(self, learn: Learner, wait: int) -> None:
-        """For subclasses: what to do after an epoch, `wait` epochs after the best one (0: this is the best so far)."""
+        """Acts after an epoch, `wait` epochs after the best one (0: this epoch is the best so far).
+
+        Override it in a subclass.
+        """
 
     def after_epoch(self, learn: Learner) -> None:
         """Acts on the metric, if it was measured."""
@@ -110,19 +123,20 @@ class MonitorCallback(MeasuredCallback):
             self.act(learn, self.wait(learn))
 
     def wait(self, learn: Learner) -> int:
-        """How many epochs of this fit followed the best one; 0 before the first."""
+        """Returns the number of epochs of this fit since the best one; 0 before the first epoch."""
         values = [row[self.monitor] for row in learn.recorder.rows if self.monitor in row]
         return epochs_since_best(values, self.mode, self.min_delta)
 
 
 def checked_patience(patience: int) -> int:
-    """The number of epochs to wait for an improvement.
+    """Returns `patience`, the number of epochs to wait for an improvement.
 
     Raises:
-        ValueError: if it is less than 1.
+        ValueError: if `patience` is less than 1.
     """
     if patience < 1:
         raise ValueError(
-            f"patience={patience} must be at least 1: the number of epochs to wait for an improvement."
+            f"patience={patience} must be at least 1: it is the number of epochs to wait for an "
+            "improvement."
         )
     return patience

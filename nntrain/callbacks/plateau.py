@@ -1,4 +1,4 @@
-"""Lowering the learning rate when a metric stops improving."""
+"""Reduction of the learning rate when a metric stops improving."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ _log = logging.getLogger(__name__)
 
 
 class ReduceLROnPlateau(MonitorCallback):
-    """Multiplies the learning rates by `factor` each time that a metric has not improved for `patience` more epochs.
+    """Multiplies the learning rates by `factor` after every `patience` epochs without improvement.
 
-    It is for a constant learning rate: a schedule that sets the rate before each batch overrules it. The waiting is
-    that of fastai's callback (torch's scheduler waits one epoch longer for the same `patience`), the factor is torch's.
+    Use it with a constant learning rate, because a schedule that sets the rate before each batch
+    overrides the change. `patience` counts as in fastai (torch's scheduler waits one epoch longer);
+    `factor` is defined as in torch.
 
     Args:
-        monitor: name of the metric, as it is recorded.
-        patience: epochs without an improvement.
-        factor: what each learning rate is multiplied by, between 0 and 1.
-        min_lr: no learning rate is brought below this.
-        min_delta: an improvement must be larger than this, in the unit of the metric.
-        mode: `"min"` or `"max"`; `None` tells it from the name.
+        monitor: name of the recorded metric.
+        patience: number of epochs without improvement before each reduction.
+        factor: factor by which each learning rate is multiplied, between 0 and 1.
+        min_lr: lower bound of the learning rates.
+        min_delta: minimum change that counts as an improvement, in units of the metric.
+        mode: `"min"` or `"max"`; `None` infers it from the name.
 
     Raises:
-        ValueError: if the factor is not between 0 and 1, or `min_lr` is negative.
-        LookupError: after an epoch in which the metric was not recorded; the message lists what was.
+        ValueError: if `factor` is not between 0 and 1, or `min_lr` is negative.
+        LookupError: after an epoch without the metric; the message lists the recorded metrics.
     """
 
     order: ClassVar[int] = 71
@@ -48,14 +49,14 @@ class ReduceLROnPlateau(MonitorCallback):
         super().__init__(monitor, mode, min_delta)
         if not 0 < factor < 1:
             raise ValueError(
-                f"factor={factor} must be between 0 and 1: learning rates are multiplied by it (0.1: a tenth)."
+                f"factor={factor} must be between 0 and 1: the learning rates are multiplied by it."
             )
         if not min_lr >= 0:
             raise ValueError(f"min_lr={min_lr} must be at least 0.")
         self.patience, self.factor, self.min_lr = checked_patience(patience), factor, min_lr
 
     def act(self, learn: Learner, wait: int) -> None:
-        """Lowers the rates when the patience is spent, and waits as long again."""
+        """Lowers the learning rates after every `patience` epochs without improvement."""
         if wait == 0 or wait % self.patience or learn.opt is None:
             return
         old = [get_hyper(group, "lr") for group in param_groups(learn.opt)]
@@ -63,9 +64,9 @@ class ReduceLROnPlateau(MonitorCallback):
         if new != old:
             set_hyper(learn.opt, "lr", new)
             _log.info(
-                "epoch %d: %s has not improved for %d epochs, lr is now %s",
+                "epoch %d: lr reduced to %s, because %s has not improved for %d epoch(s)",
                 learn.epoch,
+                new,
                 self.monitor,
                 wait,
-                new,
             )

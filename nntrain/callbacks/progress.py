@@ -1,4 +1,4 @@
-"""Showing how a fit goes: bars while it runs, and one line an epoch."""
+"""Progress of a fit: bars while it runs, and one line per epoch."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ _STOPPED = {
 
 
 class Progress(Callback):
-    """Prints one line an epoch; on a terminal also draws a bar for the epochs and one for the batches.
+    """Prints one line per epoch; on a terminal, also draws bars for the epochs and the batches.
 
-    The lines go above the bars, so that a long fit scrolls as any output does, and the bars leave nothing behind. No
-    thread draws: the bars move when a batch ends. The smoothed loss beside them is read when they are drawn and not in
-    between.
+    Lines are printed above the bars, and the bars are erased at the end. The bars are updated at
+    the end of a batch, not by a thread. The smoothed loss next to them is read from the device only
+    when they are drawn.
 
     Args:
-        interval_s: least time between two drawings of the bars, in seconds; 0 draws at every batch.
+        interval_s: minimum time between updates of the bars in seconds; 0 updates after each batch.
         beta: weight of the past in the smoothed loss, as in `AvgSmoothLoss`.
-        console: where to print; `None` stands for the standard output.
+        console: console to print to; `None` is the standard output.
 
     Raises:
-        ValueError: if `interval_s` is negative, or `beta` not from 0 up to less than 1.
+        ValueError: if `interval_s` is negative, or `beta` is not at least 0 and less than 1.
     """
 
     order: ClassVar[int] = 90
@@ -47,7 +47,8 @@ class Progress(Callback):
     ) -> None:
         if interval_s < 0:
             raise ValueError(
-                f"interval_s must not be negative but got {interval_s}: give seconds, such as 0.5."
+                f"interval_s={interval_s} must be at least 0: it is the number of seconds between "
+                "updates of the bars."
             )
         self.interval_s, self.beta = interval_s, beta
         self._console = console
@@ -59,23 +60,23 @@ class Progress(Callback):
 
     @property
     def console(self) -> Console:
-        """Where it prints."""
+        """The console to print to."""
         if self._console is None:
             self._console = _standard_output()
         return self._console
 
     def before_fit(self, learn: Learner) -> None:
-        """Begins a new table, and the bars if there is a terminal to draw them on."""
+        """Starts a new table and, on a terminal, the bars."""
         self._columns, self._smooth_loss = [], SmoothMean(self.beta)
         if self.console.is_interactive:
             self._bars = _Bars(self.console, learn)
 
     def before_train(self, learn: Learner) -> None:
-        """Begins a bar."""
+        """Starts the bar of the batches."""
         self._begin_part(learn, "train")
 
     def before_validate(self, learn: Learner) -> None:
-        """Begins a bar."""
+        """Starts the bar of the batches."""
         self._begin_part(learn, "valid")
 
     def _begin_part(self, learn: Learner, part: str) -> None:
@@ -83,12 +84,12 @@ class Progress(Callback):
             self._bars.begin_part(learn, part)
 
     def after_loss(self, learn: Learner) -> None:
-        """Takes a training loss for the smoothed one, without reading it."""
+        """Adds the training loss to the running mean without reading it from the device."""
         if self._bars is not None and learn.training:
             self._smooth_loss.add(learn.loss.detach())
 
     def after_batch(self, learn: Learner) -> None:
-        """Moves the bar if it was not moved just now."""
+        """Updates the bars unless they were updated less than `interval_s` ago."""
         if self._bars is None or (now := perf_counter()) < self._next_s:
             return
         self._next_s = now + self.interval_s
@@ -96,7 +97,7 @@ class Progress(Callback):
         self._bars.move(learn, "" if loss is None else f"loss {_number(float(loss))}")
 
     def after_epoch(self, learn: Learner) -> None:
-        """Prints the epoch's line, after a heading if the columns are new."""
+        """Prints the line of the epoch, after a header if there are new columns."""
         self._print_row(learn.recorder.row)
         if self._bars is not None:
             self._bars.end_epoch(learn)
@@ -113,14 +114,14 @@ class Progress(Callback):
         self._print(_line(self._columns, cells))
 
     def after_cancel_fit(self, learn: Learner) -> None:
-        """Prints why and where the fit was stopped, after the line of an epoch whose end was what stopped it."""
+        """Prints why and where the fit stopped, after the last epoch's line if not yet printed."""
         row = learn.recorder.row
         if row.get("epoch") == learn.epoch and row is not self._printed:
             self._print_row(row)
         self._print(_farewell(learn))
 
     def cleanup_fit(self, learn: Learner) -> None:
-        """Takes the bars away and gives the terminal back as it was."""
+        """Removes the bars and restores the terminal."""
         bars, self._bars = self._bars, None
         if bars is not None:
             bars.close()
@@ -143,16 +144,15 @@ class _Bars:
         self._bars.start()
 
     def begin_part(self, learn: Learner, part: str) -> None:
-        """Starts the batch bar anew."""
-        self._bars.remove_task(
-            self._batches
-        )  # a new task: resetting one cannot make its total unknown
+        """Restarts the bar of the batches."""
+        # A task is replaced, because a reset cannot make its total unknown.
+        self._bars.remove_task(self._batches)
         self._batches = self._bars.add_task(
             part, total=learn.n_iter, completed=learn.first_iter, note=""
         )
 
     def move(self, learn: Learner, note: str) -> None:
-        """Draws both bars."""
+        """Updates and draws both bars."""
         self._bars.update(self._batches, completed=learn.iter + 1, note=note)
         self._bars.refresh()
 
@@ -188,7 +188,8 @@ def _rich_bars(console: Console) -> RichProgress:
         TextColumn("{task.fields[note]}"),
         console=console,
         transient=True,
-        auto_refresh=False,  # a thread's lock, held while a DataLoader forks its workers, would hang them
+        # A refresh thread could hold a lock while a DataLoader forks its workers, which would hang.
+        auto_refresh=False,
     )
 
 

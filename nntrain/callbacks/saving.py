@@ -1,4 +1,4 @@
-"""Saving the best model of a fit."""
+"""Saving and restoring the best model of a fit."""
 
 from __future__ import annotations
 
@@ -19,22 +19,23 @@ _log = logging.getLogger(__name__)
 
 
 class SaveModel(MonitorCallback):
-    """Saves the model, in one atomic step, after each epoch in which a metric is better than ever before in this fit.
+    """Saves the model atomically after each epoch that improves a metric, and restores the best.
 
-    What is not finite is never saved: a metric that is NaN does not count as better, and weights with NaN are not written.
-    A fit in which nothing was saved restores nothing. One that is resumed with another `path` restores from the old file,
-    and writes the new one, if nothing better came after.
+    Values that are not finite are never saved: a NaN metric is not an improvement, and a model with
+    NaN weights is not written. If nothing was saved, nothing is restored. A fit that is resumed
+    with another `path` and does not improve restores the old file and saves it at the new path.
 
     Args:
-        path: the file; a relative path begins at the working directory. Each fit writes it anew.
-        monitor: name of the metric, as it is recorded.
-        mode: `"min"` or `"max"`; `None` tells it from the name.
-        min_delta: an improvement must be larger than this, in the unit of the metric.
-        with_opt: save, and restore, the optimizer's state as well.
-        restore_best: give the model the saved weights when the fit ends, cancelled or not (not after an error).
+        path: path of the file, relative to the working directory; each fit overwrites it.
+        monitor: name of the recorded metric.
+        mode: `"min"` or `"max"`; `None` infers it from the name.
+        min_delta: minimum change that counts as an improvement, in units of the metric.
+        with_opt: whether to save and restore the optimizer state as well.
+        restore_best: whether to load the saved weights when the fit ends or is cancelled (not after
+            an error).
 
     Raises:
-        LookupError: after an epoch in which the metric was not recorded; the message lists what was.
+        LookupError: after an epoch without the metric; the message lists the recorded metrics.
     """
 
     def __init__(
@@ -50,19 +51,19 @@ class SaveModel(MonitorCallback):
         super().__init__(monitor, mode, min_delta)
         self.path, self.with_opt, self.restore_best = Path(path), with_opt, restore_best
         self.saved: Path | None = None
-        """The file with the best of this fit, if there is one."""
+        """The path of the best model of this fit; `None` before one is saved."""
 
     def before_fit(self, learn: Learner) -> None:
-        """Forgets what an earlier fit saved."""
+        """Forgets the file of an earlier fit."""
         self.saved = None
 
     def act(self, learn: Learner, wait: int) -> None:
-        """Saves the best so far."""
+        """Saves the model if this epoch is the best so far."""
         if wait:
             return
         if not all_finite(learn.model):
             _log.warning(
-                "epoch %d: not saved, the model has weights that are not finite", learn.epoch
+                "epoch %d: the model has weights that are not finite and was not saved", learn.epoch
             )
             return
         self._save(learn)
@@ -72,27 +73,27 @@ class SaveModel(MonitorCallback):
         self.saved = learn.save(self.path, with_opt=self.with_opt).absolute()
 
     def after_fit(self, learn: Learner) -> None:
-        """Restores the best, if there is one."""
+        """Restores the best model, if one was saved."""
         if not self.restore_best or self.saved is None:
             return
         if not self.saved.is_file():
-            _log.warning("the best model is not restored: %s is gone", self.saved)
+            _log.warning("the best model was not restored: %s does not exist", self.saved)
             return
         learn.load(self.saved, with_opt=self.with_opt)
         if self.saved != self.path.absolute():
             self._save(learn)
 
     def state_dict(self) -> dict[str, Any]:
-        """The path of the best so far."""
+        """Returns the path of the best model so far."""
         return {"saved": None if self.saved is None else str(self.saved)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes back what `state_dict` gave."""
+        """Restores the state that `state_dict` returned."""
         self.saved = None if state["saved"] is None else Path(state["saved"])
 
 
 def all_finite(model: nn.Module) -> bool:
-    """Whether every floating-point parameter and buffer is finite; one read of the device."""
+    """Returns whether all floating-point parameters and buffers are finite, in one device read."""
     tensors = [tensor for tensor in model.state_dict().values() if isinstance(tensor, torch.Tensor)]
     finite = [torch.isfinite(tensor).all() for tensor in tensors if tensor.is_floating_point()]
     return not finite or bool(torch.stack([flag.to(finite[0].device) for flag in finite]).all())

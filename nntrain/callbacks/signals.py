@@ -1,4 +1,4 @@
-"""Ending a fit in good order when the process is told to stop."""
+"""Orderly end of a fit on SIGINT or SIGTERM."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ if TYPE_CHECKING:
 
 
 class StopOnSignal(Callback):
-    """Ends the fit with `StopReason.INTERRUPTED` when SIGINT (Ctrl-C) or SIGTERM comes.
+    """Ends the fit with `StopReason.INTERRUPTED` on SIGINT (Ctrl-C) or SIGTERM.
 
-    The fit ends after the current batch, when every other callback has seen it, so that `Checkpoint` can save that very
-    position. A SIGINT that comes while a signal is already waiting raises KeyboardInterrupt at once. A signal that the
-    process ignores stays ignored; in a thread other than the main one this callback does nothing, for Python handles
-    signals in the main thread only. A signal that comes too late to cancel the fit is passed on when the fit is cleaned up.
+    The fit ends after the current batch, once all other callbacks have seen it, so `Checkpoint` can
+    save that exact position. A SIGINT while another signal is pending raises KeyboardInterrupt at
+    once. Ignored signals stay ignored. Outside the main thread the callback does nothing, because
+    Python handles signals only there. A signal that arrives too late to cancel the fit is re-raised
+    during clean-up.
     """
 
     order: ClassVar[int] = 100
@@ -33,12 +34,12 @@ class StopOnSignal(Callback):
         self._previous: dict[Signals, Any] = {}
 
     def before_fit(self, learn: Learner) -> None:
-        """Installs the handlers."""
+        """Installs the signal handlers."""
         self._received = None
         if threading.current_thread() is not threading.main_thread():
             return
         for signum in (signal.SIGINT, signal.SIGTERM):
-            # None stands for a handler that was not installed from Python, and so could not be put back
+            # None means that the handler was not installed from Python and cannot be restored.
             if signal.getsignal(signum) not in (signal.SIG_IGN, None):
                 self._previous[signum] = signal.signal(signum, self._receive)
 
@@ -48,11 +49,11 @@ class StopOnSignal(Callback):
         self._received = self._received or Signals(signum)
 
     def after_batch(self, learn: Learner) -> None:
-        """Ends the fit if a signal came."""
+        """Ends the fit if a signal was received."""
         self._cancel_if_received()
 
     def after_epoch(self, learn: Learner) -> None:
-        """Ends the fit if a signal came after the epoch's last batch."""
+        """Ends the fit if a signal was received after the last batch of the epoch."""
         self._cancel_if_received()
 
     def _cancel_if_received(self) -> None:
@@ -63,7 +64,7 @@ class StopOnSignal(Callback):
             )
 
     def cleanup_fit(self, learn: Learner) -> None:
-        """Puts the handlers back, and passes on a signal that did not end the fit."""
+        """Restores the handlers and re-raises a signal that did not end the fit."""
         previous, self._previous = self._previous, {}
         for signum, handler in previous.items():
             signal.signal(signum, handler)
@@ -74,7 +75,6 @@ class StopOnSignal(Callback):
 
 def _pass_on(signum: Signals) -> None:
     if signal.getsignal(signum) is signal.SIG_DFL:
-        raise SystemExit(
-            128 + signum
-        )  # the default would kill the process before the other callbacks have cleaned up
+        # The default action would kill the process before the other callbacks have cleaned up.
+        raise SystemExit(128 + signum)
     signal.raise_signal(signum)

@@ -1,4 +1,4 @@
-"""Ending a fit before its last epoch: no more improvement, a loss that is not finite, or no time left."""
+"""Early ends of a fit: no improvement, a loss that is not finite, or a time limit."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 
 class EarlyStopping(MonitorCallback):
-    """Stops (EARLY_STOPPED) once a metric has not improved for `patience` epochs.
+    """Stops the fit (EARLY_STOPPED) when a metric has not improved for `patience` epochs.
 
     Args:
-        monitor: name of the metric, as it is recorded.
-        patience: epochs without an improvement.
-        min_delta: an improvement must be larger than this, in the unit of the metric.
-        mode: `"min"` or `"max"`; `None` tells it from the name.
+        monitor: name of the recorded metric.
+        patience: number of epochs without improvement.
+        min_delta: minimum change that counts as an improvement, in units of the metric.
+        mode: `"min"` or `"max"`; `None` infers it from the name.
 
     Raises:
-        LookupError: after an epoch in which the metric was not recorded; the message lists what was.
+        LookupError: after an epoch without the metric; the message lists the recorded metrics.
     """
 
     order: ClassVar[int] = 100
@@ -46,11 +46,11 @@ class EarlyStopping(MonitorCallback):
         self.patience = checked_patience(patience)
 
     def before_fit(self, learn: Learner) -> None:
-        """Stops at once where a fit is resumed that had stopped already."""
+        """Stops at once if the resumed fit had already stopped."""
         self.act(learn, self.wait(learn))
 
     def act(self, learn: Learner, wait: int) -> None:
-        """Stops when the patience is spent."""
+        """Stops after `patience` epochs without improvement."""
         if wait >= self.patience:
             epochs = "epoch" if wait == 1 else "epochs"
             raise CancelFitException(
@@ -60,7 +60,7 @@ class EarlyStopping(MonitorCallback):
 
 
 class _LossCopy:
-    """A copy of the loss that is on its way to the host while the device goes on."""
+    """An asynchronous copy of the loss to the host."""
 
     def __init__(self, loss: Tensor) -> None:
         self._host = torch.empty(loss.shape, dtype=loss.dtype, pin_memory=True)
@@ -69,18 +69,18 @@ class _LossCopy:
         self._done.record()
 
     def item(self) -> float:
-        """The loss; waits for the copy alone, not for the backward pass that was queued after it."""
+        """Returns the loss; waits for the copy but not for the backward pass queued after it."""
         self._done.synchronize()
         return float(self._host)
 
 
 class StopOnNaN(Callback):
-    """Stops (DIVERGED) when a loss is NaN or infinite: in training before the optimizer steps on it.
+    """Stops the fit (DIVERGED) when a loss is NaN or infinite, before the optimizer steps on it.
 
-    The loss that stopped the fit is recorded, and the weights are those of the last good step. This costs one read of
-    the loss per training batch. On an accelerator the read waits for the forward pass only: the copy starts right after
-    the loss, the backward pass is queued behind it and keeps the device busy. The mean loss of the validation set is
-    looked at when its epoch ends.
+    The loss that stopped the fit is recorded, and the weights are those of the last good step. The
+    cost is one read of the loss per training batch. On an accelerator the read waits only for the
+    forward pass: the copy starts right after the loss, and the backward pass queued behind it keeps
+    the device busy. The mean training and validation losses are checked at the end of each epoch.
     """
 
     order: ClassVar[int] = 100
@@ -90,26 +90,26 @@ class StopOnNaN(Callback):
         self._loss: Tensor | _LossCopy | None = None
 
     def after_loss(self, learn: Learner) -> None:
-        """Starts to copy the loss of a training batch to the host."""
+        """Starts copying the loss of a training batch to the host."""
         if learn.training:
             loss = learn.loss.detach()
             self._loss = loss if loss.device.type == "cpu" else _LossCopy(loss)
 
     def after_backward(self, learn: Learner) -> None:
-        """Looks at the copy."""
+        """Checks the copied loss."""
         loss, self._loss = self._loss, None
         if loss is not None:
             _check_finite(loss.item(), f"The loss of epoch {learn.epoch}, batch {learn.iter}")
 
     def after_epoch(self, learn: Learner) -> None:
-        """Looks at the mean losses of the epoch."""
+        """Checks the mean losses of the epoch."""
         row = learn.recorder.row
         for name in ("train/loss", "valid/loss"):
             if name in row:
                 _check_finite(row[name], f"The {name} of epoch {learn.epoch}")
 
     def cleanup_fit(self, learn: Learner) -> None:
-        """Lets go of the loss."""
+        """Releases the loss."""
         self._loss = None
 
 
@@ -120,13 +120,15 @@ def _check_finite(loss: float, what: str) -> None:
 
 
 class TimeLimit(Callback):
-    """Stops (BUDGET) after the first batch, of training or validation, that ends later than `max_time_s` after the start.
+    """Stops the fit (BUDGET) after the first batch that ends at least `max_time_s` after the start.
+
+    Both training and validation batches are checked.
 
     Args:
-        max_time_s: wall-clock seconds for the fit; the time before a resume counts.
+        max_time_s: wall-clock limit of the fit, in seconds; time before a resume counts.
 
     Raises:
-        ValueError: if it is not positive.
+        ValueError: if `max_time_s` is not positive.
     """
 
     order: ClassVar[int] = 100
@@ -135,7 +137,7 @@ class TimeLimit(Callback):
     def __init__(self, max_time_s: float) -> None:
         if not max_time_s > 0:
             raise ValueError(
-                f"max_time_s={max_time_s} must be positive: the seconds after which the fit stops."
+                f"max_time_s={max_time_s} must be positive: it is the limit of the fit in seconds."
             )
         self.max_time_s = max_time_s
         self._earlier_s = 0.0
@@ -143,7 +145,7 @@ class TimeLimit(Callback):
 
     @property
     def elapsed_s(self) -> float:
-        """Seconds since the fit began, with those before a resume; 0 when none is running."""
+        """Seconds since the start of the fit, plus those before a resume; 0 outside a fit."""
         return self._earlier_s + (0.0 if self._start is None else perf_counter() - self._start)
 
     def before_fit(self, learn: Learner) -> None:
@@ -151,7 +153,7 @@ class TimeLimit(Callback):
         self._start = perf_counter()
 
     def after_batch(self, learn: Learner) -> None:
-        """Looks at the clock."""
+        """Stops the fit if the time limit is reached."""
         if self.elapsed_s >= self.max_time_s:
             raise CancelFitException(
                 f"The time limit of {self.max_time_s:g} s is reached.", reason=StopReason.BUDGET
@@ -162,10 +164,10 @@ class TimeLimit(Callback):
         self._earlier_s, self._start = 0.0, None
 
     def state_dict(self) -> dict[str, Any]:
-        """The seconds used so far."""
+        """Returns the elapsed seconds."""
         return {"elapsed_s": self.elapsed_s}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on from the seconds used before; those since the start of this fit are forgotten."""
+        """Restores the elapsed seconds; the time since the start of this fit is discarded."""
         self._earlier_s = float(state["elapsed_s"])
         self._start = None if self._start is None else perf_counter()

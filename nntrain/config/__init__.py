@@ -1,1 +1,1 @@
-"""Turning a configuration into objects: the allow-list, the checks, and what to say when they fail."""
+"""The ground floor of nntrain: errors, messages, secrets, targets; it imports nothing above."""

@@ -1,5 +1,5 @@
-"""What a user did wrong, told in one sentence."""
+"""Errors of the user."""
 
 
 class ConfigError(ValueError):
-    """A mistake of the user's, told in one sentence."""
+    """A mistake in a configuration or on the command line, explained in one sentence."""

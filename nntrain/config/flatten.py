@@ -1,4 +1,4 @@
-"""A nested configuration as one level of dotted keys."""
+"""Flattening a nested configuration to dotted keys."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def flatten(config: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested configuration with dotted keys; lists stay values, empty mappings are left out."""
+    """Returns a nested configuration by dotted key; lists are values, empty mappings vanish."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
         name = f"{prefix}.{key}" if prefix else str(key)

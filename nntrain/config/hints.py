@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Collection
 
 N_NAMES = 20
-"""How many names a hint lists at most."""
+"""The most names that a hint lists."""
 
 
 def nearest(name: str, names: Collection[str]) -> str:
@@ -20,6 +20,6 @@ def nearest(name: str, names: Collection[str]) -> str:
 
 
 def first_line(err: BaseException) -> str:
-    """Returns the first line of an error's message, or the name of its class if it has no message."""
+    """Returns the first line of an error's message, or the name of its class if that is empty."""
     lines = str(err).strip().splitlines()
     return " ".join(lines[0].split()) if lines else type(err).__name__

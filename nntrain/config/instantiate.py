@@ -1,4 +1,4 @@
-"""The one place that makes objects from data: every `_target_` is checked against the allow-list before it is called."""
+"""The only place that makes objects from data: it checks every `_target_` before the call."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Node = Mapping[str, Any]
 """A `_target_` and its arguments, as plain values."""
 
 _REFUSALS = (ValueError, TypeError, LookupError, ImportError, OSError)
-"""What a target raises that does not accept its arguments."""
+"""The exceptions of targets that refuse their arguments."""
 
 
 def instantiate(node: Any, key: str, trusted: Sequence[str] = ()) -> Any:
-    """Calls the target of a node with its arguments; the nodes among them are made first.
+    """Makes the object that a node describes: calls its target, after making the nodes within it.
 
-    It works as `hydra.utils.instantiate`, but `_partial_` makes a plain `functools.partial`: Hydra's own checks a policy at
-    every call, which costs a metric 0.1 ms a batch and more.
+    It works as `hydra.utils.instantiate`, except that `_partial_` makes a plain
+    `functools.partial`: Hydra's own checks a policy at every call, 0.1 ms per batch for a metric.
 
     Args:
         node: plain values with a `_target_`.
@@ -38,7 +38,7 @@ def instantiate(node: Any, key: str, trusted: Sequence[str] = ()) -> Any:
     """
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise ConfigError(
-            f"{key} has no _target_: choose one of its configs, or give the dotted path of your own."
+            f"{key} has no _target_: choose one of its configs, or set the dotted path of your own."
         )
     check_nodes(node, key, trusted)
     packages = (*TRUSTED_TARGETS, *trusted)
@@ -48,22 +48,33 @@ def instantiate(node: Any, key: str, trusted: Sequence[str] = ()) -> Any:
         raise err if isinstance(err, ConfigError) else ConfigError(f"{key}: {err}") from err
 
 
-def check_nodes(values: Any, key: str = "", trusted: Sequence[str] = ()) -> None:
-    """Checks every node of a configuration: its target's package and name, and its arguments. Calls nothing.
+def target_of(node: Node, key: str, trusted: Sequence[str] = ()) -> Any:
+    """Returns the function or class that `instantiate` would call.
 
     Raises:
-        ConfigError: for the first node that cannot be made.
+        ConfigError: if the target is not trusted or does not exist.
+    """
+    packages = (*TRUSTED_TARGETS, *trusted)
+    check_path(node["_target_"], packages, key)
+    return resolve_target(node["_target_"], packages, key)
+
+
+def check_nodes(values: Any, key: str = "", trusted: Sequence[str] = ()) -> None:
+    """Checks the target and the arguments of every node in a configuration, without calling any.
+
+    Raises:
+        ConfigError: for the first invalid node.
     """
     check_trusted_targets(trusted)
     nodes, packages = list(_nodes(values, key)), (*TRUSTED_TARGETS, *trusted)
-    for path, node in nodes:  # all of them before anything is imported
+    for path, node in nodes:  # all paths before any import
         check_path(node["_target_"], packages, path)
     for path, node in nodes:
         check_call(resolve_target(node["_target_"], packages, path), node, path)
 
 
 def _nodes(values: Any, key: str) -> Iterator[tuple[str, Node]]:
-    """Yields every node with its key, however deep."""
+    """Yields every node with its key, at any depth."""
     if isinstance(values, Mapping):
         if "_target_" in values:
             yield key, values

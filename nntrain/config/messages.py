@@ -1,4 +1,4 @@
-"""One sentence for each way in which a command line or a configuration can be wrong."""
+"""Error messages for invalid command lines and configurations, one sentence each."""
 
 from __future__ import annotations
 
@@ -19,25 +19,28 @@ from nntrain.config.redact import redact
 
 
 def sentence(err: Exception) -> str:
-    """What was wrong, what was expected, and what to do, for an error of Hydra's or OmegaConf's."""
+    """Explains an error of Hydra or OmegaConf: what was wrong, what is expected, what to do."""
     for one in _chain(err):
         if isinstance(one, MissingConfigException):
             return _missing_config(one)
         if isinstance(one, OverrideParseException):
             override = redact(one.override)
             if isinstance(one.__cause__, TypeError | ValueError):
-                return f"{override!r} cannot be read: {one.__cause__}."
-            return f"{override!r} is no override: write key=value, +key=value or ~key, special characters in quotes."
+                return f"{override!r} cannot be parsed: {one.__cause__}."
+            return (
+                f"{override!r} is not an override: "
+                "write key=value, +key=value or ~key, and quote special characters."
+            )
         if isinstance(one, OmegaConfBaseException):
             return _omegaconf(one)
     text = " ".join(str(err).split())
     if text.startswith("Could not append"):
-        text = f"{text} Leave out the +."
+        text = f"{text} Remove the '+'."
     return text if text.endswith(".") else f"{text}."
 
 
 def _chain(err: BaseException) -> Iterator[BaseException]:
-    """The error and what caused it, outermost first."""
+    """Yields an error and its causes, outermost first."""
     one: BaseException | None = err
     while one is not None:
         yield one
@@ -48,36 +51,36 @@ def _missing_config(err: MissingConfigException) -> str:
     name = str(err.missing_cfg_file or "")
     if err.options:
         group, _, choice = name.rpartition("/")
-        return f"{group}={choice} is no choice of {group}: expected one of {', '.join(sorted(err.options))}."
-    return f"There is no config {name!r}: {_first_line(err)}"
+        return f"Unknown choice {group}={choice}: {nearest(choice, err.options)}"
+    return f"The config {name!r} does not exist: {_first_sentence(err)}"
 
 
 def _omegaconf(err: OmegaConfBaseException) -> str:
     key = str(err.full_key or err.key or "")
     if isinstance(err, ConfigAttributeError | ConfigKeyError):
-        parent, _, last = key.rpartition(".")
+        last = key.rpartition(".")[2]
         siblings = (
             [str(name) for name in err.parent_node if not str(name).startswith("_")]
             if err.parent_node
             else []
         )
-        where = f" of {parent}" if parent else ""
         hint = nearest(last, siblings)
-        more = "" if hint.endswith("?") else f" (To add a key, write +{key}=VALUE.)"
-        return f"{key} is no key{where}: {hint}{more}"
+        if not hint.endswith("?"):
+            hint = f"{hint.removesuffix('.')}; to add a key, write '+{key}=VALUE'."
+        return f"Unknown key {key}: {hint}"
     if isinstance(err, MissingMandatoryValue):
         return f"{key} needs a value: add '{key}=VALUE'."
     if isinstance(err, ValidationError):
         return (
             f"{key} needs a value, not null."
             if "not Optional" in str(err)
-            else f"{key}: {_first_line(err)}"
+            else f"{key}: {_first_sentence(err)}"
         )
     if isinstance(err, InterpolationResolutionError):
-        return f"{key} cannot be resolved: {_first_line(err)}"
-    return _first_line(err)
+        return f"{key} cannot be resolved: {_first_sentence(err)}"
+    return _first_sentence(err)
 
 
-def _first_line(err: BaseException) -> str:
+def _first_sentence(err: BaseException) -> str:
     line = first_line(err)
     return line if line.endswith((".", "?")) else f"{line}."

@@ -1,4 +1,4 @@
-"""Keeping secrets out of what is recorded: by the names of keys, by what texts look like, and by the values themselves."""
+"""Removal of secrets from records: by key, by the pattern of a text, and by known values."""
 
 from __future__ import annotations
 
@@ -16,25 +16,27 @@ _BOUNDARY = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|[^A-Za-z0-9.]+")
 _SECRET_KEY = re.compile(
     r"""passw | passphrase | [a-z0-9]_pwd$
     | (?<![a-z0-9]) (?: secrets? | credentials? | authorization | connection_?string
-        | (?: api | access | account | auth | deploy | encryption | licen[cs]e | master | private | secret | service | signing
-            | ssh )_?keys?
+        | (?: api | access | account | auth | deploy | encryption | licen[cs]e | master | private
+            | secret | service | signing | ssh )_?keys?
         ) (?![a-z])
-    | (?<![a-z0-9]) (?: access | api | auth | bearer | hf | refresh | session )? tokens? _?[0-9]*$""",
+    | (?<![a-z0-9]) (?: access | api | auth | bearer | hf | refresh | session )?
+        tokens? _?[0-9]*$""",
     re.VERBOSE,
 )
-# `token` as a piece of text: `use_cls_token`, `num_memory_tokens`, `max_new_tokens`.
+# tokens of text: `use_cls_token`, `num_memory_tokens`, `max_new_tokens`
 _TEXT_TOKEN = re.compile(
     r"""(?: ^(?: n | num | max | min )_ (?: .*_ )?
-        | (?:^|_) (?: begin | bos | class | cls | context | decoder | encoder | end | eos | image | input | label | latent
-            | mask | memory | new | output | pad | patch | prefix | prompt | query | register | sep | soft | special | start
-            | stop | text | unk | video | visual )_
+        | (?:^|_) (?: begin | bos | class | cls | context | decoder | encoder | end | eos | image
+            | input | label | latent | mask | memory | new | output | pad | patch | prefix | prompt
+            | query | register | sep | soft | special | start | stop | text | unk | video
+            | visual )_
         ) tokens?$""",
     re.VERBOSE,
 )
-# What stands under secret keys often enough without being one; blotting it out everywhere would only spoil texts.
+# common values of secret keys that are not secret; hiding them everywhere would spoil texts
 _EVERYDAY = re.compile(
-    r"""admin | auto | changeme | default | demo | disabled | enabled | example | guest | localhost | mlflow | password
-    | postgres | root | secret | test | token | user | wandb""",
+    r"""admin | auto | changeme | default | demo | disabled | enabled | example | guest | localhost
+    | mlflow | password | postgres | root | secret | test | token | user | wandb""",
     re.VERBOSE | re.IGNORECASE,
 )
 _HARMLESS = re.compile(r"|null|none|true|false|\?\?\?|\$\{(oc\.env:)?[\w.]+\}", re.IGNORECASE)
@@ -56,20 +58,23 @@ _NESTED_KEY = re.compile(r"[{,]\s*['\"]?([\w.-]+)['\"]?\s*:")
 class Redactor:
     """Replaces secrets by `***`, in values and in texts.
 
-    Secret is what stands under a key whose name says so (`api_key`, `db.password`; not `use_cls_token`), a login inside an
-    URL or before a host (`user:password@host`), the value in `token=...` and in an `Authorization` header, and each value
-    that `config` holds under a secret key or inside an URL, or `environ` under a secret name, wherever else it turns up.
-    Such a value is looked for if it has 4 characters or more and is no everyday word or short number; one of fewer than 8
-    only where it stands alone.
+    These are secrets:
+
+    - the value of a key whose name says so (`api_key`, `db.password`; not `use_cls_token`),
+    - a login in a URL or before a host (`user:password@host`),
+    - the value in `token=...` and in an `Authorization` header,
+    - any value that `config` has under a secret key or in a URL, or `environ` under a secret name,
+      wherever it occurs. It needs at least 4 characters, and must not be an everyday word or a
+      short number. With fewer than 8 characters it must stand alone.
 
     Args:
-        patterns: further regular expressions, the configuration's `redact`: a key in which one is found is secret, and
-            where one is found in a text, what it matches is replaced.
-        config: the resolved configuration, in which secret values are looked up.
+        patterns: further regular expressions, from the key `redact` of the configuration. They make
+            the keys secret in which they are found, and hide their matches in texts.
+        config: the resolved configuration, the source of secret values.
         environ: the environment variables, likewise.
 
     Raises:
-        ConfigError: if a pattern is no regular expression, or matches the empty text and thereby everything.
+        ConfigError: if a pattern is not a regular expression, or matches the empty text.
     """
 
     def __init__(
@@ -85,30 +90,30 @@ class Redactor:
         )
 
     def is_secret(self, key: str) -> bool:
-        """Whether a key's name says that its value is secret: `api_key`, `db.password`; not `use_cls_token`."""
+        """Returns whether the value of a key is secret: `api_key`, `db.password`."""
         return _names_a_secret(key) or any(pattern.search(key) for pattern in self._patterns)
 
     def value(self, value: Any, key: str = "") -> Any:
-        """The same value with what is secret in it replaced: all that stands under a secret key, and what texts hold."""
+        """Returns a value with its secrets replaced: those under secret keys and those in texts."""
         if isinstance(value, Mapping):
             if self.is_secret(key):
-                return {name: _blotted(item) for name, item in value.items()}
+                return {name: _hidden(item) for name, item in value.items()}
             return {name: self.value(item, str(name)) for name, item in value.items()}
         if isinstance(value, list | tuple):
             return [self.value(item, key) for item in value]
         if self.is_secret(key) and not _is_count(key, value):
-            return _blotted(value)
+            return _hidden(value)
         return self.text(value) if isinstance(value, str) else value
 
     def override(self, override: str) -> str:
-        """A command-line override, `key=value`, with its value replaced as far as it is secret, or as a key in it is."""
+        """Returns an override `key=value` with the secrets in its value replaced."""
         key, sign, value = override.partition("=")
         if any(self.is_secret(name) for name in _NESTED_KEY.findall(value)):
             return f"{key}{sign}{REDACTED}"
         return f"{key}{sign}{self.value(value, key.lstrip('+~'))}"
 
     def text(self, text: str) -> str:
-        """The same text with what is secret in it replaced."""
+        """Returns a text with its secrets replaced."""
         if "@" in text:
             text = _LOGIN.sub(f"{REDACTED}@", _URL_LOGIN.sub(f"{REDACTED}@", text))
         if "=" in text or ":" in text:
@@ -145,7 +150,7 @@ class Redactor:
 def _compiled(patterns: Sequence[str]) -> list[re.Pattern[str]]:
     if isinstance(patterns, str):
         raise ConfigError(
-            f"redact={patterns} is one text: give a list of regular expressions, redact=[{patterns}]."
+            f"redact={patterns} must be a list of regular expressions: redact=[{patterns}]."
         )
     return [_pattern(text, f"redact[{i}]={text}") for i, text in enumerate(patterns)]
 
@@ -154,11 +159,12 @@ def _pattern(text: str, where: str) -> re.Pattern[str]:
     try:
         pattern = re.compile(str(text))
     except re.error as err:
-        remedy = "give one of Python's, with \\ before a character that stands for itself"
-        raise ConfigError(f"{where} is no regular expression ({err}): {remedy}.") from err
+        raise ConfigError(
+            f"{where} is not a regular expression ({err}): put \\ before special characters."
+        ) from err
     if pattern.search(""):
         raise ConfigError(
-            f"{where} matches the empty text and so would hide everything: give one that must match something."
+            f"{where} matches the empty text, so it would hide everything: make it more specific."
         )
     return pattern
 
@@ -172,16 +178,16 @@ def _names_a_secret(key: str) -> bool:
 
 
 def _is_count(key: str, value: Any) -> bool:
-    """Whether a number of tokens is meant: `tokens: 4096`."""
+    """Returns whether a value is a number of tokens: `tokens: 4096`."""
     return key.lower().endswith("tokens") and _NUMBER.fullmatch(str(value)) is not None
 
 
-def _blotted(value: Any) -> Any:
-    """`***`, but for what tells nothing: nothing at all, true and false, and a reference to where the secret is."""
+def _hidden(value: Any) -> Any:
+    """Returns `***`, or the value itself if it is empty, a boolean or a reference."""
     if isinstance(value, Mapping):
-        return {name: _blotted(item) for name, item in value.items()}
+        return {name: _hidden(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_blotted(item) for item in value]
+        return [_hidden(item) for item in value]
     harmless = (
         value is None
         or isinstance(value, bool)
@@ -191,7 +197,7 @@ def _blotted(value: Any) -> Any:
 
 
 def _forms(secret: str) -> Iterator[str]:
-    """A secret's lines, since texts come by the line, as they are and as URLs, `repr` and JSON write them."""
+    """Yields each line of a secret, as it is and as written in URLs, `repr` and JSON."""
     for line in secret.splitlines():
         plain = line.strip()
         yield from (
@@ -214,7 +220,10 @@ def _alternation(texts: Iterable[str]) -> re.Pattern[str] | None:
 
 
 def _literal(text: str) -> str:
-    """The text anywhere if it is long, else where it is no part of a word; a literal comes first so that `re` can skip."""
+    """Returns a pattern for a text, anywhere if it is long, else not within a word.
+
+    It starts with the literal text, which lets `re` search fast.
+    """
     plain = re.escape(text)
     return plain if len(text) >= 8 else rf"{plain}(?!\w)(?<!\w{plain})"
 
@@ -223,10 +232,10 @@ _BY_NAME = Redactor()
 
 
 def is_secret(key: str) -> bool:
-    """`Redactor.is_secret` with nothing added."""
+    """Returns `Redactor.is_secret` of a redactor without further patterns."""
     return _BY_NAME.is_secret(key)
 
 
 def redact(value: Any, key: str = "") -> Any:
-    """`Redactor.value` with nothing added."""
+    """Returns `Redactor.value` of a redactor without further patterns."""
     return _BY_NAME.value(value, key)

@@ -1,4 +1,4 @@
-"""Checking the arguments of a `_target_` against its signature, before it is called."""
+"""Checks of the arguments of a `_target_` against its signature, before the call."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ RESERVED = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
 
 
 def check_call(func: Callable[..., Any], node: Mapping[str, Any], key: str) -> None:
-    """Checks the keys of a node against the parameters of its target: known names, right types, none missing.
+    """Checks that the keys of a node fit the parameters of its target: names, types, none missing.
 
     Raises:
-        ConfigError: naming the key as the user typed it.
+        ConfigError: for the first wrong key, which the message names as the user typed it.
     """
     try:
         params = inspect.signature(func).parameters
-    except ValueError:  # a compiled function tells nothing of its parameters
+    except ValueError:  # a compiled function has no signature
         return
     hints = _hints(func)
     given = {name: value for name, value in node.items() if name not in RESERVED}
@@ -35,13 +35,12 @@ def check_call(func: Callable[..., Any], node: Mapping[str, Any], key: str) -> N
         for name in given:
             if name not in named:
                 raise ConfigError(
-                    f"{key}.{name} is no parameter of {node['_target_']}: {nearest(name, named)}"
+                    f"Unknown key {key}.{name} for {node['_target_']}: {nearest(name, named)}"
                 )
     for name, value in given.items():
         if name in hints and not fits(value, hints[name]):
-            raise ConfigError(
-                f"{key}.{name}={value!r} has the wrong type: {node['_target_']} takes {type_name(hints[name])}."
-            )
+            expected = f"{node['_target_']} expects {type_name(hints[name])}"
+            raise ConfigError(f"{key}.{name}={value!r} has the wrong type: {expected}.")
     if not node.get("_partial_") and not node.get("_args_"):
         _check_complete(params, given, node, key)
 
@@ -60,9 +59,8 @@ def _check_complete(
     ]
     missing = [name for name in needed if name not in given]
     if missing:
-        raise ConfigError(
-            f"{key}.{missing[0]} is needed by {node['_target_']}: add '+{key}.{missing[0]}=VALUE'."
-        )
+        name = f"{key}.{missing[0]}"
+        raise ConfigError(f"{name} is required by {node['_target_']}: add '+{name}=VALUE'.")
 
 
 def _hints(func: Callable[..., Any]) -> dict[str, Any]:
@@ -74,7 +72,7 @@ def _hints(func: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _hint(annotation: Any, target: Any) -> Any:
-    """The type that an annotation stands for; nothing for one with names that exist for the type checker only."""
+    """Returns the type of an annotation; `None` if only type checkers know its names."""
     alone = types.SimpleNamespace(__annotations__={"value": annotation})
     try:
         return typing.get_type_hints(alone, globalns=getattr(target, "__globals__", {}))["value"]
@@ -83,7 +81,7 @@ def _hint(annotation: Any, target: Any) -> Any:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a value from a configuration may be given where a type is expected; what cannot be judged fits."""
+    """Returns whether a configuration value fits a type; types it does not know fit any value."""
     if hint is Any or (isinstance(value, Mapping) and "_target_" in value):
         return True
     origin, args = typing.get_origin(hint), typing.get_args(hint)
@@ -123,7 +121,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _may_stand_for(value: Any, hint: type) -> bool:
-    """Whether a plain value is taken where a class is expected: a path or a device is written as a string."""
+    """Returns whether a plain value can stand for an object of a class, as a string for a path."""
     if hint.__name__ in ("Path", "PathLike", "device", "dtype"):
         return isinstance(value, str)
     return (
@@ -134,7 +132,7 @@ def _may_stand_for(value: Any, hint: type) -> bool:
 
 
 def type_name(hint: Any) -> str:
-    """A type for people: `int or a list of int`."""
+    """Describes a type for messages: `int or a list of int`."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return " or ".join(type_name(arg) for arg in args)

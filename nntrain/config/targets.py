@@ -1,8 +1,8 @@
 """The allow-list: which `_target_`s of a configuration may be imported and called.
 
-A configuration may come from somebody else, and a `_target_` is code to run. So every target is checked before anything is
-imported: its path must lie in a trusted package, and once imported it must turn out to be what that package itself defines,
-not something else (`torch.nn.functional.torch.load`) that can be reached through it.
+A `_target_` runs code, and a configuration may come from a stranger. Every target is therefore
+checked twice. Before any import, its path must lie in a trusted package. After the import, that
+package must define it: `torch.nn.functional.torch.load` is refused, as it only leads through one.
 """
 
 from __future__ import annotations
@@ -37,14 +37,17 @@ TRUSTED_TARGETS: tuple[str, ...] = (
     "torch.optim",
     "torchmetrics",
 )
-"""Packages whose own public functions and classes a configuration may name."""
+"""Packages whose public functions and classes a configuration may name."""
 
 HYDRA_TARGETS: tuple[str, ...] = (
     "hydra._internal.core_plugins",
     "hydra_plugins",
     "nntrain.app.study_run",
 )
-"""Packages that may be named below the key `hydra`: launchers, sweepers, and what acts round a sweep."""
+"""Further packages for targets below the key `hydra`: launchers, sweepers, study callbacks."""
+
+MOVED: Mapping[str, str] = {"nntrain.study_run.StudyRun": "nntrain.app.study_run.StudyRun"}
+"""Targets of version 0.1.0 that have a new path."""
 
 EXTRAS: Mapping[str, str] = {
     "mlflow": "mlflow",
@@ -52,34 +55,34 @@ EXTRAS: Mapping[str, str] = {
     "torchmetrics": "metrics",
     "wandb": "wandb",
 }
-"""Optional packages, and the extra of nntrain that installs each."""
+"""The extra of nntrain that installs each optional package."""
 
 _TORCH_BUILTINS = ("torch._C",)
-"""Where the compiled functions of `torch.nn.functional` say that they live."""
+"""The `__module__` of compiled functions in `torch.nn.functional`."""
 
 _DOTTED_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 
 def in_packages(path: str, packages: Iterable[str]) -> bool:
-    """Whether a dotted path is one of the packages or lies below one."""
+    """Returns whether a dotted path is one of the packages or lies in one."""
     return any(path == package or path.startswith(f"{package}.") for package in packages)
 
 
 def check_trusted_targets(trusted: Sequence[str]) -> None:
-    """Checks that what the user trusts are package names.
+    """Checks that `trusted_targets` holds package names.
 
     Raises:
-        ConfigError: if one is not.
+        ConfigError: if an entry is not a package name.
     """
     for name in trusted:
         if not _DOTTED_NAME.fullmatch(name):
             raise ConfigError(
-                f"trusted_targets: {name!r} is no package name: give one such as 'mine' or 'mine.models'."
+                f"trusted_targets: {name!r} is not a package name, such as 'mine' or 'mine.models'."
             )
 
 
 def targets_in(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every `_target_` of a configuration with the key it stands under, however deep, interpolated ones included."""
+    """Yields every `_target_` of a configuration with its key, at any depth, interpolated."""
     if isinstance(node, DictConfig | Mapping):
         for key in node:
             below = f"{path}.{key}" if path else str(key)
@@ -93,7 +96,7 @@ def targets_in(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _value(node: Any, key: Any, needed: bool = False) -> Any:
-    """The value with interpolations resolved; nothing for one that cannot be resolved yet and is no target."""
+    """Returns a resolved value; `None` if it cannot be resolved yet and is not needed."""
     if not isinstance(node, DictConfig | ListConfig):
         return node[key]
     if OmegaConf.is_missing(node, key):
@@ -109,10 +112,10 @@ def _value(node: Any, key: Any, needed: bool = False) -> Any:
 
 
 def check_targets(cfg: Any, trusted: Sequence[str] = ()) -> None:
-    """Checks every `_target_` of a whole configuration by its path, importing nothing.
+    """Checks the path of every `_target_` of a configuration, without importing it.
 
     Raises:
-        ConfigError: for the first one that is not in a trusted package.
+        ConfigError: for the first target that is not in a trusted package.
     """
     check_trusted_targets(trusted)
     for path, target in targets_in(cfg):
@@ -121,30 +124,33 @@ def check_targets(cfg: Any, trusted: Sequence[str] = ()) -> None:
 
 
 def check_path(target: Any, trusted: Sequence[str], key: str) -> None:
-    """Checks one target by its path, importing nothing.
+    """Checks the path of one target, without importing it.
 
     Raises:
-        ConfigError: if it is no dotted path, or not in a trusted package, or names something private.
+        ConfigError: if it is not a dotted path, not in a trusted package, or private.
     """
     if not isinstance(target, str) or not _DOTTED_NAME.fullmatch(target):
         raise ConfigError(
-            f"{key}._target_={target!r} is no dotted path: give one such as 'nntrain.models.mlp'."
+            f"{key}._target_={target!r} is not a dotted path, such as 'nntrain.models.mlp'."
         )
+    if target in MOVED:
+        raise ConfigError(f"{key}._target_={target} has moved: write {MOVED[target]}.")
     package = next((package for package in trusted if in_packages(target, [package])), None)
     if package is None:
         raise ConfigError(
-            f"{key}._target_={target} is not trusted: choose from {', '.join(TRUSTED_TARGETS)}, or, if it is yours, "
-            f"add 'trusted_targets=[{target.split('.')[0]}]'."
+            f"{key}._target_={target} is not trusted: choose from {', '.join(TRUSTED_TARGETS)}, "
+            f"or, if it is yours, add 'trusted_targets=[{target.split('.')[0]}]'."
         )
     if any(part.startswith("_") for part in target.removeprefix(package).split(".")):
         raise ConfigError(f"{key}._target_={target} is private: name a public function or class.")
 
 
 def resolve_target(target: str, trusted: Sequence[str], key: str) -> Any:
-    """Imports a target whose path was checked, and checks that it is what its package defines.
+    """Imports a target whose path was checked, and checks that its package defines it.
 
     Raises:
-        ConfigError: if there is no such name (the message gives the nearest), or it belongs to another package.
+        ConfigError: if it does not exist (the message suggests the closest match), or another
+            package defines it.
     """
     first, *names = target.split(".")
     found: Any = _import(first, target, key)
@@ -156,18 +162,18 @@ def resolve_target(target: str, trusted: Sequence[str], key: str) -> Any:
             )
     if not callable(found):
         raise ConfigError(
-            f"{key}._target_={target} is no function or class but {type(found).__name__}."
+            f"{key}._target_={target} must be a function or class but is {type(found).__name__}."
         )
     home = getattr(found, "__module__", None) or type(found).__module__
     if not in_packages(home, (*trusted, *_TORCH_BUILTINS)):
         raise ConfigError(
-            f"{key}._target_={target} is not trusted: it belongs to {home}, which would have to be trusted too."
+            f"{key}._target_={target} is not trusted: it belongs to {home}, which is not trusted."
         )
     return found
 
 
 def _leads_to(module: str, trusted: Sequence[str]) -> bool:
-    """Whether a module is trusted or on the way to a trusted one."""
+    """Returns whether a module is trusted, or a parent of a trusted one."""
     return in_packages(module, trusted) or any(
         package.startswith(f"{module}.") for package in trusted
     )
@@ -183,10 +189,10 @@ def _import(module: str, target: str, key: str) -> ModuleType:
         remedy = (
             f"pip install 'nntrain[{extra}]'"
             if extra
-            else "install it, or start where Python can import it"
+            else "install it, or start in a folder where Python can import it"
         )
         raise ConfigError(
-            f"{key}._target_={target}: there is no module {err.name}: {remedy}."
+            f"{key}._target_={target} needs the module {err.name}: {remedy}."
         ) from err
 
 

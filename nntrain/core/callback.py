@@ -1,12 +1,12 @@
-"""The base class of callbacks: one declared method for each event, and a guard against misspelt ones."""
+"""The base class of callbacks: one method for each event, and a check for misspelt ones."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from nntrain.config.hints import nearest
 from nntrain.core.events import Event
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ _EVENT_PREFIXES = ("before_", "after_", "cleanup_")
 
 
 class Purpose(StrEnum):
-    """What the loop is run for; a callback takes part in those of its `purposes`."""
+    """What the loop runs for; a callback takes part in the runs of its `purposes`."""
 
     FIT = "fit"
     VALIDATE = "validate"
@@ -26,53 +26,55 @@ class Purpose(StrEnum):
 
 
 class Callback:
-    """Acts at events of the training loop: override the method of that name, which takes the learner.
+    """Acts at events of the training loop: override the methods of these events.
 
-    `order` decides the sequence; equal orders keep the order of adding. The bands in use:
+    Each method receives the learner. Callbacks act by rising `order`, then in the order in which
+    they were added. The orders in use:
 
-    ====  ==========================================================
+    ====  =================================================================
     -60   the event trace
     -50   device placement, then casting
     -10   train/eval mode and counters
       0   your own
-     10   the loss and its gradient: scaling, accumulation, clipping
+     10   changes of the loss and its gradient: scaling, accumulation, clipping
      50   `Recorder`, which reads the metrics
      60   schedules
-     70   what acts on a metric, and what saves the best
+     70   actions on a metric, such as saving the best model
      80   checkpoints
-     90   progress, then trackers, which see what all others recorded
-    100   what stops, once all others have seen the batch or the epoch
-    ====  ==========================================================
+     90   progress, then trackers, after everything is recorded
+    100   stopping, after all others have seen the batch or epoch
+    ====  =================================================================
 
-    `purposes` says in which runs of the loop the callback takes part: a callback that changes batches belongs in all, one
-    that saves or reports only in `Purpose.FIT`.
+    `purposes` lists the runs of the loop in which the callback takes part: all of them for one that
+    changes batches, only `Purpose.FIT` for one that saves or reports.
 
     Raises:
-        TypeError: at class creation, if a method is named `before_*`, `after_*` or `cleanup_*` and is no event.
+        TypeError: when a class is defined, if a method is called `before_*`, `after_*` or
+            `cleanup_*` but is not an event.
     """
 
     order: ClassVar[int] = 0
     purposes: ClassVar[frozenset[Purpose]] = frozenset(Purpose)
     only_watches: ClassVar[bool] = False
-    """Whether training does not depend on it, so that a fit may be resumed with it where it was not, or without it."""
+    """Whether training is the same without it; it may then be added or removed on resume."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         events = [event.value for event in Event]
         for name in dir(cls):
             if name.startswith(_EVENT_PREFIXES) and name not in events:
-                near = difflib.get_close_matches(name, events, n=1, cutoff=0.0)[0]
+                prefixes = ", ".join(_EVENT_PREFIXES)
                 raise TypeError(
-                    f"{cls.__name__}.{name} is no event: did you mean {near!r}? "
-                    f"(A helper method needs a name that does not start with {', '.join(_EVENT_PREFIXES)}.)"
+                    f"{cls.__name__}.{name} is not an event: {nearest(name, events)} "
+                    f"(A helper method needs a name that does not start with {prefixes}.)"
                 )
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps of this callback: tensors, numbers, strings, and lists and dicts of them."""
+        """Returns the state for a checkpoint: tensors, numbers, strings, lists and dicts."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes back what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
 
     def after_create(self, learn: Learner) -> None:
         """Called once, when the callback is added to `learn`."""
@@ -87,13 +89,13 @@ class Callback:
         """Called before the training part of an epoch."""
 
     def before_batch(self, learn: Learner) -> None:
-        """Called when `learn.xb` and `learn.yb` hold a batch; change them here."""
+        """Called when `learn.xb` and `learn.yb` hold a batch; a callback may change them here."""
 
     def after_pred(self, learn: Learner) -> None:
-        """Called when `learn.pred` is computed."""
+        """Called when `learn.pred` has been computed."""
 
     def after_loss(self, learn: Learner) -> None:
-        """Called when `learn.loss` is computed."""
+        """Called when `learn.loss` has been computed."""
 
     def before_backward(self, learn: Learner) -> None:
         """Called before the backward pass (training only)."""
@@ -102,10 +104,10 @@ class Callback:
         """Called when the backward pass was cancelled."""
 
     def after_backward(self, learn: Learner) -> None:
-        """Called when the gradients are computed."""
+        """Called when the gradients have been computed."""
 
     def before_step(self, learn: Learner) -> None:
-        """Called before the optimizer steps; the gradients may be changed here."""
+        """Called before the optimizer step; a callback may change the gradients here."""
 
     def after_cancel_step(self, learn: Learner) -> None:
         """Called when the optimizer step was cancelled."""
@@ -141,15 +143,15 @@ class Callback:
         """Called after each epoch."""
 
     def after_cancel_fit(self, learn: Learner) -> None:
-        """Called when the fit was cancelled; `learn.result` says why."""
+        """Called when the fit was cancelled; `learn.result` has the reason."""
 
     def after_fit(self, learn: Learner) -> None:
         """Called after the last epoch, or after the fit was cancelled."""
 
     def cleanup_fit(self, learn: Learner) -> None:
-        """Called last, in reverse order, however the fit ended; `learn.result` says how."""
+        """Called last and always, in reverse order; `learn.result` has the reason of the end."""
 
 
 def handles(callback: Callback, event: Event) -> bool:
-    """Whether the callback's class overrides the method of this event."""
+    """Returns whether the callback's class overrides the method of an event."""
     return getattr(type(callback), event.value) is not getattr(Callback, event.value)

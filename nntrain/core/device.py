@@ -1,13 +1,13 @@
-"""Finding the device to train on."""
+"""The device to train on."""
 
 import torch
 
 
 def resolve_device(device: torch.device | str | None) -> torch.device:
-    """The device by name, with its index; `None` or `"auto"` takes the accelerator if there is one, else the CPU.
+    """Returns a device by name; `None` or `"auto"` selects the accelerator, or the CPU without one.
 
     Raises:
-        ValueError: if there is no such device; the message names those there are.
+        ValueError: if the device cannot be used; the message lists those that can.
     """
     if device is None or device == "auto":
         device = torch.accelerator.current_accelerator(check_available=True) or "cpu"
@@ -16,12 +16,12 @@ def resolve_device(device: torch.device | str | None) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as err:
         there = ", ".join(available_devices())
         raise ValueError(
-            f"device={device} cannot be used here: choose one of auto, {there}."
+            f"device={device} cannot be used on this machine: choose one of auto, {there}."
         ) from err
 
 
 def available_devices() -> list[str]:
-    """The names of the devices of this machine: the CPU, and every accelerator with its index."""
+    """Returns the names of this machine's devices: `cpu`, and each accelerator with its index."""
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     if accelerator is None:
         return ["cpu"]

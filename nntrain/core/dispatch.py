@@ -1,4 +1,4 @@
-"""Which callback acts at which event: gathered once per run of the loop, and printed for people."""
+"""Which callback acts at which event, gathered once per run of the loop."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Handlers: TypeAlias = Mapping[Event, tuple[tuple[Callback, "Callable[[Learner], 
 
 
 def gather(cbs: Sequence[Callback], purpose: Purpose) -> Handlers:
-    """For each event that somebody listens to: the callbacks that override it and take part in `purpose`, in order."""
+    """Returns, for each event, the callbacks that handle it in a run for `purpose`, in order."""
     handlers: dict[Event, tuple[tuple[Callback, Callable[[Learner], None]], ...]] = {}
     for event in Event:
         acting = [cb for cb in cbs if purpose in cb.purposes and handles(cb, event)]
@@ -27,16 +27,16 @@ def gather(cbs: Sequence[Callback], purpose: Purpose) -> Handlers:
 def cleanup(
     learn: Learner, handlers: Handlers, failure: BaseException | None
 ) -> BaseException | None:
-    """Calls every `cleanup_fit` in reverse order, even where one fails.
+    """Calls every `cleanup_fit` in reverse order, even if one fails.
 
-    Returns what failed: `None`, the one exception, or a group of them. Where the fit itself had failed they become notes
-    on that failure, so as not to hide it.
+    Returns `None`, the one exception raised, or a group of them. If the fit itself failed, they
+    become notes on its exception instead, so that they do not hide it.
     """
     errors: list[BaseException] = []
     for cb, handler in reversed(handlers.get(Event.CLEANUP_FIT, ())):
         try:
             handler(learn)
-        except BaseException as err:  # noqa: BLE001 - every callback must get its turn; what failed is raised after
+        except BaseException as err:  # noqa: BLE001 - the others must run too; raised afterwards
             err.add_note(f"nntrain: raised in {type(cb).__name__}.{Event.CLEANUP_FIT}")
             errors.append(err)
     if failure is not None:
@@ -88,7 +88,7 @@ _LOOP: tuple[tuple[int, Event | str], ...] = (
 
 
 def training_loop_text(cbs: Sequence[Callback]) -> str:
-    """The loop as indented text: each event with the callbacks that act at it, in the order in which they act."""
+    """Returns the loop as indented text: each event with the callbacks that act at it, in order."""
     lines = []
     for depth, item in _LOOP:
         acting = (
@@ -100,3 +100,10 @@ def training_loop_text(cbs: Sequence[Callback]) -> str:
             acting.reverse()
         lines.append("  " * depth + item + (": " + ", ".join(acting) if acting else ""))
     return "\n".join(lines)
+
+
+def show_training_loop(learn: Learner) -> str:
+    """Prints and returns the loop, with the callbacks that act at each event, in order."""
+    text = training_loop_text(learn.cbs)
+    print(text)
+    return text

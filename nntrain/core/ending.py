@@ -1,4 +1,4 @@
-"""Ending a process without the interpreter's own clearing up, which with torch loaded takes a second."""
+"""Ends a process without the interpreter's own clean-up, which takes a second with torch loaded."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import NoReturn
 
 
 def end_process(code: int) -> NoReturn:
-    """Ends the process with an exit code, once its threads have ended and what is registered with `atexit` has run.
+    """Ends the process with an exit code, after its threads and its `atexit` functions.
 
-    `multiprocessing` ends its processes the same way.
+    `multiprocessing` ends its processes in the same way.
     """
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
@@ -21,7 +21,7 @@ def end_process(code: int) -> NoReturn:
 
 
 def end_at_once(code: int) -> NoReturn:
-    """Ends the process, and those of its data loaders, whatever its threads are doing."""
+    """Ends the process and its data loader workers, without waiting for threads."""
     for child in multiprocessing.active_children():
         child.terminate()
     _leave(code)

@@ -9,7 +9,7 @@ from nntrain.result import StopReason
 
 
 class Event(StrEnum):
-    """A moment of the training loop; its value is the name of the `Callback` method that is called then.
+    """A point in the training loop; its value is the name of the `Callback` method called there.
 
     ::
 
@@ -39,8 +39,9 @@ class Event(StrEnum):
           after_fit
           cleanup_fit                                 always, in reverse order
 
-    A `CancelXException` leaves X at once: `after_cancel_X` and then `after_X` follow. The names are fastai's
-    (Howard and Gugger, 2020, https://arxiv.org/abs/2002.04688); `cleanup_fit` is miniai's.
+    A `CancelXException` leaves X at once; `after_cancel_X` and then `after_X` follow. The names are
+    fastai's (Howard and Gugger, 2020, https://arxiv.org/abs/2002.04688) and, for `cleanup_fit`,
+    miniai's.
     """
 
     AFTER_CREATE = "after_create"
@@ -71,13 +72,11 @@ class Event(StrEnum):
 
 
 def reason_of(err: BaseException) -> StopReason:
-    """Returns the reason that stands for an exception which is not a cancel exception."""
+    """Returns the stop reason for an exception that is not a cancel exception."""
     if isinstance(err, KeyboardInterrupt):
         return StopReason.INTERRUPTED
-    torch, optuna = (
-        sys.modules.get("torch"),
-        sys.modules.get("optuna"),
-    )  # whoever raises their exceptions imported them
+    # their exceptions can only be raised if they were imported
+    torch, optuna = sys.modules.get("torch"), sys.modules.get("optuna")
     if isinstance(err, MemoryError) or (
         torch is not None and isinstance(err, torch.OutOfMemoryError)
     ):
@@ -88,7 +87,7 @@ def reason_of(err: BaseException) -> StopReason:
 
 
 class CancelException(Exception):
-    """Leaves a part of the training loop; raise one of the subclasses from a callback."""
+    """Leaves a part of the training loop: raise one of the subclasses in a callback."""
 
     def __init__(
         self,
@@ -104,36 +103,36 @@ class CancelException(Exception):
 
 
 class CancelFitException(CancelException):
-    """Ends the fit: go to `after_fit`. Its `reason` becomes that of the `FitResult`."""
+    """Ends the fit: continues with `after_fit`. `FitResult.reason` is the exception's `reason`."""
 
 
 class CancelEpochException(CancelException):
-    """Ends this epoch, validation included: go to `after_epoch`."""
+    """Ends this epoch, validation included: continues with `after_epoch`."""
 
 
 class CancelTrainException(CancelException):
-    """Ends training in this epoch: go to `after_train`, then validate."""
+    """Ends training in this epoch: continues with `after_train`, then validates."""
 
 
 class CancelValidException(CancelException):
-    """Ends validation in this epoch: go to `after_validate`."""
+    """Ends validation in this epoch: continues with `after_validate`."""
 
 
 class CancelBatchException(CancelException):
-    """Skips the rest of this batch: go to `after_batch`."""
+    """Skips the rest of this batch: continues with `after_batch`."""
 
 
 class CancelBackwardException(CancelException):
-    """Skips the backward pass: go to `after_backward`."""
+    """Skips the backward pass: continues with `after_backward`."""
 
 
 class CancelStepException(CancelException):
-    """Skips the optimizer step: go to `after_step`; the gradients are zeroed as ever."""
+    """Skips the optimizer step: continues with `after_step`, then zeroes the gradients."""
 
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """A part of the loop that can be cancelled: the events round it and the exception that leaves it."""
+    """A part of the loop that can be cancelled: its events, and the exception that leaves it."""
 
     before: Event
     after_cancel: Event

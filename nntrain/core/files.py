@@ -15,7 +15,7 @@ _BLOCK = 65536
 
 
 def lock(fd: int, *, shared: bool = False, timeout_s: float | None = 0.0) -> bool:
-    """Locks an open file for this process; the lock ends when the file is closed or the process dies.
+    """Locks an open file for this process, until the file is closed or the process dies.
 
     Args:
         fd: the file descriptor.
@@ -45,7 +45,10 @@ def _try_lock(fd: int, kind: int) -> bool:
 
 
 def cut_torn_line(fd: int) -> int:
-    """Removes a last line without a line end, which a process left when it died; returns the size of the file in bytes."""
+    """Removes a last line without a line end, left by a process that died.
+
+    Returns the size of the file in bytes.
+    """
     size = os.fstat(fd).st_size
     end = size
     while end > 0:
@@ -61,7 +64,7 @@ def cut_torn_line(fd: int) -> int:
 
 
 def link_or_copy(source: str | Path, target: str | Path) -> None:
-    """Makes a hard link to a file, or copies the file where the file system has no hard links."""
+    """Links a file to a second name, or copies it if the file system has no hard links."""
     try:
         os.link(source, target)
     except OSError:

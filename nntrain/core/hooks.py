@@ -1,4 +1,4 @@
-"""Looking into a model while it runs: hooks that are always taken off again."""
+"""Hooks that watch the modules of a model while it runs, and are always removed again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from nntrain.core.batch import map_tensors
 
 HookFunc: TypeAlias = Callable[[nn.Module, Any, Any], Any]
-"""Called with the module, its inputs and its output; in the backward pass with the gradients of its inputs and output."""
+"""Called with a module, its inputs and its output; in a backward pass with their gradients."""
 
 
 def _detached(value: Any) -> Any:
@@ -19,25 +19,28 @@ def _detached(value: Any) -> Any:
 
 
 class Hook:
-    """Calls `func` each time a module has run, and keeps the last thing it returned in `stored`.
+    """Calls `func` each time a module has run, and keeps the last value it returned in `stored`.
 
-    The tensors that `func` gets are detached, in whatever tuple, list or mapping the module put them; nothing that it
-    returns changes what the module gives on. Used in a `with` statement, the hook is taken off however the block ends.
+    `func` receives detached tensors, in the nesting that the module uses; its return value does not
+    change the module's output. A `with` statement removes the hook, however its block ends.
 
     Args:
         module: the module to watch.
-        func: called with `(module, inputs, output)`, or in the backward pass with `(module, grad_inputs, grad_outputs)`.
-        forward: watch the forward pass; else the backward pass, where torch allows no in-place change of the module's
-            output (so no `ReLU(inplace=True)` after it), and warns if no input of the module needs a gradient.
+        func: called with `(module, inputs, output)`, or in the backward pass with
+            `(module, grad_inputs, grad_outputs)`.
+        forward: watch the forward pass, else the backward pass. In the backward pass, torch forbids
+            in-place changes of the module's output (no `ReLU(inplace=True)` after it), and warns if
+            no input of the module needs a gradient.
 
     Raises:
-        TypeError: if `module` is no `nn.Module`.
+        TypeError: if `module` is not an `nn.Module`.
     """
 
     def __init__(self, module: nn.Module, func: HookFunc, forward: bool = True) -> None:
         if not isinstance(module, nn.Module):
+            kind = type(module).__name__
             raise TypeError(
-                f"A hook needs an nn.Module but got {type(module).__name__}: pass a module of the model."
+                f"A hook needs an nn.Module but got {kind}: pass a module of the model."
             )
         self.func = func
         self.stored: Any = None
@@ -48,7 +51,7 @@ class Hook:
         self.stored = self.func(module, _detached(inputs), _detached(output))
 
     def remove(self) -> None:
-        """Takes the hook off; a second call does nothing."""
+        """Removes the hook; a second call does nothing."""
         self._handle.remove()
 
     def __enter__(self) -> Self:
@@ -64,7 +67,7 @@ class Hook:
 
 
 class Hooks:
-    """A `Hook` on each of several modules, with one `func` and the same care; iterate or index to get at each.
+    """A `Hook` on each of several modules, all with the same `func`; a sequence of hooks.
 
     Args:
         modules: the modules to watch.
@@ -72,7 +75,7 @@ class Hooks:
         forward: as for `Hook`.
 
     Raises:
-        TypeError: if one of `modules` is no `nn.Module`; none is watched then.
+        TypeError: if one of `modules` is not an `nn.Module`; none is watched then.
     """
 
     def __init__(self, modules: Iterable[nn.Module], func: HookFunc, forward: bool = True) -> None:
@@ -86,11 +89,11 @@ class Hooks:
 
     @property
     def stored(self) -> list[Any]:
-        """What each hook has stored, in the order of the modules."""
+        """The value that each hook stored, in the order of the modules."""
         return [hook.stored for hook in self._hooks]
 
     def remove(self) -> None:
-        """Takes all hooks off; a second call does nothing."""
+        """Removes all hooks; a second call does nothing."""
         for hook in self._hooks:
             hook.remove()
 

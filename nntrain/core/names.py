@@ -1,4 +1,4 @@
-"""The names under which things are recorded: which ones every tracker takes, and how others are made to fit."""
+"""Names of metrics and files: which ones every tracker accepts, and how to change others to fit."""
 
 from __future__ import annotations
 
@@ -8,29 +8,32 @@ import re
 from itertools import count
 
 MAX_LENGTH = 250
-"""Characters of a metric's name, which is MLflow's limit, and bytes of a file's, which is near that of most disks."""
+"""Most characters in a metric's name (MLflow's limit) and bytes in a file's (near most disks')."""
 
 STEP = "train_iter"
-"""The step of every row; W&B keeps it beside the metrics, under this name."""
+"""The name of the step; W&B stores it with the metrics, under this name."""
+
+RUN_UID = "nntrain.run"
+"""The tag of an MLflow run, and the attribute of a study or trial, that holds the uid of a run."""
 
 _OTHER = re.compile(r"[^\w\-. :/]")
 _NOT_IN_A_PATH = re.compile(r"[\x00-\x1f\x7f\\:#%?\ud800-\udfff]")
 
 
 def check_metric_name(name: str, prefix: str = "") -> None:
-    """Checks that every tracker takes `prefix` and `name` as a metric's key; but for the last rules below they are MLflow's.
+    """Checks that every tracker accepts `prefix` and `name` together as the key of a metric.
 
-    A key is of letters (also accented ones), digits and the characters `_-. :/`, is no path that leads elsewhere, and has
-    at most 250 characters. `train_iter` and what begins with an underscore is W&B's.
+    A key has at most 250 letters (accented ones too), digits and characters of `_-. :/`, and no
+    empty, `.` or `..` part, as in MLflow. `train_iter` and keys that start with an underscore
+    belong to W&B.
 
     Raises:
-        ValueError: if one would not; the message suggests a name that all take.
+        ValueError: if a tracker would refuse the key; the message suggests a valid name.
     """
     fault = "must be a string" if not isinstance(name, str) else _fault(prefix + name)
     if fault is not None:
-        raise ValueError(
-            f"Metric name {name!r} {fault}: rename it, for example to {suggestion(str(name), prefix)!r}."
-        )
+        valid = suggestion(str(name), prefix)
+        raise ValueError(f"Metric name {name!r} {fault}: rename it, for example to {valid!r}.")
 
 
 def _fault(key: str) -> str | None:
@@ -41,18 +44,19 @@ def _fault(key: str) -> str | None:
         or key.startswith(("/", ".."))
         or key == "."
     ):
-        return "must be of letters, digits, underscores, dashes, periods, spaces, colons and single slashes between them"
+        return (
+            "must consist of letters, digits, underscores, dashes, periods, spaces, colons "
+            "and single slashes between them"
+        )
     if len(key) > MAX_LENGTH:
-        return f"must have no more than {MAX_LENGTH} characters with what stands before it"
+        return f"must have at most {MAX_LENGTH} characters, its prefix included"
     if key == STEP:
-        return "must be another one, since this is the step's"
-    return (
-        "must not begin with an underscore, as W&B's own names do" if key.startswith("_") else None
-    )
+        return "is reserved for the step"
+    return "must not start with an underscore, as names of W&B do" if key.startswith("_") else None
 
 
 def suggestion(name: str, prefix: str = "") -> str:
-    """A name that `check_metric_name` takes in place of one that it does not: for `mem/peak(GiB)`, `mem/peak_gib`."""
+    """Returns a valid name that is close to an invalid one: `mem/peak_gib` for `mem/peak(GiB)`."""
     parts = [
         re.sub(r"(?:[^\w\-.:/]|_)+", "_", part).strip("_. ") for part in name.lower().split("/")
     ]
@@ -61,7 +65,10 @@ def suggestion(name: str, prefix: str = "") -> str:
 
 
 def metric_key(name: str) -> str:
-    """The key for a name: what trackers refuse becomes `_`, doubled slashes one; one that is too long ends in its hash."""
+    """Returns a valid key for any name.
+
+    Invalid characters become `_`, repeated slashes one; a name that is too long ends in its hash.
+    """
     parts = [part for part in _OTHER.sub("_", name).split("/") if part]
     parts = ["_" * len(part) if part in (".", "..") else part for part in parts]
     key = "/".join(parts) or "_"
@@ -76,10 +83,9 @@ def _shortened(key: str, name: str | None = None) -> str:
 
 
 class Keys:
-    """A metric's key for each name, never the same one for two: `keys[name]`.
+    """The keys of metrics, a different one for each name: `keys[name]`.
 
-    It is `metric_key` of the name or, where another name came first, that with `_2`, `_3` and so on. `train_iter` is taken
-    from the beginning.
+    A key is `metric_key(name)`, with `_2`, `_3` and so on if an earlier name, or the step, has it.
     """
 
     def __init__(self) -> None:
@@ -99,15 +105,20 @@ class Keys:
 
 
 def check_file_name(name: str, kind: str) -> None:
-    """Checks that every tracker keeps a file under that name, a relative path with `/`; `kind` is what the message calls it.
+    """Checks that every tracker accepts the name of a file: a relative path with `/`.
+
+    Args:
+        name: the name.
+        kind: what the message calls the file, such as "Figure".
 
     Raises:
-        ValueError: if one would not; the message suggests a name that all take.
+        ValueError: if a tracker would refuse the name; the message suggests a valid one.
     """
     if not isinstance(name, str) or _file_fault(name):
         raise ValueError(
-            f"{kind} name {name!r} must be a relative path of at most {MAX_LENGTH} bytes, without '..', backslashes, control "
-            f"characters or any of ':#%?': rename it, for example to {_file_suggestion(str(name))!r}."
+            f"{kind} name {name!r} must be a relative path of at most {MAX_LENGTH} bytes, without "
+            "'..', backslashes, control characters or any of ':#%?': "
+            f"rename it, for example to {_file_suggestion(str(name))!r}."
         )
 
 

@@ -1,4 +1,4 @@
-"""The state of every random number generator that training uses, to be kept and put back."""
+"""The state of every random number generator that training uses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def seed_everything(seed: int) -> None:
 
 
 def generators_of(loader: Any) -> list[torch.Generator]:
-    """The generators that a loader, its sampler or its batch sampler hold, each once."""
+    """Returns the generators of a loader, its sampler and its batch sampler, each once."""
     sampler = getattr(loader, "sampler", None)
     batch_sampler = getattr(loader, "batch_sampler", None)
     owners = (loader, sampler, batch_sampler, getattr(batch_sampler, "sampler", None))
@@ -28,7 +28,7 @@ def generators_of(loader: Any) -> list[torch.Generator]:
 
 
 def rng_state(loaders: Iterable[Any] = ()) -> dict[str, Any]:
-    """The state of Python's, NumPy's and torch's generators, and of those in the loaders; fit for a checkpoint."""
+    """Returns the state of the generators of Python, NumPy, torch and the loaders."""
     name, keys, pos, has_gauss, cached = np.random.get_state(legacy=True)
     return {
         "python": random.getstate(),
@@ -46,7 +46,7 @@ def rng_state(loaders: Iterable[Any] = ()) -> dict[str, Any]:
 
 
 def set_rng_state(state: Mapping[str, Any], loaders: Iterable[Any] = ()) -> None:
-    """Puts back what `rng_state` gave for the same loaders."""
+    """Restores what `rng_state` returned for the same loaders."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     name, keys, pos, has_gauss, cached = state["numpy"]
@@ -61,7 +61,7 @@ def set_rng_state(state: Mapping[str, Any], loaders: Iterable[Any] = ()) -> None
 
 @contextmanager
 def kept_rng(loaders: Iterable[Any] = ()) -> Iterator[None]:
-    """Leaves every generator after the `with` block as it was before."""
+    """Restores the state of every generator after the `with` block."""
     loaders = list(loaders)
     state = rng_state(loaders)
     try:

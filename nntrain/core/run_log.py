@@ -1,175 +1,237 @@
-"""What a user's own callbacks log to: `learn.tracker.log_metrics({"mem/peak_gib": 1.5})`, whether the run is tracked or not."""
+"""The log of a run: checks names and values, and passes them to what records the run.
+
+`learn.tracker` is a `RunLog`; `nntrain.track` gives a `CheckedLog` of its own.
+"""
 
 from __future__ import annotations
 
 import logging
-import re
 import weakref
+from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from numbers import Integral, Real
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
-
-import numpy as np
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
 from nntrain.core.callback import Purpose
+from nntrain.core.log_checks import (
+    cell,
+    check_aliases,
+    check_columns,
+    described,
+    file_fault,
+    number,
+    table_fault,
+    whole_step,
+)
 from nntrain.core.names import check_file_name, check_metric_name
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from nntrain.learner import Learner
 
 _LOG = logging.getLogger("nntrain")
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
-"""How the name of a figure may end: the images that every tracker shows."""
+"""The suffixes of figures: images that every tracker displays."""
 
 Cell: TypeAlias = str | float | None
-"""What a cell of a table holds; `float` stands for whole numbers and booleans too."""
-
-_MAX_STEP = 2**63 - 1
+"""A cell of a table; `float` includes integers and booleans."""
 
 
 @runtime_checkable
 class Figure(Protocol):
-    """What can be saved as an image: matplotlib's `Figure`."""
+    """Something that can be saved as an image, such as matplotlib's `Figure`."""
 
     def savefig(self, fname: Any, **kwargs: Any) -> Any:
         """Writes the image."""
 
 
-class RunLog:
-    """Takes metrics, figures, tables and files for the run in progress, and never waits for the device or the disk.
+class Sink(Protocol):
+    """Records what a log has checked. It may raise `OSError` where a file cannot be written."""
 
-    This one belongs to a Learner that no tracker records: it keeps nothing, but checks all that it is given, so that a
-    mistake shows before the run that matters. A name that a tracker would not take raises at once. A value that it would
-    not take never ends the training: it is warned of through the logger `nntrain`, once for each name, and counted in
-    `refused`. In `validate`, `lr_find` and the like, what is logged is checked and neither recorded nor counted.
+    @property
+    def is_open(self) -> bool:
+        """Whether the run has not ended; an ended run records nothing more."""
+
+    def metrics(self, values: Mapping[str, float | Tensor], step: int) -> None:
+        """Records numbers; a tensor has no axes, stays on its device and has no other owner."""
+
+    def figure(self, figure: Figure, name: str, step: int) -> None:
+        """Records a figure as an image."""
+
+    def table(
+        self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]], step: int
+    ) -> None:
+        """Records a table."""
+
+    def artifact(self, path: Path, name: str, aliases: Sequence[str]) -> None:
+        """Records a copy of a file."""
+
+
+class CheckedLog(ABC):
+    """Checks metrics, figures, tables and files, and passes them to a sink without waiting.
+
+    A name that a tracker would reject raises at once. A value that a tracker would reject never
+    stops the training: the logger `nntrain` warns once for each name, and `refused` counts.
 
     Args:
-        learn: the Learner that it belongs to; it is referred to weakly, so that a Learner no longer used frees its memory.
+        sink: records what passes the checks; `None` only checks.
     """
 
-    def __init__(self, learn: Learner) -> None:
+    LABEL: ClassVar[str] = "log"
+    """How users write this object, for messages."""
+    ENDED: ClassVar[str] = "log before the run ends"
+    """What to do instead of logging after the end of the run."""
+
+    def __init__(self, sink: Sink | None = None) -> None:
         self.refused: Counter[str] = Counter()
-        """How many values, by name, were not recorded because no tracker takes them."""
-        self._learn_ref = weakref.ref(learn)
+        """The number of values, by name, that were not recorded because no tracker accepts them."""
+        self._sink = sink
         self._known: set[str] = set()
         self._warned: set[str] = set()
+        self._has_warned_of_end = False
 
-    def log_metrics(self, values: Mapping[str, float | Tensor], step: int | None = None) -> None:
-        """Records numbers that belong to one step; nan and the infinities are numbers.
+    def log_metrics(self, values: Mapping[str, float | Tensor], step: int) -> None:
+        """Records numbers that belong to one step; NaN and infinities are numbers.
 
-        A tensor must have one element. It is copied on its device and read later, so it may be written to afterwards.
+        A tensor must have one element. It is copied on its device and read later, so the caller may
+        overwrite it.
 
         Args:
-            values: numbers by name, such as `{"mem/peak_gib": 1.5}`.
-            step: from 0 to 2**63 - 1; it may repeat and go back. `None` takes `learn.train_iter`, the training batches seen
-                so far.
+            values: numbers by name, for example `{"mem/peak_gib": 1.5}`.
+            step: from 0 to 2**63 - 1. Steps may repeat and go back.
 
         Raises:
-            ValueError: if a name is one that a tracker would refuse; nothing of the call is recorded then.
+            ValueError: if a tracker would reject a name; then none of the values is recorded.
         """
         for name in values:
             self._check(name)
-        at = _whole(self._learn().train_iter if step is None else step)
+        at = whole_step(step)
         if at is None:
-            self._refuse(
-                values, f"its step, {_described(step)}, is no whole number from 0 to 2**63 - 1"
-            )
-            return
-        kept = self._numbers(values)
-        if kept and self._records():
-            self._metrics(kept, at)
+            why = f"its step, {described(step)}, is not an integer from 0 to 2**63 - 1"
+            self._refuse(values, why)
+        elif kept := self._numbers(values):
+            self._record_metrics(kept, at)
 
-    def log_figure(self, figure: Figure, name: str) -> None:
-        """Keeps a matplotlib figure as an image of that name, such as `plots/loss.png`.
+    def log_figure(self, figure: Figure, name: str, step: int | None = None) -> None:
+        """Records a matplotlib figure as an image with a name such as `plots/loss.png`.
+
+        Args:
+            figure: what to save.
+            name: a relative path that ends in `.png`, `.jpg` or `.jpeg`.
+            step: as in `log_metrics`; `None` takes the current one.
 
         Raises:
             TypeError: if the name comes before the figure.
-            ValueError: if the name ends in none of `.png`, `.jpg` and `.jpeg`, or is one that a tracker would refuse.
+            ValueError: if a tracker would reject the name.
         """
         if isinstance(figure, str):
             raise TypeError(
                 "log_figure takes the figure before its name: log_figure(figure, 'plots/mine.png')."
             )
-        check_file_name(name, "Figure")
-        if not name.lower().endswith(IMAGE_SUFFIXES):
-            raise ValueError(
-                f"Figure name {name!r} must end in .png, .jpg or .jpeg: name it, for example, {name + '.png'!r}."
-            )
+        _check_image_name(name)
+        at = self._step(step)
         if not isinstance(figure, Figure):
-            self._refuse([name], f"what was given, {_described(figure)}, is no matplotlib figure")
-        elif self._records():
-            self._figure(figure, name, self._learn().train_iter)
+            self._refuse([name], f"the value, {described(figure)}, is not a matplotlib figure")
+        elif at is None:
+            self._refuse_step(name, step)
+        elif (sink := self._open_sink()) is not None:
+            with self._refusing_unwritable(name):
+                sink.figure(figure, name, at)
 
-    def log_table(self, name: str, columns: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
-        """Keeps a table of numbers and strings; a cell may be empty, `None`.
+    def log_table(
+        self,
+        name: str,
+        columns: Sequence[str],
+        rows: Iterable[Iterable[Any]],
+        step: int | None = None,
+    ) -> None:
+        """Records a table of numbers and strings; `None` is an empty cell.
+
+        Args:
+            name: a relative path.
+            columns: the names of the columns.
+            rows: one cell for each column.
+            step: as in `log_metrics`; `None` takes the current one.
 
         Raises:
-            ValueError: if the name is one that a tracker would refuse, or `columns` are not different strings.
+            ValueError: if a tracker would reject the name, or `columns` are not different strings.
         """
         check_file_name(name, "Table")
-        _check_columns(name, columns)
-        cells = [[_cell(cell) for cell in row] for row in rows]
-        fault = _table_fault(columns, cells)
-        if fault is not None:
+        check_columns(name, columns)
+        cells = [[cell(one) for one in row] for row in rows]
+        at = self._step(step)
+        if (fault := table_fault(columns, cells)) is not None:
             self._refuse([name], fault)
-        elif self._records():
-            self._table(name, list(columns), cells, self._learn().train_iter)
+        elif at is None:
+            self._refuse_step(name, step)
+        elif (sink := self._open_sink()) is not None:
+            sink.table(name, list(columns), cells, at)
 
     def log_artifact(
         self, path: str | Path, name: str | None = None, aliases: Sequence[str] = ()
     ) -> None:
-        """Keeps a file, as it is now; one that is not there, and a folder, are warned of and counted as a bad value is.
+        """Records a copy of a file; a missing file or a folder is refused like a bad value.
 
         Args:
-            path: where it is.
-            name: what to keep it as, such as `reports/confusion.csv`; `None` takes the file's own name.
-            aliases: names by which this version is found, such as `["best"]`.
+            path: the file.
+            name: the name in the tracker, for example `reports/confusion.csv`; `None` takes the
+                name of the file.
+            aliases: names that find this version, for example `["best"]`.
 
         Raises:
-            ValueError: if the name or an alias is one that a tracker would refuse.
+            ValueError: if a tracker would reject the name or an alias.
         """
-        file = Path(path)
-        check_file_name(file.name if name is None else name, "Artifact")
-        _check_aliases(aliases)
-        name = file.name if name is None else name
-        if (fault := _file_fault(file)) is not None:
-            self._refuse([name], fault)
-        elif self._records():
-            self._artifact(file, name, tuple(aliases))
+        file, name = self._checked_file(path, name, aliases)
+        if (sink := self._sink_for(file, name)) is not None:
+            with self._refusing_unwritable(name):
+                sink.artifact(file, name, tuple(aliases))
 
-    # --- what a tracked run overrides
+    # --- what a subclass decides
 
-    def _metrics(self, values: Mapping[str, float | Tensor], step: int) -> None:
-        """Records checked values: floats, and tensors without axes that are on their device and belong to nobody else."""
+    @abstractmethod
+    def _current_step(self) -> int:
+        """The step of a figure or table for which the caller gives no step."""
 
-    def _figure(self, figure: Figure, name: str, step: int) -> None:
-        """Keeps a figure under a checked name."""
+    def _records(self) -> bool:
+        """Whether what is logged now belongs to the run."""
+        return True
 
-    def _table(
-        self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]], step: int
-    ) -> None:
-        """Keeps a checked table."""
-
-    def _artifact(self, path: Path, name: str, aliases: Sequence[str]) -> None:
-        """Keeps a file that exists under a checked name."""
+    def _record_metrics(self, values: Mapping[str, float | Tensor], step: int) -> None:
+        if (sink := self._open_sink()) is not None:
+            sink.metrics(values, step)
 
     # --- checks
 
-    def _learn(self) -> Learner:
-        learn = self._learn_ref()
-        if learn is None:
-            raise RuntimeError(
-                "The Learner to which this tracker belongs is gone: keep it as long as you log."
-            )
-        return learn
+    def _step(self, step: int | None) -> int | None:
+        return self._current_step() if step is None else whole_step(step)
 
-    def _records(self) -> bool:
-        return self._learn().purpose is Purpose.FIT
+    def _open_sink(self) -> Sink | None:
+        sink = self._sink if self._records() else None
+        if sink is None or sink.is_open:
+            return sink
+        if not self._has_warned_of_end:
+            self._has_warned_of_end = True
+            _LOG.warning("The run has ended and records nothing more: %s.", self.ENDED)
+        return None
+
+    def _checked_file(
+        self, path: str | Path, name: str | None, aliases: Sequence[str]
+    ) -> tuple[Path, str]:
+        file = Path(path)
+        name = file.name if name is None else name
+        check_file_name(name, "Artifact")
+        check_aliases(aliases)
+        return file, name
+
+    def _sink_for(self, file: Path, name: str) -> Sink | None:
+        if (fault := file_fault(file)) is None:
+            return self._open_sink()
+        self._refuse([name], fault)
+        return None
 
     def _check(self, name: str) -> None:
         if name not in self._known:
@@ -179,15 +241,22 @@ class RunLog:
     def _numbers(self, values: Mapping[str, object]) -> dict[str, float | Tensor]:
         kept: dict[str, float | Tensor] = {}
         for name, value in values.items():
-            number = _number(value)
-            if number is None:
-                self._refuse(
-                    [name],
-                    f"its value, {_described(value)}, is not one number that a float can hold",
-                )
+            if (one := number(value)) is None:
+                why = f"its value, {described(value)}, is not one number that a float can hold"
+                self._refuse([name], why)
             else:
-                kept[name] = number
+                kept[name] = one
         return kept
+
+    @contextmanager
+    def _refusing_unwritable(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as err:  # a full disk must not stop the training
+            self._refuse([name], f"it cannot be written ({err})")
+
+    def _refuse_step(self, name: str, step: object) -> None:
+        self._refuse([name], f"its step, {described(step)}, is not an integer from 0 to 2**63 - 1")
 
     def _refuse(self, names: Iterable[str], why: str) -> None:
         names = list(names)
@@ -198,82 +267,64 @@ class RunLog:
         if new:
             quoted = ", ".join(map(repr, new))
             _LOG.warning(
-                "%s: not recorded, since %s; more of it will only be counted, in learn.tracker.refused.",
+                "%s: not recorded because %s. %s.refused counts further cases without a warning.",
                 quoted,
                 why,
+                self.LABEL,
             )
 
+
+class RunLog(CheckedLog):
+    """`learn.tracker`: the log of the fit in progress, whether it is tracked or not.
+
+    Without a tracker it only checks, so that a mistake shows before the run that matters. In
+    `validate`, `lr_find` and the like it checks, and neither records nor counts.
+
+    Args:
+        learn: the Learner, referenced weakly so that an unused Learner frees its memory.
+        sink: records what passes the checks; `None` only checks.
+    """
+
+    LABEL = "learn.tracker"
+    ENDED = "log in after_fit or earlier"
+
+    def __init__(self, learn: Learner, sink: Sink | None = None) -> None:
+        super().__init__(sink)
+        self._learn_ref = weakref.ref(learn)
+
+    def log_metrics(self, values: Mapping[str, float | Tensor], step: int | None = None) -> None:
+        """Records numbers as `CheckedLog.log_metrics` does.
+
+        `step=None` takes `learn.train_iter`, the number of training batches so far.
+        """
+        super().log_metrics(values, self._current_step() if step is None else step)
+
+    def _current_step(self) -> int:
+        return self._learn().train_iter
+
+    def _records(self) -> bool:
+        return self._learn().purpose is Purpose.FIT
+
+    def _learn(self) -> Learner:
+        learn = self._learn_ref()
+        if learn is None:
+            raise RuntimeError(
+                "The Learner of this log was deleted: keep the Learner as long as you log."
+            )
+        return learn
+
     def __getstate__(self) -> dict[str, Any]:
-        return vars(self) | {
-            "_learn_ref": self._learn()
-        }  # a copy belongs to the copy of the Learner
+        # A copy of the Learner gets a log that refers to the copy.
+        return vars(self) | {"_learn_ref": self._learn()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state | {"_learn_ref": weakref.ref(state["_learn_ref"])})
 
 
-def _number(value: object) -> float | Tensor | None:
-    if isinstance(value, Tensor):
-        return value.detach().reshape(()).clone() if _is_scalar(value) else None
-    if isinstance(value, np.ndarray | np.generic):
-        value = value.item() if value.size == 1 and value.dtype.kind in "biuf" else None
-    try:
-        return float(value) if isinstance(value, Real) else None
-    except OverflowError:
-        return None
-
-
-def _is_scalar(value: Tensor) -> bool:
-    return (
-        value.layout is torch.strided
-        and value.numel() == 1
-        and not (value.is_complex() or value.is_meta)
-    )
-
-
-def _described(value: object) -> str:
-    shape = f" of shape {tuple(value.shape)}" if isinstance(value, Tensor | np.ndarray) else ""
-    return f"of type {type(value).__name__}{shape}"
-
-
-def _whole(step: object) -> int | None:
-    if isinstance(step, Integral) and not isinstance(step, bool) and 0 <= int(step) <= _MAX_STEP:
-        return int(step)
-    return None
-
-
-def _cell(value: Any) -> Any:
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def _check_columns(name: str, columns: Sequence[str]) -> None:
-    strings = not isinstance(columns, str) and all(isinstance(column, str) for column in columns)
-    if not strings or len(set(columns)) != len(columns):
+def _check_image_name(name: str) -> None:
+    check_file_name(name, "Figure")
+    if not name.lower().endswith(IMAGE_SUFFIXES):
         raise ValueError(
-            f"The columns {columns!r} of table {name!r} must be a list of different strings: name each one."
+            f"Figure name {name!r} must end in .png, .jpg or .jpeg: "
+            f"name it, for example, {name + '.png'!r}."
         )
-
-
-def _table_fault(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str | None:
-    for i, row in enumerate(rows):
-        if len(row) != len(columns):
-            return f"row {i} has {len(row)} cells, and there are {len(columns)} columns"
-        for column, cell in zip(columns, row, strict=True):
-            if not isinstance(cell, str | int | float | None):
-                return f"column {column!r} of row {i} holds a value {_described(cell)}, and a cell is a number or a string"
-    return None
-
-
-def _check_aliases(aliases: Sequence[str]) -> None:
-    if isinstance(aliases, str) or not all(
-        isinstance(alias, str) and re.fullmatch(r"[\w\-.]+", alias) for alias in aliases
-    ):
-        raise ValueError(
-            f"aliases={aliases!r} must be a list of names of letters, digits, underscores, dashes and periods: give ['best']."
-        )
-
-
-def _file_fault(file: Path) -> str | None:
-    if file.is_dir():
-        return f"{file} is a folder and an artifact is a file: log its files one by one, or pack them into one"
-    return None if file.is_file() else f"there is no file {file}: write it before it is logged"

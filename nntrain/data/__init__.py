@@ -1,4 +1,4 @@
-"""Data: the pair of loaders, and functions that make one; a config names such a function by `_target_`."""
+"""Data: the pair of loaders and functions that make it, which configs select with `_target_`."""
 
 from nntrain.data.builtin import diabetes, digits, sine
 from nntrain.data.hf import fashion_mnist

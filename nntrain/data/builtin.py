@@ -1,4 +1,4 @@
-"""Small data that needs no download: digits, diabetes and a noisy sine."""
+"""Small data sets without a download: digits, diabetes and a noisy sine."""
 
 import math
 from typing import Any, TypeAlias
@@ -22,18 +22,19 @@ def digits(
     drop_last: bool = False,
     device: str | None = None,
 ) -> DataLoaders:
-    """1797 real handwritten digits of 8x8 pixels, in 10 classes.
+    """Returns loaders of 1797 real handwritten digits of 8x8 pixels, in 10 classes.
 
-    Inputs are `(batch, 64)`, or `(batch, 1, 8, 8)` unless `flat`, from 0 to 1; labels `(batch,)`, from 0 to 9.
-    Source: UCI's Optical Recognition of Handwritten Digits (Alpaydin and Kaynak, 1998), as scikit-learn ships it.
+    Inputs are `(batch, 64)` if `flat`, otherwise `(batch, 1, 8, 8)`, from 0 to 1; labels are
+    `(batch,)`, from 0 to 9. Source: UCI's Optical Recognition of Handwritten Digits (Alpaydin and
+    Kaynak, 1998), as shipped with scikit-learn.
 
     Args:
-        batch_size: items in a batch.
+        batch_size: number of items in a batch.
         valid_pct: share of each class that is held out for validation.
-        seed: of the split, which does not depend on the global generators.
-        flat: give each image as one row of pixels.
-        drop_last: leave out the last training batch if it is smaller.
-        device: where to hold the data; `None` holds it in main memory.
+        seed: seed of the split, which does not depend on the global generators.
+        flat: whether to return each image as one row of pixels.
+        drop_last: whether to drop the last training batch if it is smaller.
+        device: device that holds the data; `None` keeps it in main memory.
     """
     from sklearn.datasets import load_digits
 
@@ -56,18 +57,20 @@ def diabetes(
     drop_last: bool = False,
     device: str | None = None,
 ) -> DataLoaders:
-    """10 measurements of 442 patients, and how far their diabetes went in a year (regression).
+    """Returns loaders of 10 measurements of 442 diabetes patients and their disease progression.
 
-    Inputs are `(batch, 10)`; targets `(batch, 1)`. Each column is in standard deviations from its mean, both of the
-    training part, so that an error of 1 is one standard deviation of the score (about 77 points of 25 to 346).
-    Source: Efron et al., 2004, Least Angle Regression, as scikit-learn ships it.
+    The targets are scores of the progression after one year (regression). Inputs are `(batch, 10)`,
+    targets `(batch, 1)`. Each column is standardized with the mean and standard deviation of the
+    training set, so an error of 1 is one standard deviation of the score (about 77 points; scores
+    range from 25 to 346). Source: Efron et al., 2004, Least Angle Regression, as shipped with
+    scikit-learn.
 
     Args:
-        batch_size: items in a batch.
+        batch_size: number of items in a batch.
         valid_pct: share of the patients held out for validation.
-        seed: of the split, which does not depend on the global generators.
-        drop_last: leave out the last training batch if it is smaller.
-        device: where to hold the data; `None` holds it in main memory.
+        seed: seed of the split, which does not depend on the global generators.
+        drop_last: whether to drop the last training batch if it is smaller.
+        device: device that holds the data; `None` keeps it in main memory.
     """
     from sklearn.datasets import load_diabetes
 
@@ -78,7 +81,7 @@ def diabetes(
     )
     train, valid = _split(x, y, valid_pct, seed)
     moments = [(part.mean(dim=0), part.std(dim=0)) for part in train]
-    train, valid = _standardised(train, moments), _standardised(valid, moments)
+    train, valid = _standardized(train, moments), _standardized(valid, moments)
     return DataLoaders.from_tensors(
         train, valid, batch_size=batch_size, drop_last=drop_last, device=device
     )
@@ -94,18 +97,19 @@ def sine(
     drop_last: bool = False,
     device: str | None = None,
 ) -> DataLoaders:
-    """Points of y = sin(x) + noise, with x even over one period, from -pi to pi (regression).
+    """Returns loaders of points of y = sin(x) + noise, with x uniform from -pi to pi.
 
-    Inputs and targets are `(batch, 1)`; the best possible mean squared error is `noise` squared.
+    Inputs and targets are `(batch, 1)` (regression). The best possible mean squared error is
+    `noise` squared.
 
     Args:
-        batch_size: items in a batch.
+        batch_size: number of items in a batch.
         valid_pct: share of the points held out for validation.
-        seed: of the points and the split, which do not depend on the global generators.
-        n_item: points in all.
+        seed: seed of the points and the split, which do not depend on the global generators.
+        n_item: total number of points.
         noise: standard deviation of the normal noise, in units of y.
-        drop_last: leave out the last training batch if it is smaller.
-        device: where to hold the data; `None` holds it in main memory.
+        drop_last: whether to drop the last training batch if it is smaller.
+        device: device that holds the data; `None` keeps it in main memory.
     """
     generator = torch.Generator().manual_seed(seed)
     x = (torch.rand(n_item, 1, generator=generator) * 2 - 1) * math.pi
@@ -119,7 +123,7 @@ def sine(
 def _split(
     x: Tensor, y: Tensor, valid_pct: float, seed: int, stratify: Any = None
 ) -> tuple[Pair, Pair]:
-    """Inputs and labels to train and to validate on; with `stratify`, of each class alike."""
+    """Splits inputs and labels into a training and a validation set, stratified by `stratify`."""
     from sklearn.model_selection import train_test_split
 
     check_valid_pct(valid_pct)
@@ -130,6 +134,6 @@ def _split(
     return (x[train], y[train]), (x[valid], y[valid])
 
 
-def _standardised(pair: Pair, moments: list[Pair]) -> Pair:
+def _standardized(pair: Pair, moments: list[Pair]) -> Pair:
     (x, y), ((x_mean, x_std), (y_mean, y_std)) = pair, moments
     return (x - x_mean) / x_std, (y - y_mean) / y_std

@@ -1,4 +1,4 @@
-"""Data through Hugging Face's `datasets` library."""
+"""Data from Hugging Face's `datasets` library."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nntrain.data.images import ImageCollate
 from nntrain.data.loaders import DataLoaders
 
 _ROWS = 1000
-"""Rows that are decoded at once."""
+"""The number of rows decoded at once."""
 
 
 def fashion_mnist(
@@ -27,29 +27,33 @@ def fashion_mnist(
     drop_last: bool = False,
     device: str | None = None,
 ) -> DataLoaders:
-    """70000 pictures of clothes of 28x28 pixels, in 10 classes; the `test` split of 10000 is what to validate on.
+    """Returns loaders of Fashion-MNIST: 70000 images of 28x28 pixels, in 10 classes.
 
-    Inputs are `(batch, 1, 28, 28)`, or `(batch, 784)` if `flat`, standardised; labels `(batch,)`, from 0 to 9. All is
-    decoded once and held in memory (220 MB). Source: Xiao et al., 2017, https://arxiv.org/abs/1708.07747.
+    The `test` split of 10000 images is used for validation. Inputs are `(batch, 1, 28, 28)`, or
+    `(batch, 784)` if `flat`, standardized; labels are `(batch,)`, from 0 to 9. The data is decoded
+    once and kept in memory (220 MB). Source: Xiao et al., 2017, https://arxiv.org/abs/1708.07747.
 
     Args:
-        path: name of the dataset on the Hugging Face Hub, or a folder written by `DatasetDict.save_to_disk`, with the
-            splits `train` and `test` and the columns `image` and `label`.
-        batch_size: items in a batch.
-        flat: give each image as one row of pixels.
-        mean: of the training pixels, where they go from 0 to 1; it is subtracted.
-        std: standard deviation of the training pixels; they are divided by it.
-        drop_last: leave out the last training batch if it is smaller.
-        device: where to hold the data; `None` holds it in main memory.
+        path: name of the dataset on the Hugging Face Hub, or folder written by
+            `DatasetDict.save_to_disk`, with the splits `train` and `test` and the columns `image`
+            and `label`.
+        batch_size: number of items in a batch.
+        flat: whether to return each image as one row of pixels.
+        mean: mean of the training pixels, scaled to 0 to 1; it is subtracted.
+        std: standard deviation of the training pixels, scaled to 0 to 1; they are divided by it.
+        drop_last: whether to drop the last training batch if it is smaller.
+        device: device that holds the data; `None` keeps it in main memory.
 
     Raises:
         ImportError: if the `datasets` library is missing.
-        ValueError: if the dataset cannot be loaded, or has not these splits and columns.
+        ValueError: if the dataset cannot be loaded or lacks one of these splits or columns.
     """
     dataset_dict = load_dataset_dict(path)
     missing = [split for split in ("train", "test") if split not in dataset_dict]
     if missing:
-        raise ValueError(f"{path} has no split {missing[0]!r}: it has {', '.join(dataset_dict)}.")
+        raise ValueError(
+            f"The dataset {path!r} has no split {missing[0]!r}: it has {', '.join(dataset_dict)}."
+        )
     collate = ImageCollate(mean=mean, std=std)
     train, valid = (_decoded(dataset_dict[split], collate, flat) for split in ("train", "test"))
     return DataLoaders.from_tensors(
@@ -58,22 +62,26 @@ def fashion_mnist(
 
 
 def load_dataset_dict(path: str) -> Mapping[str, Any]:
-    """The splits of a dataset: from a folder written by `DatasetDict.save_to_disk`, else from the Hugging Face Hub.
+    """Returns the splits of a dataset.
+
+    They are loaded from a folder written by `DatasetDict.save_to_disk` if `path` is one, otherwise
+    from the Hugging Face Hub.
 
     Raises:
         ImportError: if the `datasets` library is missing.
-        ValueError: if it can be loaded from neither.
+        ValueError: if the dataset cannot be loaded.
     """
     datasets = _import_datasets()
     try:
         if (Path(path) / "dataset_dict.json").is_file():
             return dict(datasets.load_from_disk(path))
         return dict(datasets.load_dataset(path))
-    except (OSError, ValueError) as err:  # of the hub, of the disk, or of a name that is none
+    except (OSError, ValueError) as err:  # from the Hub, the disk, or an invalid name
         reason = str(err).partition("\n")[0].rstrip(".")
         raise ValueError(
             f"The dataset {path!r} could not be loaded ({reason}): "
-            "give a folder written by DatasetDict.save_to_disk, or a name on the Hugging Face Hub while it can be reached."
+            "pass a folder written by DatasetDict.save_to_disk, "
+            "or a name on the Hugging Face Hub and check that the Hub can be reached."
         ) from err
 
 
@@ -89,7 +97,7 @@ def _import_datasets() -> ModuleType:
 
 
 def _decoded(dataset: Any, collate: ImageCollate, flat: bool) -> list[Tensor]:
-    """All images and labels of a split; decoded in groups, so that PIL images do not pile up."""
+    """Returns all images and labels of a split; decoding in groups limits the memory for images."""
     groups = [
         collate([dataset[i] for i in range(start, min(start + _ROWS, len(dataset)))])
         for start in range(0, len(dataset), _ROWS)

@@ -1,4 +1,4 @@
-"""Making tensors of images."""
+"""Conversion of images to tensors."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ from torch import Tensor
 
 
 def image_tensor(image: Any) -> Tensor:
-    """An image as a float tensor `(channels, height, width)`, from 0 to 1.
+    """Returns an image as a float tensor `(channels, height, width)`, from 0 to 1.
 
     Args:
-        image: a PIL image of mode 1, L or RGB; an array or nested list `(height, width)` or `(height, width, channels)`; or
-            a tensor `(height, width)` or `(channels, height, width)`. Integers count from 0 to 255; floats are kept.
+        image: a PIL image of mode 1, L or RGB; an array or nested list `(height, width)` or
+            `(height, width, channels)`; or a tensor `(height, width)` or `(channels, height,
+            width)`. Integers are divided by 255; floats are unchanged.
 
     Raises:
-        ValueError: if it is none of these.
+        ValueError: if the shape or the mode is not supported.
     """
     tensor = image if isinstance(image, Tensor) else _from_array(image)
     if tensor.dim() == 2:
         tensor = tensor.unsqueeze(0)
     if tensor.dim() != 3:
         raise ValueError(
-            f"An image has the shape {tuple(tensor.shape)} but two or three dimensions were expected."
+            f"An image must have two or three dimensions but has the shape {tuple(tensor.shape)}."
         )
     counted = not tensor.is_floating_point() and tensor.dtype is not torch.bool
     return tensor.float() / 255 if counted else tensor.float()
@@ -36,36 +37,41 @@ def _from_array(image: Any) -> Tensor:
     mode = getattr(image, "mode", "L")
     if mode not in ("1", "L", "RGB"):
         raise ValueError(
-            f"An image has the mode {mode!r} but L or RGB was expected: convert it with image.convert('RGB')."
+            f"An image must have the mode 1, L or RGB but has {mode!r}: "
+            "convert it with image.convert('RGB')."
         )
     tensor = torch.from_numpy(np.array(image))
     return tensor.permute(2, 0, 1) if tensor.dim() == 3 else tensor
 
 
 def stack_images(images: Sequence[Any]) -> Tensor:
-    """Images of one size as one tensor `(images, channels, height, width)`, from 0 to 1; see `image_tensor`.
+    """Stacks images into one tensor `(images, channels, height, width)`, from 0 to 1.
+
+    Each image is converted with `image_tensor`.
 
     Raises:
-        ValueError: if their shapes differ.
+        ValueError: if the shapes of the images differ.
     """
     tensors = [image_tensor(image) for image in images]
     shapes = list(dict.fromkeys(str(tuple(tensor.shape)) for tensor in tensors))
     if len(shapes) > 1:
         raise ValueError(
-            f"The images of a batch have the shapes {', '.join(shapes)}: bring them to one size and mode first."
+            f"The images of a batch must have the same shape but have {', '.join(shapes)}: "
+            "resize them and convert them to one mode first."
         )
     return torch.stack(tensors)
 
 
 @dataclass(frozen=True)
 class ImageCollate:
-    """Makes a batch `(images, labels)` of rows that are mappings, or `(images,)` where `label_key` is `None`.
+    """Collates rows, which are mappings, into a batch `(images, labels)`.
 
-    Images become `(batch, channels, height, width)` from 0 to 1, less `mean`, divided by `std`; labels become `(batch,)`,
-    int64 or float32.
+    Images are converted to `(batch, channels, height, width)` from 0 to 1, then `mean` is
+    subtracted and the result divided by `std`. Labels become `(batch,)`, int64 or float32. If
+    `label_key` is `None`, the batch is `(images,)`.
 
     Raises:
-        ValueError: if a row has no such column; the message names those there are.
+        ValueError: if a column is missing; the message lists the existing ones.
     """
 
     image_key: str = "image"
@@ -74,7 +80,7 @@ class ImageCollate:
     std: float = 1.0
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> tuple[Tensor, ...]:
-        """The batch of these rows."""
+        """Returns the batch of the rows."""
         images = (stack_images(_column(rows, self.image_key)) - self.mean) / self.std
         if self.label_key is None:
             return (images,)
@@ -91,7 +97,8 @@ def _labels(values: list[Any], key: str) -> Tensor:
     array = np.asarray(values)
     if array.dtype.kind not in "biuf":
         raise ValueError(
-            f"The labels in column {key!r} are of type {type(values[0]).__name__}: make numbers of them first."
+            f"The labels in column {key!r} must be numbers but are of type "
+            f"{type(values[0]).__name__}: convert them first."
         )
     labels = torch.from_numpy(array)
     return labels.float() if labels.is_floating_point() else labels.long()

@@ -1,4 +1,4 @@
-"""The pair of loaders that a Learner trains and validates on, and how to make it."""
+"""The pair of loaders that a Learner trains and validates on."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ from nntrain.data.images import ImageCollate
 from nntrain.data.tensors import TensorLoader
 
 Collate: TypeAlias = Callable[[list[Any]], Any]
-"""Makes a batch of a list of items."""
+"""A function that makes a batch from a list of items."""
 
 _VALID_SPLITS = ("validation", "valid", "val", "test")
 
 
 class DataLoaders:
-    """Batches to train on and, unless `valid` is `None`, to validate on.
+    """The training batches and, unless `valid` is `None`, the validation batches.
 
-    Any iterable of batches will do for either; the constructors make them. Training data is shuffled and none of it
-    dropped, unless asked; validation data is never shuffled and never dropped. Orders come from torch's global generator,
-    or with `seed` from one of the training loader's own.
+    Each may be any iterable of batches; the class methods make them. By default the training data
+    is shuffled and no batch is dropped; validation data is never shuffled or dropped. The order
+    comes from torch's global generator, or with `seed` from a separate generator of the training
+    loader.
 
     Args:
         train: batches to train on.
         valid: batches to validate on.
-        n_inp: how many items of a tuple batch are inputs; `None` takes all but the last.
+        n_inp: number of inputs in a tuple batch; `None` means all items but the last.
     """
 
     def __init__(
@@ -56,19 +57,20 @@ class DataLoaders:
         """Makes torch `DataLoader`s.
 
         Args:
-            train: a torch `Dataset`, or anything with `__len__` and `__getitem__`; an `IterableDataset` keeps its own order.
-            valid: the same, or `None`.
-            batch_size: items in a batch.
-            shuffle: draw a new order of the training data for each epoch.
-            drop_last: leave out the last training batch if it is smaller.
-            num_workers: processes that load data; 0 loads it in this one.
-            pin_memory: load into pinned memory; `None` does so if there is an accelerator that gains by it.
-            collate_fn: makes a batch of a list of items; `None` takes torch's.
-            seed: of the training order, which then does not depend on the global generator.
-            n_inp: how many items of a tuple batch are inputs; `None` takes all but the last.
+            train: a torch `Dataset`, or any object with `__len__` and `__getitem__`; an
+                `IterableDataset` keeps its own order.
+            valid: the same for validation, or `None`.
+            batch_size: number of items in a batch.
+            shuffle: whether to reshuffle the training data in each epoch.
+            drop_last: whether to drop the last training batch if it is smaller.
+            num_workers: number of processes that load data; 0 loads it in the current process.
+            pin_memory: whether to use pinned memory; `None` uses it if an accelerator benefits.
+            collate_fn: makes a batch from a list of items; `None` uses torch's default.
+            seed: seed of the training order, which then does not depend on the global generator.
+            n_inp: number of inputs in a tuple batch; `None` means all items but the last.
 
         Raises:
-            ValueError: if a dataset is empty, or gives no batch.
+            ValueError: if a dataset is empty or yields no batch.
         """
         _check_dataset(train, batch_size, drop_last, "training set")
         pin = _gains_by_pinning() if pin_memory is None else pin_memory
@@ -100,20 +102,21 @@ class DataLoaders:
         seed: int | None = None,
         n_inp: int | None = None,
     ) -> DataLoaders:
-        """Makes `TensorLoader`s of tensors `(items, ...)`, held on `device`.
+        """Makes `TensorLoader`s from tensors `(items, ...)`.
 
         Args:
-            train: the tensors to train on, such as `(x, y)`; `(x,)` has no labels.
-            valid: the same, or `None`.
-            batch_size: items in a batch.
-            shuffle: draw a new order of the training data for each epoch.
-            drop_last: leave out the last training batch if it is smaller.
-            device: where to hold the tensors; `None` leaves them where they are, and the Learner moves each batch.
-            seed: of the training order, which then does not depend on the global generator.
-            n_inp: how many of the tensors are inputs; `None` takes all but the last.
+            train: the tensors to train on, such as `(x, y)`, or `(x,)` without labels.
+            valid: the same for validation, or `None`.
+            batch_size: number of items in a batch.
+            shuffle: whether to reshuffle the training data in each epoch.
+            drop_last: whether to drop the last training batch if it is smaller.
+            device: device that holds the tensors; `None` does not move them, and the Learner moves
+                each batch.
+            seed: seed of the training order, which then does not depend on the global generator.
+            n_inp: number of tensors that are inputs; `None` means all but the last.
 
         Raises:
-            ValueError: if tensors differ in length, hold NaN or infinity, or give no batch.
+            ValueError: if tensors differ in length, hold NaN or infinity, or yield no batch.
         """
         train_dl = TensorLoader(
             *_held_on(train, device),
@@ -147,17 +150,20 @@ class DataLoaders:
         """Makes loaders of images and labels from a Hugging Face `DatasetDict`.
 
         Args:
-            dataset_dict: datasets by the name of their split.
-            batch_size: items in a batch.
-            image_key: the column of images: PIL, arrays `(height, width[, channels])` or tensors `(channels, height, width)`.
-            label_key: the column of labels; `None` for batches without labels.
-            train_split: the split to train on.
-            valid_split: the split to validate on; `None` takes the first there is of validation, valid, val and test.
-            collate_fn: makes a batch of a list of items; `None` takes `ImageCollate(image_key, label_key)`.
-            kwargs: go to `from_datasets`.
+            dataset_dict: datasets by split name.
+            batch_size: number of items in a batch.
+            image_key: column of the images: PIL images, arrays `(height, width[, channels])` or
+                tensors `(channels, height, width)`.
+            label_key: column of the labels; `None` makes batches without labels.
+            train_split: split to train on.
+            valid_split: split to validate on; `None` uses the first that exists of validation,
+                valid, val and test.
+            collate_fn: makes a batch from a list of items; `None` uses
+                `ImageCollate(image_key, label_key)`.
+            kwargs: arguments of `from_datasets`.
 
         Raises:
-            ValueError: if there is no such split or column; the message names those there are.
+            ValueError: if a split or column is missing; the message lists the existing ones.
         """
         train = _split_of(dataset_dict, train_split)
         if valid_split is None:

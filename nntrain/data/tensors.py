@@ -1,4 +1,4 @@
-"""A loader of tensors that are already in memory, on the CPU or on the accelerator."""
+"""A loader of tensors that are already in memory, on the CPU or an accelerator."""
 
 from collections.abc import Iterator
 from typing import cast
@@ -10,24 +10,29 @@ from nntrain.core.batch import to_device
 from nntrain.data.checks import check_batches, check_tensors
 
 _BLOCK = 32
-"""Batches that are gathered at once: it takes the price of indexing off the batch, and bounds the memory it needs."""
+"""The number of batches gathered at once.
+
+It spreads the cost of indexing over many batches and limits the memory.
+"""
 
 
 class TensorLoader:
-    """Batches of tensors, gathered on the device where they are, without a worker and without a collate function.
+    """Batches of tensors, gathered on their device without workers or a collate function.
 
-    A batch is a tuple with `(batch_size, ...)` of each tensor, and a copy: what a callback does to it in place stays there.
+    A batch is a tuple with `(batch_size, ...)` of each tensor. It is a copy, so in-place changes by
+    a callback do not affect the data.
 
     Args:
-        tensors: each `(items, ...)`, such as inputs and labels; all on one device.
-        batch_size: items in a batch; the last one may be smaller.
-        shuffle: draw a new order for each epoch.
-        drop_last: leave out the last batch if it is smaller.
-        generator: draws the order; `None` takes torch's global one on the CPU, so the order is the same on any device.
-        name: what messages call the data.
+        tensors: tensors `(items, ...)`, such as inputs and labels, all on one device.
+        batch_size: number of items in a batch; the last batch may be smaller.
+        shuffle: whether to reshuffle in each epoch.
+        drop_last: whether to drop the last batch if it is smaller.
+        generator: generator of the order; `None` uses torch's global generator on the CPU, so the
+            order is the same on all devices.
+        name: name of the data in error messages.
 
     Raises:
-        ValueError: if the tensors differ in length, hold NaN or infinity, or give no batch.
+        ValueError: if the tensors differ in length, hold NaN or infinity, or yield no batch.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Leaving out the labels, so that a model learns to reproduce its inputs."""
+"""Loaders without labels, for models that learn to reproduce their inputs."""
 
 from collections.abc import Iterable, Iterator, Sized
 from typing import Any
@@ -8,23 +8,23 @@ from nntrain.data.loaders import DataLoaders
 
 
 class Unlabelled:
-    """The batches of another loader without their labels: tuples of the inputs alone, or a mapping without its label.
+    """The batches of another loader without labels: tuples of inputs, or mappings of inputs.
 
     Args:
         loader: any iterable of batches.
-        n_inp: how many items of a tuple batch are inputs; `None` takes all but the last.
+        n_inp: number of inputs in a tuple batch; `None` means all items but the last.
     """
 
     def __init__(self, loader: Iterable[Any], n_inp: int | None = None) -> None:
         self.loader, self.n_inp = loader, n_inp
-        # A checkpoint finds a loader's generators under these names.
+        # Checkpoints find the generators of a loader under these names.
         self.generator = getattr(loader, "generator", None)
         self.sampler = getattr(loader, "sampler", None)
         self.batch_sampler = getattr(loader, "batch_sampler", None)
 
     def __len__(self) -> int:
         if not isinstance(self.loader, Sized):
-            raise TypeError(f"{type(self.loader).__name__} has no length.")
+            raise TypeError(f"The loader of type {type(self.loader).__name__} has no length.")
         return len(self.loader)
 
     def __iter__(self) -> Iterator[Any]:
@@ -34,6 +34,6 @@ class Unlabelled:
 
 
 def autoencode(dls: DataLoaders) -> DataLoaders:
-    """The same loaders without labels: the loss then compares the predictions with the inputs."""
+    """Returns the loaders without labels, so the loss compares the predictions with the inputs."""
     valid = None if dls.valid is None else Unlabelled(dls.valid, dls.n_inp)
     return DataLoaders(Unlabelled(dls.train, dls.n_inp), valid)

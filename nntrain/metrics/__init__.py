@@ -1,4 +1,4 @@
-"""Metrics: what is computed from predictions and labels, and how it is averaged, without reading the device per batch."""
+"""Metrics of predictions and labels, averaged without reading the device in each batch."""
 
 from nntrain.metrics.accumulated import AccumMetric, skm_to_fastai
 from nntrain.metrics.averaged import AvgLoss, AvgMetric, AvgSmoothLoss, AvgSmoothMetric

@@ -1,4 +1,4 @@
-"""Metrics of all predictions of a part of the epoch at once."""
+"""Metrics computed over all predictions of an epoch at once."""
 
 from __future__ import annotations
 
@@ -16,30 +16,34 @@ if TYPE_CHECKING:
     from nntrain.learner import Learner
 
 Activation: TypeAlias = Literal["no", "softmax", "sigmoid", "binary_softmax"]
-"""What is applied to predictions before a metric sees them; `binary_softmax` gives the last class's probability."""
+"""The function applied to predictions before a metric.
+
+`binary_softmax` is the probability of the last class.
+"""
 
 
 class AccumMetric(Metric):
-    """A metric of all predictions and labels of a part of the epoch at once, such as F1 or ROC AUC.
+    """A metric computed over all predictions and labels of an epoch, such as F1 or ROC AUC.
 
-    The activation comes first; without one, the argmax; then the threshold.
+    The predictions go through the activation (or, without one, the argmax) and then the threshold.
 
     Args:
         func: a function of `(pred, target)`, a torchmetrics functional, or a `torchmetrics.Metric`.
-        dim_argmax: axis to take the argmax over; of a softmax, the axis of the classes (then -1 if not given).
+        dim_argmax: axis of the argmax; with a softmax, the axis of the classes (default -1).
         activation: `no`, `softmax`, `sigmoid` or `binary_softmax`.
-        thresh: predictions become whether they reach this threshold.
-        to_np: hand NumPy arrays to `func`.
-        invert_arg: call `func(target, pred)`, as scikit-learn expects.
-        flatten: flatten predictions and labels, which must then have as many items.
-        name: name of the metric; by default that of `func`.
-        part: the part of the epoch; the predictions are kept on the device until its end.
-        kwargs: handed to `func`.
+        thresh: threshold; predictions become True if they are at least this value.
+        to_np: whether to pass NumPy arrays to `func`.
+        invert_arg: whether to call `func(target, pred)`, as scikit-learn expects.
+        flatten: whether to flatten predictions and labels, which must then have the same length.
+        name: name of the metric; by default the name of `func`.
+        part: part of the epoch; the predictions stay on the device until its end.
+        kwargs: keyword arguments of `func`.
 
     Raises:
-        ValueError: at creation, for an unknown activation; when read, if the flattened predictions and labels differ in
-            length, or `func` returns more than one number; in a batch, if the axis of the classes has only one.
-        TypeError: in a batch, if predictions or labels are no tensors.
+        ValueError: at creation, if the activation is unknown; in a batch, if there is only one
+            class; when the value is read, if the flattened predictions and labels differ in length,
+            or `func` returns more than one number.
+        TypeError: in a batch, if predictions or labels are not tensors.
     """
 
     def __init__(
@@ -71,12 +75,13 @@ class AccumMetric(Metric):
         self._batches: list[tuple[Tensor, ...]] = []
 
     def accumulate(self, learn: Learner) -> None:
-        """Keeps the predictions and labels of a batch."""
+        """Stores the predictions and labels of a batch."""
         targets = learn.yb or learn.xb
         if not all(isinstance(part, Tensor) for part in (learn.pred, *targets)):
             got = ", ".join(type(part).__name__ for part in (learn.pred, *targets))
             raise TypeError(
-                f"Metric {self.name!r} keeps predictions and labels that are tensors but got {got}: use an AvgMetric."
+                f"Metric {self.name!r} needs predictions and labels that are tensors but got "
+                f"{got}: use an AvgMetric."
             )
         batch = (self._transform(learn.pred.detach()), *targets)
         self._batches.append(tuple(part.flatten() for part in batch) if self.flatten else batch)
@@ -97,13 +102,14 @@ class AccumMetric(Metric):
     def _check_classes(self, pred: Tensor) -> None:
         if self.dim_argmax is not None and pred.dim() and pred.size(self.dim_argmax) == 1:
             raise ValueError(
-                f"Metric {self.name!r} chooses among classes but the predictions {tuple(pred.shape)} have only one class in "
-                f"axis {self.dim_argmax}: set is_class=False (skm_to_fastai) or leave dim_argmax out."
+                f"Metric {self.name!r} takes the argmax over classes, but the predictions "
+                f"{tuple(pred.shape)} have only one class in axis {self.dim_argmax}: "
+                "set is_class=False (skm_to_fastai) or omit dim_argmax."
             )
 
     @property
     def value(self) -> Tensor | float | None:
-        """The function of everything that was kept."""
+        """The metric over all stored batches; `None` without batches."""
         if not self._batches:
             return None
         args: list[Any] = [_joined(column) for column in zip(*self._batches, strict=True)]
@@ -118,16 +124,16 @@ class AccumMetric(Metric):
         for target in targets:
             if self.flatten and len(pred) != len(target):
                 raise ValueError(
-                    f"Metric {self.name!r} has {len(pred)} predictions for {len(target)} labels: "
+                    f"Metric {self.name!r} got {len(pred)} predictions for {len(target)} labels: "
                     "set dim_argmax, or flatten=False."
                 )
 
     def state_dict(self) -> dict[str, Any]:
-        """The predictions and labels so far."""
+        """Returns the stored predictions and labels."""
         return {"batches": [list(batch) for batch in self._batches]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes back what `state_dict` gave."""
+        """Restores the state that `state_dict` returned."""
         self._batches = [tuple(batch) for batch in state["batches"]]
 
 
@@ -143,19 +149,20 @@ def skm_to_fastai(
     part: Part = "valid",
     **kwargs: Any,
 ) -> AccumMetric:
-    """Makes a metric of a scikit-learn function, called as `func(labels, predictions)` on NumPy arrays.
+    """Makes a metric from a scikit-learn function, called as `func(target, pred)` on NumPy arrays.
 
     Args:
-        func: from `sklearn.metrics`.
-        is_class: whether it takes classes (not scores, nor the values of a regression); then the argmax over `axis` is taken
-            unless `thresh` is given.
-        thresh: for several labels at once: an activation (default sigmoid), then this threshold.
-        axis: the axis of the classes.
-        activation: applied to the predictions first; a softmax is over `axis` and replaces the argmax.
-        flatten: flatten predictions and labels; `False` where `func` needs the axis of the classes or labels.
-        name: name of the metric; by default that of `func`.
-        part: the part of the epoch on which it is recorded.
-        kwargs: handed to `func`.
+        func: a function of `sklearn.metrics`.
+        is_class: whether `func` takes classes instead of scores or regression values; if so, the
+            argmax over `axis` is taken unless `thresh` is given.
+        thresh: for multi-label data, the threshold after an activation (default sigmoid).
+        axis: axis of the classes.
+        activation: applied to the predictions first; a softmax over `axis` replaces the argmax.
+        flatten: whether to flatten predictions and labels; `False` if `func` needs the axis of the
+            classes or labels.
+        name: name of the metric; by default the name of `func`.
+        part: part of the epoch in which the metric is recorded.
+        kwargs: keyword arguments of `func`.
     """
     if activation is None:
         activation = "sigmoid" if is_class and thresh is not None else "no"
@@ -175,7 +182,7 @@ def skm_to_fastai(
 
 
 def _joined(batches: Sequence[Tensor]) -> Tensor:
-    # A checkpoint may have put the older ones on another device.
+    # Batches restored from a checkpoint may be on another device.
     device = batches[-1].device
     return torch.cat([batch.to(device) for batch in batches])
 

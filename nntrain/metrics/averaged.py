@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class _MeanMetric(Metric):
-    """A metric that is a mean over batches of a scalar."""
+    """A metric that is the mean of a scalar over batches."""
 
     def __init__(self, name: str, part: Part, mean: WeightedMean) -> None:
         super().__init__(name, part)
@@ -31,15 +31,15 @@ class _MeanMetric(Metric):
 
     @property
     def value(self) -> Tensor | None:
-        """The mean over the batches taken, as a scalar tensor on its device."""
+        """The mean over the batches so far, a scalar tensor; `None` without batches."""
         return self._mean.value
 
     def state_dict(self) -> dict[str, Any]:
-        """The mean so far."""
+        """Returns the state of the mean."""
         return self._mean.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes back what `state_dict` gave."""
+        """Restores the state that `state_dict` returned."""
         self._mean.load_state_dict(state)
 
 
@@ -47,14 +47,15 @@ class AvgMetric(_MeanMetric):
     """The mean over batches of `func(pred, target)`, weighted by batch size.
 
     Args:
-        func: a plain function, a torchmetrics functional, or a `torchmetrics.Metric`, which is reset for each batch. It
-            returns the mean over the items of its batch; where it is no such mean (F1, R2), use `AccumMetric`.
-        name: name of the metric; by default that of `func`.
-        part: the part of the epoch on which it is recorded.
+        func: a plain function, a torchmetrics functional, or a `torchmetrics.Metric`, which is
+            reset for each batch. It must return the mean over the items of its batch; for other
+            metrics, such as F1 or R2, use `AccumMetric`.
+        name: name of the metric; by default the name of `func`.
+        part: part of the epoch in which the metric is recorded.
 
     Raises:
-        ValueError: at creation, for `rmse` and `r2_score`, which are no means over items; in a batch, if `func` returns
-            more than one number.
+        ValueError: at creation, if `func` is `rmse` or `r2_score`, which are not means over items;
+            in a batch, if `func` returns more than one number.
     """
 
     def __init__(
@@ -62,13 +63,13 @@ class AvgMetric(_MeanMetric):
     ) -> None:
         if is_of_whole_set(func):
             raise ValueError(
-                f"{func_name(func)} is no mean over items: use AccumMetric({func_name(func)})."
+                f"{func_name(func)} is not a mean over items: use AccumMetric({func_name(func)})."
             )
         self.func = as_function(func)
         super().__init__(name or func_name(func), part, WeightedMean())
 
     def accumulate(self, learn: Learner) -> None:
-        """Computes the function for a batch."""
+        """Adds the value of a batch to the mean."""
         self._mean.add(_called(self.name, self.func, learn), batch_size(learn.yb or learn.xb))
 
 
@@ -79,12 +80,15 @@ class AvgLoss(_MeanMetric):
         super().__init__(name, part, WeightedMean())
 
     def accumulate(self, learn: Learner) -> None:
-        """Takes the loss of a batch."""
+        """Adds the loss of a batch to the mean."""
         self._mean.add(_mean_of(learn.loss), batch_size(learn.yb or learn.xb))
 
 
 class AvgSmoothMetric(_MeanMetric):
-    """The exponentially weighted mean over batches of `func(pred, target)`; `beta` is the weight of the past."""
+    """The exponentially weighted mean over batches of `func(pred, target)`.
+
+    `beta` is the weight of the past.
+    """
 
     def __init__(
         self,
@@ -98,7 +102,7 @@ class AvgSmoothMetric(_MeanMetric):
         super().__init__(name or f"{func_name(func)}_smooth", part, SmoothMean(beta))
 
     def accumulate(self, learn: Learner) -> None:
-        """Computes the function for a batch."""
+        """Adds the value of a batch to the mean."""
         self._mean.add(_called(self.name, self.func, learn))
 
 
@@ -111,13 +115,13 @@ class AvgSmoothLoss(_MeanMetric):
         super().__init__(name, part, SmoothMean(beta))
 
     def accumulate(self, learn: Learner) -> None:
-        """Takes the loss of a batch."""
+        """Adds the loss of a batch to the mean."""
         self._mean.add(_mean_of(learn.loss))
 
 
 def _called(name: str, func: MetricFunc, learn: Learner) -> Tensor:
     value = call(name, func, (_detached(learn.pred), *(learn.yb or learn.xb)))
-    # Python's numbers stay on the CPU even if the default device is another: it may have no double precision.
+    # A Python number stays on the CPU, because the default device may lack double precision.
     return (
         _detached(value)
         if isinstance(value, Tensor)

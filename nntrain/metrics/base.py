@@ -1,4 +1,4 @@
-"""What a metric is: its name, its part of the epoch, and when it is reset, fed and read."""
+"""The base class of metrics."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ if TYPE_CHECKING:
     from nntrain.learner import Learner
 
 Part: TypeAlias = Literal["train", "valid", "both"]
-"""The part of an epoch on which a metric is recorded."""
+"""The part of an epoch in which a metric is recorded."""
 
 
 class Metric(ABC):
-    """Something recorded once per part of an epoch: reset, given each batch, then read.
+    """Base class of metrics: reset before a part of an epoch, updated per batch, then read.
 
-    `accumulate` must not read the device (no `item()`, no `float()`); the recorder reads `value` after the epoch.
+    `accumulate` must not read the device (no `item()`, no `float()`); the recorder reads `value`
+    after the epoch.
 
     Args:
-        name: what it is recorded as, after `train/` or `valid/`.
-        part: the part of the epoch on which it is recorded: `train`, `valid` or `both`.
+        name: name under which the metric is recorded, after `train/` or `valid/`.
+        part: part of the epoch in which the metric is recorded: `train`, `valid` or `both`.
 
     Raises:
-        ValueError: if trackers would refuse the name, or `part` is none of the three.
+        ValueError: if trackers would reject `name`, or `part` is unknown.
     """
 
     def __init__(self, name: str, part: Part = "both") -> None:
@@ -38,7 +39,7 @@ class Metric(ABC):
 
     @property
     def name(self) -> str:
-        """What it is recorded as, after `train/` or `valid/`."""
+        """The name under which the metric is recorded, after `train/` or `valid/`."""
         return self._name
 
     @name.setter
@@ -47,7 +48,7 @@ class Metric(ABC):
         self._name = name
 
     def active(self, training: bool) -> bool:
-        """Whether the metric is recorded in this part of the epoch."""
+        """Returns whether the metric is recorded in training or, if not `training`, validation."""
         return self.part == "both" or (self.part == "train") == training
 
     @abstractmethod
@@ -56,25 +57,25 @@ class Metric(ABC):
 
     @abstractmethod
     def accumulate(self, learn: Learner) -> None:
-        """Takes the batch that `learn` holds."""
+        """Updates the metric with the current batch of `learn`."""
 
     @property
     @abstractmethod
     def value(self) -> Any:
-        """The value over the batches taken: a number or scalar tensor; `None` if there were none."""
+        """The value over the batches so far, a number or scalar tensor; `None` without batches."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint within an epoch keeps."""
+        """Returns the state for a checkpoint within an epoch."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes back what `state_dict` gave."""
+        """Restores the state that `state_dict` returned."""
 
 
 def check_name(name: str) -> None:
-    """Checks that trackers take `name` after `train/` or `valid/`.
+    """Checks that trackers accept `name` after `train/` or `valid/`.
 
     Raises:
-        ValueError: if they would not; the message suggests one that they take.
+        ValueError: if they do not; the message suggests a name that they accept.
     """
     check_metric_name(name, "valid/")

@@ -1,4 +1,4 @@
-"""Calling what a user gives as a metric: a plain function, a torchmetrics functional, or a torchmetrics object."""
+"""Calls of metric functions: plain functions, torchmetrics functionals and objects."""
 
 from __future__ import annotations
 
@@ -19,37 +19,37 @@ MetricFunc: TypeAlias = Callable[..., Any]
 
 @runtime_checkable
 class TorchMetric(Protocol):
-    """What is used of a `torchmetrics.Metric`."""
+    """The part of the interface of `torchmetrics.Metric` that is used here."""
 
     def update(self, preds: Any, target: Any) -> None:
-        """Takes a batch."""
+        """Updates the state with a batch."""
 
     def compute(self) -> Any:
-        """The value over what was taken."""
+        """Returns the value over all batches so far."""
 
     def reset(self) -> None:
-        """Forgets what was taken."""
+        """Forgets all batches."""
 
     def to(self, device: Any) -> Any:
-        """Moves the metric's state."""
+        """Moves the state to a device."""
 
 
 def unwrapped(func: Any) -> Any:
-    """What a partial, of partials even, is made of; anything else is itself."""
+    """Returns the function inside (nested) partials; returns any other object unchanged."""
     while isinstance(func, functools.partial):
         func = func.func
     return func
 
 
 def func_name(func: Any) -> str:
-    """The name under which a function or torchmetrics object is recorded: its own, in snake case."""
+    """Returns the name of a function or torchmetrics object in snake case."""
     func = unwrapped(func)
     name = getattr(func, "__name__", None) or type(func).__name__
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).strip("_<>").lower()
 
 
 def as_function(func: MetricFunc | TorchMetric) -> MetricFunc:
-    """Makes a function of a torchmetrics object; it forgets what it saw before and after each call."""
+    """Wraps a torchmetrics object in a function that resets it before and after each call."""
     return functools.partial(_compute, func) if isinstance(func, TorchMetric) else func
 
 
@@ -63,10 +63,12 @@ def _compute(metric: TorchMetric, pred: Tensor, *targets: Tensor, **kwargs: Any)
 
 
 def call(name: str, func: MetricFunc, args: Sequence[Any]) -> Tensor | float:
-    """What the function of metric `name` gives, as `as_number`; to an error it adds which metric, and what it was given.
+    """Calls the function of the metric `name` and converts the result with `as_number`.
+
+    An error of the function gets a note with the name of the metric and the arguments.
 
     Raises:
-        ValueError: if it is not one number.
+        ValueError: if the result is not one number.
     """
     try:
         value = func(*args)
@@ -75,20 +77,20 @@ def call(name: str, func: MetricFunc, args: Sequence[Any]) -> Tensor | float:
             f"{arg.dtype} {arg.shape}" if isinstance(arg, np.ndarray) else describe(arg)
             for arg in args
         ]
-        err.add_note(f"nntrain: metric {name!r} was given {' and '.join(shapes)}")
+        err.add_note(f"nntrain: metric {name!r} was called with {' and '.join(shapes)}")
         raise
     return as_number(name, value)
 
 
 def as_number(name: str, value: Any) -> Tensor | float:
-    """What a metric gave, as a scalar tensor on its device or a Python number; this reads nothing.
+    """Returns the value of a metric as a scalar tensor or a Python number, without a device read.
 
     Raises:
-        ValueError: if it is not one number.
+        ValueError: if the value is not one number.
     """
     if isinstance(value, Tensor) and value.numel() == 1:
         return value.reshape(()) if value.dim() else value
     if isinstance(value, Real | np.generic):
         return float(value)
     got = f"tensor {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-    raise ValueError(f"Metric {name!r} gave a {got}: a metric must be one number, so reduce it.")
+    raise ValueError(f"Metric {name!r} returned a {got} but must return one number: reduce it.")

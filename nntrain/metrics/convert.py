@@ -1,4 +1,4 @@
-"""Making metrics of what a user gives, and no two of one name."""
+"""Conversion of functions and torchmetrics objects to metrics, and checks of their names."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from nntrain.metrics.functions import is_of_whole_set
 
 
 def as_metrics(metrics: Iterable[Any]) -> list[Metric]:
-    """Makes the metrics of a Learner; a `torchmetrics.MetricCollection` gives one for each of its entries.
+    """Makes the metrics of a Learner; each entry of a `torchmetrics.MetricCollection` becomes one.
 
     Raises:
-        TypeError: if one is no metric, or they are not in a list.
-        ValueError: if two would be recorded under one name, or one under `loss`.
+        TypeError: if `metrics` is not a list, or an entry is not a metric.
+        ValueError: if two metrics have the same name, or one is called `loss`.
     """
     if not isinstance(metrics, Iterable) or isinstance(metrics, nn.ModuleDict | Mapping | str):
         raise TypeError(
-            f"metrics must be a list of metrics, such as [accuracy], but is a {type(metrics).__name__}."
+            "metrics must be a list of metrics, such as [accuracy], "
+            f"but got a {type(metrics).__name__}."
         )
     made = [made for metric in metrics for made in _each(metric)]
     for part, training in (("train", True), ("valid", False)):
@@ -40,22 +41,24 @@ def _each(metric: Any) -> Iterator[Metric]:
 
 
 def as_metric(metric: Any) -> Metric:
-    """Makes a `Metric` of what a user may give: itself, a torchmetrics object, or a function of `(pred, target)`.
+    """Makes a `Metric` from a metric, a torchmetrics object, or a function of `(pred, target)`.
 
-    A function becomes an `AvgMetric`; a torchmetrics object, `rmse` and `r2_score` an `AccumMetric`.
+    A function becomes an `AvgMetric`; a torchmetrics object, `rmse` or `r2_score` becomes an
+    `AccumMetric`; a `Metric` is returned unchanged.
 
     Raises:
-        TypeError: if it is none of these.
+        TypeError: if `metric` is anything else.
     """
     if isinstance(metric, type):
         raise TypeError(
-            f"{metric.__name__} is a class, not a metric: give an instance of it, {metric.__name__}(...)."
+            f"{metric.__name__} is a class, not a metric: pass an instance, {metric.__name__}(...)."
         )
     if isinstance(metric, Metric):
         return metric
     if isinstance(metric, nn.ModuleDict):
         raise TypeError(
-            f"A {type(metric).__name__} is several metrics: give it to Learner(metrics=[...]), or its entries one by one."
+            f"A {type(metric).__name__} holds several metrics: pass it to Learner(metrics=[...]), "
+            "or pass its entries one by one."
         )
     if isinstance(metric, TorchMetric):
         return AccumMetric(metric, flatten=False)
@@ -64,24 +67,26 @@ def as_metric(metric: Any) -> Metric:
     if callable(metric):
         return AvgMetric(metric)
     raise TypeError(
-        f"{metric!r} is no metric: give a function of (pred, target), a torchmetrics.Metric or a Metric."
+        f"{metric!r} is not a metric: "
+        "pass a function of (pred, target), a torchmetrics.Metric or a Metric."
     )
 
 
 def check_loss_part(name: str, part: Tensor, metrics: Iterable[Metric]) -> None:
-    """Checks that a named part of the loss can be recorded beside the metrics.
+    """Checks that a named part of the loss can be recorded along with the metrics.
 
     Raises:
-        ValueError: if its name is taken or trackers refuse it, or it is not a scalar.
+        ValueError: if its name is taken, if trackers reject the name, or if it is not a scalar.
     """
     check_name(name)
     if part.dim():
         raise ValueError(
-            f"Part {name!r} of the loss is a tensor {tuple(part.shape)}: a part must be one number, so reduce it."
+            f"Part {name!r} of the loss is a tensor {tuple(part.shape)} but must be one number: "
+            "reduce it."
         )
     if name == "loss" or name in [metric.name for metric in metrics]:
         raise ValueError(
-            f"Part {name!r} of the loss has the name of {_owner(name)}: rename one of the two."
+            f"Part {name!r} of the loss has the same name as {_owner(name)}: rename one of them."
         )
 
 
@@ -89,8 +94,8 @@ def _check_names(names: Sequence[str], part: str) -> None:
     for name in names:
         if names.count(name) > 1:
             raise ValueError(
-                f"Metric {name!r} has the name of {_owner(name)}, so both would be recorded as '{part}/{name}': "
-                "give it another one by name=."
+                f"Metric {name!r} has the same name as {_owner(name)}, so both would be recorded "
+                f"as '{part}/{name}': set another name with name=."
             )
 
 

@@ -1,4 +1,4 @@
-"""Functions of predictions and labels that stay on the device."""
+"""Metric functions of predictions and labels; the results stay on the device."""
 
 from typing import Any
 
@@ -9,15 +9,15 @@ from nntrain.metrics.calls import unwrapped
 
 
 def accuracy(pred: Tensor, target: Tensor, axis: int = 1) -> Tensor:
-    """The share of items whose largest score is at the label, 0 to 1.
+    """Returns the share of items whose largest score is at the label, 0 to 1.
 
     Args:
         pred: scores `(items, classes, ...)`.
         target: classes `(items, ...)`.
-        axis: the axis of the classes.
+        axis: axis of the classes.
 
     Raises:
-        ValueError: if there is no label for each prediction, or only one class.
+        ValueError: if the shapes do not match, or there is only one class.
     """
     _check_classes(pred, axis)
     best = pred.argmax(dim=axis)
@@ -25,26 +25,26 @@ def accuracy(pred: Tensor, target: Tensor, axis: int = 1) -> Tensor:
 
 
 def error_rate(pred: Tensor, target: Tensor, axis: int = 1) -> Tensor:
-    """The share of items whose largest score is not at the label: 1 - `accuracy`."""
+    """Returns the share of items whose largest score is not at the label: 1 - `accuracy`."""
     return 1 - accuracy(pred, target, axis)
 
 
 def top_k_accuracy(pred: Tensor, target: Tensor, k: int = 5, axis: int = 1) -> Tensor:
-    """The share of items whose label is among the `k` largest scores, 0 to 1.
+    """Returns the share of items whose label is among the `k` largest scores, 0 to 1.
 
     Args:
         pred: scores `(items, classes, ...)`.
         target: classes `(items, ...)`.
-        k: how many of the largest scores count.
-        axis: the axis of the classes.
+        k: number of largest scores that count.
+        axis: axis of the classes.
 
     Raises:
-        ValueError: if there is no label for each prediction, only one class, or less than `k`.
+        ValueError: if the shapes do not match, or there is only one class or fewer than `k`.
     """
     _check_classes(pred, axis)
     if not 1 <= k <= pred.shape[axis]:
         raise ValueError(
-            f"top_k_accuracy has k={k} for {pred.shape[axis]} classes: k must be from 1 to the number of classes."
+            f"k={k} of top_k_accuracy must be from 1 to the number of classes, {pred.shape[axis]}."
         )
     best = pred.topk(k, dim=axis).indices
     target = _shaped_like(best.select(axis, 0), target).unsqueeze(axis)
@@ -54,12 +54,12 @@ def top_k_accuracy(pred: Tensor, target: Tensor, k: int = 5, axis: int = 1) -> T
 def accuracy_multi(
     pred: Tensor, target: Tensor, thresh: float = 0.5, sigmoid: bool = True
 ) -> Tensor:
-    """The share of labels that are right where an item may have several, 0 to 1.
+    """Returns the share of correct labels for multi-label data, 0 to 1.
 
     Args:
-        pred: scores `(items, labels)`, or `(items,)` or `(items, 1)` for one yes-or-no label.
-        target: 0 or 1, with as many elements.
-        thresh: from which value a prediction counts as yes; as in fastai it must be exceeded.
+        pred: scores `(items, labels)`; `(items,)` or `(items, 1)` for one yes-or-no label.
+        target: 0 or 1, with as many elements as `pred`.
+        thresh: a prediction above this value counts as yes, as in fastai.
         sigmoid: whether to apply a sigmoid to `pred` first.
 
     Raises:
@@ -70,24 +70,28 @@ def accuracy_multi(
 
 
 def mse(pred: Tensor, target: Tensor) -> Tensor:
-    """The mean squared error, in the squared units of the target; both have as many elements."""
+    """Returns the mean squared error, in squared units of the target."""
     return (pred - _shaped_like(pred, target)).square().mean()
 
 
 def mae(pred: Tensor, target: Tensor) -> Tensor:
-    """The mean absolute error, in the units of the target; both have as many elements."""
+    """Returns the mean absolute error, in units of the target."""
     return (pred - _shaped_like(pred, target)).abs().mean()
 
 
 def rmse(pred: Tensor, target: Tensor) -> Tensor:
-    """The root of the mean squared error, in the units of the target; as a metric, over the whole set."""
+    """Returns the root of the mean squared error, in units of the target.
+
+    As a metric, it is computed over the whole set.
+    """
     return mse(pred, target).sqrt()
 
 
 def r2_score(pred: Tensor, target: Tensor) -> Tensor:
-    """The coefficient of determination, at most 1; as a metric, over the whole set.
+    """Returns the coefficient of determination, at most 1.
 
-    A constant target gives 1 if it was predicted exactly, else 0, as in scikit-learn.
+    As a metric, it is computed over the whole set. For a constant target it is 1 if the prediction
+    is exact and 0 otherwise, as in scikit-learn.
     """
     target = _shaped_like(pred, target).to(pred.dtype)
     residual = (target - pred).square().sum()
@@ -97,15 +101,18 @@ def r2_score(pred: Tensor, target: Tensor) -> Tensor:
 
 
 def is_of_whole_set(func: Any) -> bool:
-    """Whether a function, or what a partial is made of, is no mean over items: `rmse` or `r2_score`."""
+    """Returns whether a function or partial is `rmse` or `r2_score`.
+
+    These are not means over items and need the whole set.
+    """
     return any(unwrapped(func) is known for known in (rmse, r2_score))
 
 
 def _check_classes(pred: Tensor, axis: int) -> None:
     if pred.dim() < 2 or pred.size(axis) == 1:
         raise ValueError(
-            f"The predictions {tuple(pred.shape)} have no two classes in axis {axis}: give a score for each class, "
-            "or use accuracy_multi for a yes-or-no label."
+            f"The predictions {tuple(pred.shape)} must have at least two classes in axis {axis}: "
+            "pass a score for each class, or use accuracy_multi for a yes-or-no label."
         )
 
 
@@ -115,6 +122,7 @@ def _shaped_like(pred: Tensor, target: Tensor) -> Tensor:
         return target
     if [n for n in pred.shape if n != 1] != [n for n in target.shape if n != 1]:
         raise ValueError(
-            f"The predictions {tuple(pred.shape)} and labels {tuple(target.shape)} do not match in shape."
+            f"The shapes of the predictions {tuple(pred.shape)} and of the labels "
+            f"{tuple(target.shape)} do not match: pass one label for each prediction."
         )
     return target.reshape(pred.shape)

@@ -1,4 +1,4 @@
-"""Means of scalars that stay on their device."""
+"""Running means of scalars that stay on their device."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -12,27 +12,28 @@ _FOLD = 1024
 
 
 class WeightedMean:
-    """A mean of scalar tensors that stay on their device; a batch costs two appends, and nothing is read back.
+    """A weighted mean of scalar tensors that stay on their device.
 
-    NaN stays NaN. Values are added up in double precision (single where the device has no other), in groups of 1024, so
-    that the memory does not grow with the epoch.
+    Adding a value costs two list appends and reads nothing from the device. NaN stays NaN. Values
+    are summed in double precision (single if the device lacks it), in groups of 1024, so the memory
+    does not grow with the epoch.
     """
 
     beta: float = 1.0
-    """By what the weight of all earlier values is multiplied with each new one."""
+    """The factor that each new value applies to the weight of all earlier ones."""
 
     def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
-        """Forgets what was added."""
+        """Forgets all values."""
         self._total: Tensor | None = None
         self._weight = 0.0
         self._values: list[Tensor] = []
         self._weights: list[float] = []
 
     def add(self, value: Tensor, weight: float = 1.0) -> None:
-        """Takes a scalar with its weight, usually the batch size."""
+        """Adds a scalar with its weight, usually the batch size."""
         self._values.append(value)
         self._weights.append(weight)
         self._weight = self.beta * self._weight + weight
@@ -51,19 +52,22 @@ class WeightedMean:
         )
 
     def _weights_like(self, values: Tensor) -> Tensor:
-        # Made on the CPU, whatever the default device is, and sent without waiting for the accelerator.
+        # Made on the CPU, whatever the default device is, and copied without blocking.
         weights = torch.tensor(self._weights, dtype=values.dtype, device="cpu")
         age = torch.arange(len(weights) - 1, -1, -1, dtype=values.dtype, device="cpu")
         return cast(Tensor, to_device(weights * self.beta**age, values.device))
 
     @property
     def value(self) -> Tensor | None:
-        """The mean, on the device of what was added; `None` if nothing was."""
+        """The mean, on the device of the newest value; `None` before a value is added."""
         total = self._sum()
         return None if total is None else total / self._weight
 
     def state_dict(self) -> dict[str, Any]:
-        """The total and the values not yet in it, apart, so that a resumed sum rounds as the uninterrupted one."""
+        """Returns the total and, separately, the values that are not yet part of it.
+
+        A resumed sum is then rounded in the same way as an uninterrupted one.
+        """
         recent = _column(self._values) if self._values else torch.empty(0)
         return {
             "total": self._total,
@@ -73,30 +77,31 @@ class WeightedMean:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes back what `state_dict` gave."""
+        """Restores the state that `state_dict` returned."""
         self._total, self._weight = state["total"], state["weight"]
         self._values, self._weights = list(state["recent"].unbind()), list(state["recent_weights"])
 
 
 class SmoothMean(WeightedMean):
-    """An exponentially weighted mean of scalar tensors, debiased as in Adam; the value is fastai's `AvgSmoothLoss`.
+    """An exponentially weighted mean of scalar tensors, with the bias corrected as in Adam.
 
-    Source: Kingma and Ba, 2015, https://arxiv.org/abs/1412.6980, section 3; dividing by the sum of the weights is the
-    same as their correction of the bias.
+    The value equals that of fastai's `AvgSmoothLoss`. Source: Kingma and Ba, 2015,
+    https://arxiv.org/abs/1412.6980, section 3; dividing by the sum of the weights is equivalent to
+    their bias correction.
 
     Raises:
-        ValueError: if `beta`, the weight of the past, is not in 0 to 1 (without 1).
+        ValueError: if `beta`, the weight of the past, is not at least 0 and less than 1.
     """
 
     def __init__(self, beta: float) -> None:
         if not 0 <= beta < 1:
-            raise ValueError(f"beta must be at least 0 and less than 1 but got {beta}.")
+            raise ValueError(f"beta={beta} must be at least 0 and less than 1.")
         super().__init__()
         self.beta = beta
 
 
 def _column(values: Sequence[Tensor]) -> Tensor:
-    # A checkpoint, or a function that once gave a Python number, leaves values on another device than the newest.
+    # Values from a checkpoint, or Python numbers, may be on another device than the newest value.
     device = values[-1].device
     dtype = torch.float32 if device.type == "mps" else torch.float64
     return torch.stack(

@@ -11,7 +11,10 @@ from nntrain.models.inits import Activation, activation_gain, kaiming, make_acti
 def conv_block(
     n_in: int, n_out: int, *, kernel_size: int = 3, stride: int = 1, act: Activation = "relu"
 ) -> nn.Sequential:
-    """Modules `conv`, `norm`, `act`: `(batch, n_in, h, w)` to `(batch, n_out, h / stride, w / stride)`, rounded up."""
+    """Makes a block of the modules `conv`, `norm` and `act`.
+
+    It maps `(batch, n_in, h, w)` to `(batch, n_out, h / stride, w / stride)`, rounded up.
+    """
     return nn.Sequential(
         OrderedDict(
             conv=_conv(n_in, n_out, kernel_size, stride),
@@ -30,21 +33,22 @@ def cnn(
     act: Activation = "relu",
     dropout: float = 0.0,
 ) -> nn.Sequential:
-    """A plain convolutional network: `(batch, n_in, height, width)` of any size to `(batch, n_out)`.
+    """Makes a plain convolutional network for images of any size.
 
-    Its modules are `block<i>`, each a `conv_block` that halves the image except the first, `pool`, `flatten`, `dropout` and
+    It maps `(batch, n_in, height, width)` to `(batch, n_out)`. The modules are `block<i>`, each a
+    `conv_block` that halves the image except the first, then `pool`, `flatten`, `dropout` and
     `head`.
 
     Args:
-        n_in: channels of the images.
-        n_out: outputs, such as classes.
-        channels: channels of each block.
-        kernel_size: height and width of the kernels, in pixels; odd.
-        act: the activation, by name or as what makes one.
+        n_in: number of channels of the images.
+        n_out: number of outputs, such as classes.
+        channels: number of channels of each block.
+        kernel_size: height and width of the kernels in pixels; odd.
+        act: activation, by name or as a callable that makes the module.
         dropout: share of the pooled features that are zeroed in training.
 
     Raises:
-        ValueError: if there are no channels, or there is no such activation.
+        ValueError: if `channels` is empty or holds a number below 1, or `act` is unknown.
     """
     _check_channels(channels)
     layers: OrderedDict[str, nn.Module] = OrderedDict()
@@ -56,11 +60,13 @@ def cnn(
 
 
 class ResBlock(nn.Module):
-    """A basic residual block: `(batch, n_in, h, w)` to `(batch, n_out, h / stride, w / stride)`, rounded up.
+    """A basic residual block.
 
-    The last normalisation of the branch begins at zero, so that the block begins as its shortcut (Goyal et al., 2017,
-    https://arxiv.org/abs/1706.02677, section 5.1). The shortcut averages where the block strides, and projects where the
-    channels differ (ResNet-D; He et al., 2019, https://arxiv.org/abs/1812.01187).
+    It maps `(batch, n_in, h, w)` to `(batch, n_out, h / stride, w / stride)`, rounded up. The
+    weight of the last normalization of the branch is initially zero, so the block starts as its
+    shortcut (Goyal et al., 2017, https://arxiv.org/abs/1706.02677, section 5.1). The shortcut
+    averages if the block has a stride, and projects if the channels differ (ResNet-D; He et al.,
+    2019, https://arxiv.org/abs/1812.01187).
     """
 
     def __init__(self, n_in: int, n_out: int, *, stride: int = 1, act: Activation = "relu") -> None:
@@ -91,22 +97,25 @@ def resnet(
     act: Activation = "relu",
     dropout: float = 0.0,
 ) -> nn.Sequential:
-    """A residual network: `(batch, n_in, height, width)` of any size to `(batch, n_out)`.
+    """Makes a residual network for images of any size.
 
-    Its modules are `stem`, a `conv_block`; `stage<i>`, each of `ResBlock`s named by number, the first of which halves the
-    image, except in the first stage; `pool`, `flatten`, `dropout` and `head`. Source: He et al., 2016,
-    https://arxiv.org/abs/1512.03385, in its form for small images (section 4.2), with ResNet-D's shortcuts.
+    It maps `(batch, n_in, height, width)` to `(batch, n_out)`. The modules are `stem`, a
+    `conv_block`; `stage<i>`, each with numbered `ResBlock`s; and `pool`, `flatten`, `dropout` and
+    `head`. The first block of each stage except the first stage halves the image. Source: He et
+    al., 2016, https://arxiv.org/abs/1512.03385, in the form for small images (section 4.2), with
+    the shortcuts of ResNet-D.
 
     Args:
-        n_in: channels of the images.
-        n_out: outputs, such as classes.
-        channels: channels of each stage.
-        n_blocks: blocks of each stage.
-        act: the activation, by name or as what makes one.
+        n_in: number of channels of the images.
+        n_out: number of outputs, such as classes.
+        channels: number of channels of each stage.
+        n_blocks: number of blocks in each stage.
+        act: activation, by name or as a callable that makes the module.
         dropout: share of the pooled features that are zeroed in training.
 
     Raises:
-        ValueError: if there are no channels or blocks, or there is no such activation.
+        ValueError: if `channels` is empty or holds a number below 1, if `n_blocks` is less than 1,
+            or if `act` is unknown.
     """
     _check_channels(channels)
     if n_blocks < 1:
@@ -123,7 +132,7 @@ def _stage(n_in: int, n_out: int, stride: int, n_blocks: int, act: Activation) -
 
 
 def _conv(n_in: int, n_out: int, kernel_size: int, stride: int, gain: float = 1.0) -> nn.Conv2d:
-    """A convolution that keeps the size up to the stride; without a bias, which the normalisation after it would undo."""
+    """Makes a padded convolution without a bias, which the next normalization would cancel."""
     return kaiming(
         nn.Conv2d(n_in, n_out, kernel_size, stride, padding=kernel_size // 2, bias=False), gain
     )
@@ -150,4 +159,4 @@ def _head(n_in: int, n_out: int, act: Activation, dropout: float) -> OrderedDict
 
 def _check_channels(channels: Sequence[int]) -> None:
     if not channels or min(channels) < 1:
-        raise ValueError(f"channels={list(channels)} must be at least one number, each at least 1.")
+        raise ValueError(f"channels={list(channels)} must hold one or more numbers of at least 1.")

@@ -17,20 +17,23 @@ def mlp(
     dropout: float = 0.0,
     norm: bool = False,
 ) -> nn.Sequential:
-    """A multi-layer perceptron: `(batch, ...)` with `n_in` values an item, flattened, to `(batch, n_out)`.
+    """Makes a multi-layer perceptron.
 
-    Its modules are `flatten`, then for hidden layer i `linear<i>`, `norm<i>`, `act<i>`, `dropout<i>`, and last `head`.
+    It flattens inputs `(batch, ...)` with `n_in` values per item and maps them to
+    `(batch, n_out)`. The modules are `flatten`; for each hidden layer i, `linear<i>`, `norm<i>`,
+    `act<i>` and `dropout<i>`; and `head`.
 
     Args:
-        n_in: values of an input.
-        hidden: units of each hidden layer; one number for one layer, an empty list for a linear model.
-        n_out: outputs, such as classes.
-        act: the activation, by name or as what makes one.
+        n_in: number of values of an input item.
+        hidden: number of units of each hidden layer; one number for one layer, an empty list for a
+            linear model.
+        n_out: number of outputs, such as classes.
+        act: activation, by name or as a callable that makes the module.
         dropout: share of hidden units that are zeroed in training.
-        norm: put a batch normalisation before each activation.
+        norm: whether to add batch normalization before each activation.
 
     Raises:
-        ValueError: if a size is less than 1, or there is no such activation.
+        ValueError: if a size is less than 1, or `act` is unknown.
     """
     widths = [hidden] if isinstance(hidden, int) else list(hidden)
     _check_sizes(n_in=n_in, n_out=n_out, hidden=min(widths, default=1))
@@ -69,17 +72,19 @@ def autoencoder(
     act: Activation = "relu",
     dropout: float = 0.0,
 ) -> Autoencoder:
-    """An autoencoder of two perceptrons, the second the mirror of the first; the output is linear.
+    """Makes an autoencoder of two perceptrons; the decoder mirrors the encoder.
+
+    The output is linear.
 
     Args:
-        n_in: values of an input.
-        hidden: units of each hidden layer of the encoder; one number for one layer.
-        n_latent: values of the code between encoder and decoder.
-        act: the activation, by name or as what makes one.
+        n_in: number of values of an input item.
+        hidden: number of units of each hidden layer of the encoder; one number for one layer.
+        n_latent: number of values of the code between encoder and decoder.
+        act: activation, by name or as a callable that makes the module.
         dropout: share of hidden units that are zeroed in training.
 
     Raises:
-        ValueError: if a size is less than 1, or there is no such activation.
+        ValueError: if a size is less than 1, or `act` is unknown.
     """
     _check_sizes(n_latent=n_latent)
     widths = [hidden] if isinstance(hidden, int) else list(hidden)

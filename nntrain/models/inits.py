@@ -1,4 +1,4 @@
-"""Initial weights: those that keep the spread of activations the same from layer to layer."""
+"""Initial weights that keep the variance of activations constant across layers."""
 
 from collections.abc import Callable
 from typing import TypeAlias, TypeVar
@@ -16,31 +16,32 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "tanh": nn.Tanh,
     "sigmoid": nn.Sigmoid,
 }
-"""The activations by the names under which a config may ask for them."""
+"""The activations by the name used in configs."""
 
 Activation: TypeAlias = str | Callable[[], nn.Module]
-"""One of `ACTIVATIONS` by name, or what makes such a module, as `torch.nn.PReLU` does."""
+"""A name in `ACTIVATIONS`, or a callable that makes the module, such as `torch.nn.PReLU`."""
 
 Layer = TypeVar("Layer", bound=nn.Linear | nn.Conv2d)
 
 
 def make_activation(act: Activation) -> nn.Module:
-    """A new activation module.
+    """Makes an activation module.
 
     Raises:
-        ValueError: if there is none of that name; the message lists those there are.
+        ValueError: if the name is unknown; the message lists the known names.
     """
     if not isinstance(act, str):
         return act()
     if act not in ACTIVATIONS:
-        raise ValueError(f"act={act!r} is no activation: choose one of {', '.join(ACTIVATIONS)}.")
+        raise ValueError(f"act={act!r} must be one of {', '.join(ACTIVATIONS)}.")
     return ACTIVATIONS[act]()
 
 
 def activation_gain(act: Activation) -> float:
-    """What weights after an activation are scaled by: 1 / sqrt(E[act(z)^2]) for a standard normal z; sqrt(2) for ReLU.
+    """Returns the gain of the weights after an activation: sqrt(2) for ReLU.
 
-    Source: He et al., 2015, https://arxiv.org/abs/1502.01852, section 2.2, whose argument holds for any activation.
+    It is 1 / sqrt(E[act(z)^2]) for a standard normal z. Source: He et al., 2015,
+    https://arxiv.org/abs/1502.01852, section 2.2, whose argument holds for any activation.
     """
     z = torch.linspace(-10, 10, 20001)
     density = torch.exp(-z.square() / 2)
@@ -50,10 +51,11 @@ def activation_gain(act: Activation) -> float:
 
 
 def kaiming(layer: Layer, gain: float = 1.0) -> Layer:
-    """Draws the weights of `layer` from a normal distribution of std `gain / sqrt(fan_in)`, zeroes its bias, returns it.
+    """Initializes and returns `layer`: normal weights of std `gain / sqrt(fan_in)`, zero bias.
 
-    With the gain of the activation before it (1 where there is none) its outputs have the spread of that one's inputs.
-    Source: He et al., 2015, https://arxiv.org/abs/1502.01852.
+    If `gain` is the gain of the activation before the layer (1 without one), the outputs of the
+    layer have the same variance as the inputs of the activation. Source: He et al., 2015,
+    https://arxiv.org/abs/1502.01852.
     """
     fan_in = layer.weight[0].numel()
     nn.init.normal_(layer.weight, std=gain / fan_in**0.5)

@@ -1,7 +1,7 @@
-"""Statistics of a model in training, by layer: activations, gradients, weights and updates.
+"""Statistics of a model in training, per layer: activations, gradients, weights and updates.
 
-They are computed on the device, into one buffer made before the fit, and read back many rows at a time: when they are
-asked for, when the buffer is full, and when the fit ends.
+They are computed on the device and written to one buffer allocated before the fit. The buffer is
+read back many rows at a time: on request, when it is full, and at the end of the fit.
 """
 
 from nntrain.statistics.activations import ActivationStats, activation_statistics

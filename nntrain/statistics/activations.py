@@ -1,4 +1,4 @@
-"""Statistics of what layers put out: their size, their dead units and their distribution."""
+"""Statistics of layer outputs: magnitude, dead units and distribution."""
 
 from __future__ import annotations
 
@@ -20,14 +20,16 @@ if TYPE_CHECKING:
 _SILENT = (nn.Flatten, nn.Unflatten, nn.Identity, nn.modules.dropout._DropoutNd)
 
 _ENOUGH = 2**16
-"""So many values are worth a pass of their own; fewer wait for more, since calling torch costs more than the work itself."""
+"""The number of values from which an output is summarized on its own.
+
+Smaller outputs are collected first, because calling torch would cost more than the computation.
+"""
 
 
 def _numbers(outputs: Tensor, unit_dim: int) -> Tensor:
-    """The four numbers `(n, 4)` of each of `n` outputs of one shape."""
-    values = (
-        outputs if outputs.dim() > 2 else outputs.reshape(len(outputs), -1, 1)
-    )  # scalars are values of one unit
+    """Returns the four statistics `(n, 4)` of each of `n` outputs of one shape."""
+    # Scalar outputs are values of one unit.
+    values = outputs if outputs.dim() > 2 else outputs.reshape(len(outputs), -1, 1)
     n, unit = values[0].numel(), 1 + unit_dim % (values.dim() - 1)
     means = values.flatten(1).mean(1, keepdim=True)
     variances = (values.flatten(1) - means).square_().sum(1) / max(n - 1, 1)
@@ -38,36 +40,38 @@ def _numbers(outputs: Tensor, unit_dim: int) -> Tensor:
 
 
 def activation_statistics(activation: Tensor, unit_dim: int = 1) -> Tensor:
-    """Mean, standard deviation, share of dead units and largest magnitude `(4,)`, float32, on the same device.
+    """Returns mean, standard deviation, share of dead units and largest magnitude `(4,)`, float32.
 
-    The standard deviation is torch's (with Bessel's correction), and 0 for a single value. A unit, one index of axis
-    `unit_dim`, is dead if it is exactly 0 for all of the batch and all positions.
+    The result is on the same device. The standard deviation has Bessel's correction, as in torch,
+    and is 0 for a single value. A unit is one index of axis `unit_dim`; it is dead if it is exactly
+    0 for the whole batch at all positions.
     """
     return _numbers(activation[None].float(), unit_dim)[0]
 
 
 class ActivationStats(Statistics):
-    """Statistics of the outputs of layers in training: is the signal alive, and neither vanishing nor exploding?
+    """Records statistics of layer outputs, to detect vanishing or exploding activations.
 
-    ======================  ==============================================================================
-    key                     meaning, over all values of the layer's output for one training batch
-    ======================  ==============================================================================
+    ======================  ========================================================================
+    key                     meaning, over all values of a layer's output for one training batch
+    ======================  ========================================================================
     `act/LAYER/mean`        mean
-    `act/LAYER/std`         standard deviation, torch's
-    `act/LAYER/dead_frac`   share of units (channels, features) that are exactly 0 for the whole batch
+    `act/LAYER/std`         standard deviation, with Bessel's correction
+    `act/LAYER/dead_frac`   share of units (channels, features) that are 0 for the whole batch
     `act/LAYER/max_abs`     largest magnitude
-    ======================  ==============================================================================
+    ======================  ========================================================================
 
-    `histograms` has the distribution as well, in the bins of `histogram_edges`. By default the output of every leaf module
-    is watched but those that only reshape, pass on or drop out. Of an output that is a tuple or mapping, the first
-    floating-point tensor counts; of a module that runs several times in a batch, the last run. Half precision is
-    computed in float32. Hooks are on the model only while a chosen batch runs, so the others cost nothing. Small outputs are
-    copied and summarised later, those of several batches and layers in one pass.
+    `histograms` returns the distribution as well, in the bins of `histogram_edges`. By default, all
+    leaf modules are watched except those that only reshape, pass through or drop out. If an output
+    is a tuple or mapping, its first floating-point tensor is used; if a module runs several times
+    in a batch, the last run is used. Half precision is computed in float32. Hooks are on the model
+    only during a sampled batch, so other batches cost nothing. Small outputs are copied and
+    summarized later, several batches and layers in one pass.
 
     Args:
         modules, every, buffer_rows: as for `Statistics`.
-        unit_dim: the axis of an output that holds its units: 1 for `(batch, features)` and `(batch, channels, ...)`,
-            -1 for `(batch, tokens, features)`.
+        unit_dim: axis of the units in an output: 1 for `(batch, features)` and `(batch, channels,
+            ...)`, -1 for `(batch, tokens, features)`.
 
     Raises:
         ValueError: if `unit_dim` is neither 1 nor -1.
@@ -87,7 +91,7 @@ class ActivationStats(Statistics):
         super().__init__(modules=modules, every=every, buffer_rows=buffer_rows)
         if unit_dim not in (1, -1):
             raise ValueError(
-                f"unit_dim={unit_dim} is neither 1 (channels first) nor -1 (features last)."
+                f"unit_dim={unit_dim} must be 1 (channels first) or -1 (features last)."
             )
         self.unit_dim = unit_dim
         self._hooks: Hooks | None = None
@@ -102,14 +106,14 @@ class ActivationStats(Statistics):
         return (len(self.layers), len(self.names) + N_BINS)
 
     def before_fit(self, learn: Learner) -> None:
-        """Chooses the layers and begins a new record."""
+        """Chooses the layers and starts a new record."""
         super().before_fit(learn)
         self._index = {module: i for i, module in enumerate(self._watched)}
         self._waiting = []
 
     def before_batch(self, learn: Learner) -> None:
-        """Puts the hooks on if this batch is to be taken."""
-        self._unhook()  # a cancel may have left the last batch before its prediction
+        """Adds the hooks if the batch is sampled."""
+        self._unhook()  # hooks remain if the last batch was cancelled before its prediction
         if self._is_due(learn):
             self._row, self._outputs = self._begin_row(), {}
             self._hooks = Hooks(self._watched, self._take)
@@ -128,7 +132,7 @@ class ActivationStats(Statistics):
             self._row[i] = self._summaries(found[None].float())[0]
 
     def after_pred(self, learn: Learner) -> None:
-        """Takes the hooks off and counts the row."""
+        """Removes the hooks and counts the row."""
         if self._hooks is not None:
             self._unhook()
             self._end_row(learn, self._outputs)
@@ -148,7 +152,7 @@ class ActivationStats(Statistics):
         self._waiting = []
 
     def _summaries(self, outputs: Tensor) -> Tensor:
-        """What a row holds `(n, 4 + 81)` of each of `n` outputs of one shape."""
+        """Returns the row contents `(n, 4 + 81)` for each of `n` outputs of one shape."""
         return torch.cat([_numbers(outputs, self.unit_dim), histograms(outputs.flatten(1))], 1)
 
     def _unhook(self) -> None:
@@ -157,13 +161,16 @@ class ActivationStats(Statistics):
             self._hooks = None
 
     def histograms(self) -> Tensor:
-        """Counts `(steps, layers, 81)`, float32, on the CPU, in the bins of `histogram_edges`; this reads the device."""
+        """Returns the counts in the bins of `histogram_edges`; reads the device.
+
+        The shape is `(steps, layers, 81)`, float32, on the CPU.
+        """
         return self._rows()[..., len(self.names) :]
 
     def last_histograms(self) -> dict[str, list[float]]:
-        """The newest row's counts `(81,)` by layer that ran, as `{"act/LAYER": ...}`; empty before there is a row.
+        """Returns the counts `(81,)` of the newest row per layer that ran, as `{"act/LAYER": ...}`.
 
-        Of what is still on the device only this row is read.
+        The result is empty if there are no rows. Only this row is read from the device.
         """
         row = None if self._buffer is None else self._buffer.newest()
         if row is None:
@@ -172,7 +179,7 @@ class ActivationStats(Statistics):
         return {f"{self.prefix}/{self.layers[i]}": counts[i] for i in self._ran[-1]}
 
     def cleanup_fit(self, learn: Learner) -> None:
-        """Takes the hooks off, reads everything back and frees the device's memory."""
+        """Removes the hooks, reads all rows back and frees the device memory."""
         self._unhook()
         self._index, self._outputs, self._row = {}, {}, torch.empty(0)
         super().cleanup_fit(learn)

@@ -1,4 +1,4 @@
-"""What all statistics by layer share: which batches are sampled, where the rows are kept and how they are read."""
+"""The base class of per-layer statistics, which samples batches and stores rows."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """All that was recorded in a fit; a layer that did not run has NaN.
+    """All statistics recorded in a fit; NaN marks a layer that did not run.
 
-    `steps` are the `train_iter` of the rows, `layers` the names of the columns, and `values` has for each statistic a
-    tensor `(steps, layers)`, float32, on the CPU.
+    `steps` holds the `train_iter` of each row, `layers` the name of each column, and `values` one
+    tensor `(steps, layers)` per statistic, float32, on the CPU.
     """
 
     steps: list[int]
@@ -31,39 +31,40 @@ class History:
 
 
 class Statistics(Callback):
-    """Numbers by layer for some of the training batches; the base of nntrain's own and of yours.
+    """Base class of callbacks that record per-layer numbers for some of the training batches.
 
-    `drain` gives the new rows to whoever ships them, `history` all of them. The step of a row is `learn.train_iter` as
-    it is after the batch: 1 for the first one. Of each `every` batches the first that gets so far is taken, so with
-    `every=3` steps 1, 4, 7 and so on; a batch that is cancelled hands its turn on to the next. A subclass says in
-    `prefix` and `names` what its keys are, in `_watches` which modules it is made for, and writes rows between
-    `_begin_row` and `_end_row`.
+    `drain` returns the new rows, `history` all rows. The step of a row is `learn.train_iter` after
+    the batch: 1 for the first batch. One of every `every` batches is sampled: with `every=3`, the
+    steps are 1, 4, 7 and so on. If that batch is cancelled, the next one is sampled instead. A
+    subclass defines its keys with `prefix` and `names`, selects modules with `_watches`, and writes
+    rows between `_begin_row` and `_end_row`.
 
     Args:
-        modules: dotted names and types of the modules to watch, or a function of name and module; `None` takes all that
-            the class is made for.
-        every: take one of so many training batches.
-        buffer_rows: rows kept on the device before they are read back.
+        modules: dotted names and types of the modules to watch, or a function of name and module;
+            `None` watches all modules that the class supports.
+        every: number of training batches per sampled batch.
+        buffer_rows: number of rows in the device buffer, which is read back when it is full.
 
     Raises:
-        TypeError: if `modules` is a string, or holds what is neither a name nor a type.
-        ValueError: if `every` or `buffer_rows` is less than 1; before the fit, if `modules` fits none of the model's.
+        TypeError: if `modules` is a string, or an entry is neither a name nor a type.
+        ValueError: if `every` or `buffer_rows` is less than 1; at the start of the fit, if
+            `modules` matches no module of the model.
     """
 
     order: ClassVar[int] = 20
     purposes: ClassVar[frozenset[Purpose]] = frozenset({Purpose.FIT})
     only_watches: ClassVar[bool] = True
     prefix: ClassVar[str]
-    """What stands before the layer in a key."""
+    """The part of a key before the layer."""
     names: ClassVar[tuple[str, ...]]
-    """The statistics of one layer."""
+    """The names of the statistics of a layer."""
 
     def __init__(
         self, *, modules: Modules | None = None, every: int = 1, buffer_rows: int = 256
     ) -> None:
         if every < 1 or buffer_rows < 1:
             raise ValueError(
-                f"every and buffer_rows must be at least 1 but are {every} and {buffer_rows}."
+                f"every={every} and buffer_rows={buffer_rows} must both be at least 1."
             )
         self.modules, self.every, self.buffer_rows = checked(modules), every, buffer_rows
         self.layers: list[str] = []
@@ -75,7 +76,7 @@ class Statistics(Callback):
         self._window = -1
 
     def _watches(self, module: nn.Module) -> bool:
-        """Whether a module is watched where `modules` says nothing."""
+        """Returns whether a module is watched if `modules` is `None`."""
         return True
 
     def _choose(self, model: nn.Module) -> dict[str, nn.Module]:
@@ -85,15 +86,15 @@ class Statistics(Callback):
         return (len(self.layers), len(self.names))
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the sampling stands; the rows themselves are not kept."""
+        """Returns the position of the sampling, without the rows."""
         return {"window": self._window}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes back what `state_dict` gave."""
+        """Restores the state that `state_dict` returned."""
         self._window = state["window"]
 
     def before_fit(self, learn: Learner) -> None:
-        """Chooses the layers and begins a new record."""
+        """Chooses the layers and starts a new record."""
         chosen = self._choose(learn.model)
         self.layers, self._watched = list(chosen), list(chosen.values())
         self._buffer = RowBuffer(
@@ -109,7 +110,7 @@ class Statistics(Callback):
         return self._buffer.next_row()
 
     def _end_row(self, learn: Learner, ran: Iterable[int]) -> None:
-        """Counts the row; `ran` are the indices of the layers that it has values for."""
+        """Counts the row; `ran` holds the indices of the layers with values."""
         assert self._buffer is not None
         self._buffer.commit()
         self._steps.append(learn.train_iter + 1)
@@ -117,7 +118,10 @@ class Statistics(Callback):
         self._window = learn.train_iter // self.every
 
     def _finish_rows(self) -> None:
-        """For a subclass that counts rows before it has written them: writes the rest; called before any are read."""
+        """Writes rows that were counted before they were complete; called before rows are read.
+
+        Override it in a subclass that writes rows later.
+        """
 
     def _rows(self, start: int = 0) -> Tensor:
         return (
@@ -125,9 +129,10 @@ class Statistics(Callback):
         )
 
     def drain(self) -> list[tuple[int, dict[str, float]]]:
-        """The rows since the last call, as `(train_iter, {"act/LAYER/mean": ...})`, in one copy from the device.
+        """Returns the rows since the last call, as `(train_iter, {"act/LAYER/mean": ...})`.
 
-        A layer that did not run in a batch is left out of its row. It may be called at any time, also after the fit.
+        A row omits layers that did not run in the batch. The rows are read in one copy from the
+        device. The method may be called at any time, also after the fit.
         """
         start, self._n_drained = self._n_drained, len(self._steps)
         values = self._rows(start)[..., : len(self.names)].tolist()
@@ -145,13 +150,13 @@ class Statistics(Callback):
         }
 
     def history(self) -> History:
-        """Everything since the fit began, whether drained or not; this reads the device."""
+        """Returns all rows since the start of the fit, drained or not; reads the device."""
         rows = self._rows()
         values = {name: rows[..., i] for i, name in enumerate(self.names)}
         return History(list(self._steps), list(self.layers), values)
 
     def cleanup_fit(self, learn: Learner) -> None:
-        """Reads everything back and frees the device's memory."""
+        """Reads all rows back and frees the device memory."""
         self._watched = []
         if self._buffer is not None:
             self._buffer.close()

@@ -1,4 +1,4 @@
-"""A buffer on the device that is read back many rows at a time."""
+"""A device buffer that is read back many rows at a time."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ class RowBuffer:
     """Rows of one shape, written one at a time on the device and read back many at a time.
 
     Args:
-        n_rows: rows that the device keeps; when they are full they are copied to the host at once.
-        shape: the shape of a row.
-        device: where rows are written.
-        finish: called before rows are read, to write what is still owed to them.
+        n_rows: number of rows on the device; a full buffer is copied to the host at once.
+        shape: shape of a row.
+        device: device of the buffer.
+        finish: called before rows are read, to complete rows that were counted but not yet written.
     """
 
     def __init__(
@@ -27,7 +27,7 @@ class RowBuffer:
         self._blocks = [torch.empty(0, *shape)]
 
     def next_row(self) -> Tensor:
-        """The row to write now, filled with NaN; it does not count before `commit`."""
+        """Returns the row to write next, filled with NaN; `commit` counts it."""
         assert self._rows is not None
         if self._n == len(self._rows):
             self._read_back()
@@ -40,12 +40,15 @@ class RowBuffer:
     def _read_back(self) -> None:
         if self._rows is not None and self._n:
             self._finish()
-            # On the CPU .cpu() is no copy, and the rows are about to be written again.
+            # On the CPU, .cpu() does not copy, and the rows are about to be overwritten.
             self._blocks.append(self._rows[: self._n].clone().cpu())
             self._n = 0
 
     def rows(self, start: int = 0) -> Tensor:
-        """The rows since `start` rows were read `(rows, *shape)`, float32, on the CPU; this reads the device."""
+        """Returns the rows from index `start` on `(rows, *shape)`, float32, on the CPU.
+
+        Reads the device. `start` must be the number of rows at an earlier read.
+        """
         self._read_back()
         wanted, seen = self._blocks[:1], 0
         for block in self._blocks:
@@ -55,13 +58,16 @@ class RowBuffer:
         return torch.cat(wanted)
 
     def newest(self) -> Tensor | None:
-        """The row that was counted last `(*shape)`, on the CPU; `None` before there is one. No other row is read."""
+        """Returns the newest row `(*shape)`, on the CPU; `None` if there are no rows.
+
+        No other row is read from the device.
+        """
         if self._rows is not None and self._n:
             self._finish()
             return self._rows[self._n - 1].clone().cpu()
         return self._blocks[-1][-1] if len(self._blocks) > 1 else None
 
     def close(self) -> None:
-        """Reads everything back and frees the device's memory."""
+        """Reads all rows back and frees the device memory."""
         self._read_back()
         self._rows = None

@@ -1,35 +1,36 @@
-"""Which modules of a model are watched."""
+"""Selection of the modules to watch."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Collection, Iterable
 from typing import TypeAlias
 
 from torch import nn
 
+from nntrain.config.hints import nearest
+
 Modules: TypeAlias = Iterable[str | type[nn.Module]] | Callable[[str, nn.Module], bool]
-"""Which modules: dotted names and types, or a function of name and module."""
+"""A selection of modules: dotted names and types, or a function of name and module."""
 
 ROOT = "model"
-"""The name of the model itself, which torch leaves empty."""
+"""The name of the model itself, whose name in torch is empty."""
 
 
 def checked(modules: Modules | None) -> Modules | None:
-    """The same choice, listed once so that it can be read in every fit.
+    """Returns the selection with an iterable turned into a tuple, so it can be read in every fit.
 
     Raises:
-        TypeError: if it is a string, or holds what is neither a name nor a type.
+        TypeError: if it is a string, or an entry is neither a name nor a type.
     """
     if modules is None or callable(modules):
         return modules
     if isinstance(modules, str):
-        raise TypeError(f"modules={modules!r} is no list: write [{modules}] for this one module.")
+        raise TypeError(f"modules={modules!r} must be a list: write [{modules}] for this module.")
     listed = tuple(modules)
     for one in listed:
         if not isinstance(one, str | type):
             raise TypeError(
-                f"modules holds {one!r}, neither a name nor a type: write a name in quotes, such as '{one}'."
+                f"modules must hold names or types but got {one!r}: quote a name, such as '{one}'."
             )
     return listed
 
@@ -37,15 +38,15 @@ def checked(modules: Modules | None) -> Modules | None:
 def choose_modules(
     model: nn.Module, modules: Modules | None, default: Callable[[nn.Module], bool]
 ) -> dict[str, nn.Module]:
-    """The chosen modules by dotted name, in the model's order, each once; the model itself is called `model`.
+    """Returns the selected modules by dotted name, in the order of the model, each once.
 
     Args:
-        model: where to look.
-        modules: names and types, or a function of name and module; `None` takes what `default` accepts.
-        default: the choice where `modules` says nothing.
+        model: model to select from; its own name is `model`.
+        modules: names and types, or a function of name and module; `None` selects with `default`.
+        default: returns whether a module is selected if `modules` is `None`.
 
     Raises:
-        ValueError: if a name is none of the model's modules, or nothing at all was chosen.
+        ValueError: if the model has no module of a given name, or no module is selected.
     """
     named = {name or ROOT: module for name, module in model.named_modules()}
     if modules is None:
@@ -55,7 +56,7 @@ def choose_modules(
         chosen = {name: module for name, module in named.items() if accepts(name, module)}
     if not chosen:
         raise ValueError(
-            f"No module was chosen by modules={modules!r}: the model has {', '.join(named)}."
+            f"modules={modules!r} selects no module: the model has {', '.join(named)}."
         )
     return chosen
 
@@ -66,7 +67,5 @@ def _listed(
     types = tuple(one for one in wanted if isinstance(one, type))
     for one in wanted:
         if isinstance(one, str) and one not in known:
-            near = difflib.get_close_matches(one, known, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"The model has no module {one!r}: it has {', '.join(known)}.{hint}")
+            raise ValueError(f"The model has no module {one!r}: {nearest(one, known)}")
     return lambda name, module: name in wanted or isinstance(module, types)

@@ -1,4 +1,4 @@
-"""Norms by layer: how large the gradients and the weights are, and how far a step moves them."""
+"""Norms per layer of the gradients, the weights and the updates."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def _dense(tensor: Tensor) -> Tensor:
 
 
 class NormsByLayer:
-    """The Euclidean norm over each layer's tensors, for all layers in a few kernels.
+    """Computes the Euclidean norm over the tensors of each layer, for all layers in a few kernels.
 
     Args:
-        sizes: how many tensors each layer has.
-        device: where the norms are wanted.
+        sizes: number of tensors of each layer.
+        device: device of the norms.
     """
 
     def __init__(self, sizes: Sequence[int], device: torch.device) -> None:
@@ -40,7 +40,10 @@ class NormsByLayer:
         self._zero = torch.zeros((), device=device)
 
     def __call__(self, tensors: Sequence[Tensor | None]) -> Tensor:
-        """The norms `(layers,)`, float32, of all layers' tensors one after another; a `None` counts as 0."""
+        """Returns the norms `(layers,)`, float32, of the concatenated tensors of all layers.
+
+        `None` counts as 0.
+        """
         found = [_dense(tensor) for tensor in tensors if tensor is not None]
         known = iter(torch._foreach_norm(found, 2, dtype=torch.float32) if found else ())
         every = [self._zero if tensor is None else next(known) for tensor in tensors]
@@ -51,7 +54,7 @@ class NormsByLayer:
 
 
 class ParameterStatistics(Statistics):
-    """One norm for each module that has trainable parameters of its own; the base of the three below."""
+    """Base class that records one norm for each module that owns trainable parameters."""
 
     names: ClassVar[tuple[str, ...]] = ("norm",)
 
@@ -63,12 +66,13 @@ class ParameterStatistics(Statistics):
         if bare := [name for name, module in chosen.items() if not self._watches(module)]:
             able = choose_modules(model, None, self._watches)
             raise ValueError(
-                f"{', '.join(bare)} has no trainable parameter of its own: choose among {', '.join(able)}."
+                f"modules must own trainable parameters but {', '.join(bare)} "
+                f"{'does' if len(bare) == 1 else 'do'} not: choose from {', '.join(able)}."
             )
         return chosen
 
     def before_fit(self, learn: Learner) -> None:
-        """Chooses the layers and begins a new record."""
+        """Chooses the layers and starts a new record."""
         super().before_fit(learn)
         by_layer = [_trainable(module) for module in self._watched]
         self._params = [param for params in by_layer for param in params]
@@ -80,16 +84,17 @@ class ParameterStatistics(Statistics):
         self._end_row(learn, ran)
 
     def cleanup_fit(self, learn: Learner) -> None:
-        """Reads everything back and lets go of the parameters."""
+        """Reads all rows back and releases the parameters."""
         self._params, self._owners = [], []
         super().cleanup_fit(learn)
 
 
 class GradientStats(ParameterStatistics):
-    """The Euclidean norm of each layer's gradient after the backward pass, before it is clipped.
+    """Records the Euclidean norm of each layer's gradient after the backward pass, before clipping.
 
-    Keys are `grad/LAYER/norm`, over the parameters that the layer itself owns and that have a gradient; a layer without
-    one is left out. Where gradients are accumulated it is the sum so far.
+    Keys are `grad/LAYER/norm`, over the parameters that the layer itself owns and that have a
+    gradient; layers without a gradient are omitted. With gradient accumulation, it is the norm of
+    the sum so far.
 
     Args:
         modules, every, buffer_rows: as for `Statistics`.
@@ -100,7 +105,7 @@ class GradientStats(ParameterStatistics):
 
     @torch.no_grad()
     def after_backward(self, learn: Learner) -> None:
-        """Takes the norms if this batch is to be taken."""
+        """Records the norms if the batch is sampled."""
         if self._is_due(learn):
             grads = [param.grad for param in self._params]
             ran = {
@@ -110,7 +115,9 @@ class GradientStats(ParameterStatistics):
 
 
 class WeightStats(ParameterStatistics):
-    """The Euclidean norm of each layer's own trainable parameters after the optimizer's step; keys `weight/LAYER/norm`.
+    """Records the Euclidean norm of each layer's own trainable parameters after the optimizer step.
+
+    Keys are `weight/LAYER/norm`.
 
     Args:
         modules, every, buffer_rows: as for `Statistics`.
@@ -120,17 +127,18 @@ class WeightStats(ParameterStatistics):
 
     @torch.no_grad()
     def after_step(self, learn: Learner) -> None:
-        """Takes the norms if this batch is to be taken."""
+        """Records the norms if the batch is sampled."""
         if self._is_due(learn):
             self._record(learn, self._norms(self._params), range(len(self.layers)))
 
 
 class UpdateStats(ParameterStatistics):
-    """How far a step moves each layer: the norm of the change divided by the norm of the weights before it.
+    """Records the update ratio of each layer: the norm of a step's change over the norm before it.
 
-    Keys are `update/LAYER/ratio`; about 1e-3 is usual (Karpathy, 2015, https://cs231n.github.io/neural-networks-3/#ratio).
-    It is infinite where the weights were 0. The change is measured, not derived, so it holds for any optimizer; it needs
-    a copy of the weights for the length of a step that is taken. A step that is cancelled gives no row.
+    Keys are `update/LAYER/ratio`; about 1e-3 is usual (Karpathy, 2015,
+    https://cs231n.github.io/neural-networks-3/#ratio). The ratio is infinite if the weights were 0.
+    The change is measured, not derived, so it is correct for any optimizer. A sampled step needs a
+    copy of the weights. A cancelled step is not recorded.
 
     Args:
         modules, every, buffer_rows: as for `Statistics`.
@@ -141,22 +149,22 @@ class UpdateStats(ParameterStatistics):
     _before: list[Tensor]
 
     def before_fit(self, learn: Learner) -> None:
-        """Chooses the layers and begins a new record."""
+        """Chooses the layers and starts a new record."""
         super().before_fit(learn)
         self._before = []
 
     def before_step(self, learn: Learner) -> None:
-        """Copies the weights if this batch is to be taken."""
+        """Copies the weights if the batch is sampled."""
         if self._is_due(learn):
             self._before = [param.detach().clone() for param in self._params]
 
     def after_cancel_step(self, learn: Learner) -> None:
-        """Forgets the copy."""
+        """Discards the copy."""
         self._before = []
 
     @torch.no_grad()
     def after_step(self, learn: Learner) -> None:
-        """Compares the weights with the copy."""
+        """Records the difference between the weights and the copy."""
         if self._before:
             before = self._norms(self._before)
             torch._foreach_sub_(self._before, list[Tensor](self._params))
@@ -164,6 +172,6 @@ class UpdateStats(ParameterStatistics):
             self._before = []
 
     def cleanup_fit(self, learn: Learner) -> None:
-        """Reads everything back and forgets the copy."""
+        """Reads all rows back and discards the copy."""
         self._before = []
         super().cleanup_fit(learn)

@@ -1,4 +1,4 @@
-"""The sweeper as Hydra finds it; what it does stands in `nntrain.sweeps`."""
+"""The plugin that Hydra loads; the sweeps themselves are in `nntrain.sweeps`."""
 
 from hydra_plugins.nntrain_sweeper.config import SweeperConfig
 from hydra_plugins.nntrain_sweeper.sweeper import NntrainSweeper

@@ -1,4 +1,4 @@
-"""The class that Hydra makes for `hydra/sweeper=nntrain`."""
+"""The class behind `hydra/sweeper=nntrain`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 
 class NntrainSweeper(Sweeper):
-    """Sweeps with Optuna: workers take trials from a study, and trials without promise are stopped early.
+    """Sweeps with Optuna: workers take trials from a study, and unpromising trials stop early.
 
     The arguments are the keys of `SweeperConfig`.
     """
@@ -26,14 +26,14 @@ class NntrainSweeper(Sweeper):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Takes what Hydra hands over."""
+        """Stores what Hydra passes before the sweep."""
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Runs the sweep; ends the process where something went wrong, with one sentence that says what."""
+        """Runs the sweep; on a mistake prints one sentence and ends the process."""
         try:
-            from nntrain.sweeps.configure import make_sweep
-            from nntrain.sweeps.errors import SweepError
+            from nntrain.config.errors import ConfigError
+            from nntrain.sweeps.sweep import make_sweep
         except ModuleNotFoundError as err:
             print(
                 f"nntrain: a sweep needs the module {err.name}: pip install 'nntrain[sweeps]'.",
@@ -48,7 +48,7 @@ class NntrainSweeper(Sweeper):
                 self.settings, arguments, self.task_function, self.hydra_context, self.config
             )
             code = sweep.run()
-        except SweepError as err:
+        except ConfigError as err:
             if os.environ.get("HYDRA_FULL_ERROR") == "1":
                 raise
             print(f"nntrain: {err}", file=sys.stderr)

@@ -1,0 +1,1 @@
+"""What a sweep shows and writes: the table, the results, the report."""

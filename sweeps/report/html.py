@@ -1,4 +1,4 @@
-"""`report.html`: the study in figures, in one file that opens without a network."""
+"""Writes `report.html`: the figures of a study in one file that opens offline."""
 
 from __future__ import annotations
 
@@ -17,14 +17,17 @@ from nntrain.sweeps.spec.plan import SweepPlan
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-_STYLE = "body{font-family:sans-serif;max-width:1200px;margin:2em auto;padding:0 1em}pre{overflow-x:auto}"
+_STYLE = (
+    "body{font-family:sans-serif;max-width:1200px;margin:2em auto;padding:0 1em}"
+    "pre{overflow-x:auto}"
+)
 
 
 def figures(plan: SweepPlan, study: Study) -> dict[str, go.Figure]:
-    """The figures of a study, by name; those that there is nothing for are left out.
+    """Returns the figures of a study by name, without those for which there are no data.
 
-    The history of the best value, what each trial reported, which parameters mattered, parallel coordinates, and the front
-    of several objectives.
+    With one objective: the history of the values, the reports of each trial, the importance of the
+    parameters, and parallel coordinates. With several: the Pareto front.
     """
     trials = study.get_trials(deepcopy=False)
     done = [trial for trial in trials if trial.state is TrialState.COMPLETE]
@@ -71,16 +74,14 @@ def write_report(plan: SweepPlan, study: Study) -> dict[str, go.Figure]:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
-        warnings.simplefilter(
-            "ignore", UserWarning
-        )  # few trials, or all of them as good: what the figures show as well
+        # about few trials, or equal values, which the figures show as well
+        warnings.simplefilter("ignore", UserWarning)
         drawn = figures(plan, study)
     trials = study.get_trials(deepcopy=False)
     table = html.escape("\n".join(final_table(plan, trials)))
-    parts = [
-        f"<!doctype html><meta charset=utf-8><title>{html.escape(plan.study_name)}</title><style>{_STYLE}</style>"
-    ]
-    parts.append(f"<h1>{html.escape(plan.study_name)}</h1><pre>{table}</pre>")
+    name = html.escape(plan.study_name)
+    parts = [f"<!doctype html><meta charset=utf-8><title>{name}</title><style>{_STYLE}</style>"]
+    parts.append(f"<h1>{name}</h1><pre>{table}</pre>")
     for i, figure in enumerate(drawn.values()):
         parts.append(figure.to_html(full_html=False, include_plotlyjs=i == 0))
     (plan.folder / REPORT).write_text("\n".join(parts), encoding="utf-8")

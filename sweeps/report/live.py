@@ -1,4 +1,4 @@
-"""What is seen of a sweep while it runs: a table in a terminal, a line for each trial elsewhere."""
+"""Shows a running sweep: a table in a terminal, elsewhere a line for each trial that ends."""
 
 from __future__ import annotations
 
@@ -10,32 +10,39 @@ from datetime import datetime
 from types import TracebackType
 from typing import Self
 
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from nntrain.sweeps.report.best import best_text
 from nntrain.sweeps.report.savings import saved_s
 from nntrain.sweeps.spec.plan import SweepPlan
 from nntrain.sweeps.study.outcome import FAILURES
-from nntrain.sweeps.study.trials import MESSAGE, OUTCOME, OVERRIDES, counted, folder_of
-from nntrain.sweeps.workers.worker import TRACEBACK
-from nntrain.sweeps.workers.worker_main import LOG
+from nntrain.sweeps.study.trials import (
+    LOG,
+    MESSAGE,
+    OUTCOME,
+    OVERRIDES,
+    TRACEBACK,
+    counted,
+    folder_of,
+)
 
 MAX_RUNNING = 12
-"""Running trials that the table shows; the others are counted."""
+"""The number of running trials that the table shows; the rest is only counted."""
 
 TRACEBACK_LINES = 4
 
 
 class LiveTable:
-    """Shows the trials of a study as they come and go; a context.
+    """Shows the trials of a study while they run; a context manager.
 
     Args:
-        plan: what the sweep is to do.
-        in_terminal: whether there is a table that is drawn again and again; else each trial that ends is a line.
+        plan: the plan of the sweep.
+        in_terminal: whether to redraw a table; otherwise each trial that ends is a line. `None`
+            asks the terminal.
     """
 
     def __init__(self, plan: SweepPlan, in_terminal: bool | None = None) -> None:
@@ -63,22 +70,22 @@ class LiveTable:
         if self._live is not None:
             self._live.stop()
 
-    def look(self, trials: Sequence[FrozenTrial]) -> None:
-        """Shows what is new."""
+    def update(self, trials: Sequence[FrozenTrial]) -> None:
+        """Shows what changed."""
         ended = [trial for trial in trials if trial.state.is_finished()]
-        if self._known is None:  # what was there before this sweep is not news
+        if self._known is None:  # the trials of earlier commands are not shown
             self._known = {trial.number for trial in ended}
             self._n_before = len(self._known)
         for trial in ended:
             if trial.number not in self._known:
                 self._known.add(trial.number)
-                self._tell(trial, trials)
+                self._show(trial, trials)
         if self._live is not None:
             self._live.update(self._table(trials), refresh=True)
 
     # --- one trial that has ended
 
-    def _tell(self, trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> None:
+    def _show(self, trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> None:
         outcome = trial.user_attrs.get(OUTCOME, trial.state.name.lower())
         if trial.state is TrialState.FAIL and outcome in FAILURES | {"out_of_memory"}:
             self._print(self._failure(trial, outcome))
@@ -174,7 +181,7 @@ def _overrides(trial: FrozenTrial) -> str:
 
 
 def _chosen(trial: FrozenTrial) -> str:
-    """The same to look at, with four digits of each number."""
+    """Returns the parameters of a trial, numbers with four digits."""
     values = (
         (name, f"{value:.4g}" if isinstance(value, float) else value)
         for name, value in trial.params.items()
@@ -194,39 +201,3 @@ def _clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def best_trials(plan: SweepPlan, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """The best of the completed trials; with several objectives those that no other one beats in all."""
-    done = [trial for trial in trials if trial.state is TrialState.COMPLETE]
-    signs = [
-        1 if StudyDirection[direction.upper()] is StudyDirection.MINIMIZE else -1
-        for direction in plan.directions
-    ]
-    costs = {
-        trial.number: [sign * value for sign, value in zip(signs, trial.values, strict=True)]
-        for trial in done
-    }
-    if len(signs) == 1:
-        return [min(done, key=lambda trial: (costs[trial.number], trial.number))] if done else []
-    return [
-        one
-        for one in done
-        if not any(_beats(costs[other.number], costs[one.number]) for other in done)
-    ]
-
-
-def _beats(one: Sequence[float], other: Sequence[float]) -> bool:
-    return list(one) != list(other) and all(
-        mine <= theirs for mine, theirs in zip(one, other, strict=True)
-    )
-
-
-def best_text(plan: SweepPlan, trials: Sequence[FrozenTrial]) -> str:
-    """The best value so far and its trial; with several objectives how many there are; nothing before the first."""
-    best = best_trials(plan, trials)
-    if not best:
-        return ""
-    if len(plan.directions) > 1:
-        return f"{len(best)} trial{'s' * (len(best) != 1)} that no other one beats"
-    return f"{best[0].values[0]:.6g} (trial {best[0].number})"

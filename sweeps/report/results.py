@@ -1,4 +1,4 @@
-"""What a sweep leaves in its folder, and the table at its end."""
+"""The files in a study's folder, and the table at the end of a sweep."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from optuna.trial import FrozenTrial, TrialState
 
-from nntrain.sweeps.context import TRACKED_RUN
-from nntrain.sweeps.report.live import best_trials
+from nntrain.core.names import RUN_UID
+from nntrain.sweeps.report.best import best_trials
 from nntrain.sweeps.report.savings import controls, saved_s, seconds
 from nntrain.sweeps.spec.plan import SweepPlan
 from nntrain.sweeps.study.trials import MESSAGE, OUTCOME, counted, folder_of
 
 SHOWN_BEST = 5
-"""Best trials in the final table: with several objectives there may be many."""
+"""The number of best trials in the final table; a Pareto front may have many."""
 
 RESULTS, TRIALS, BEST, REPORT = (
     "optimization_results.yaml",
@@ -28,7 +28,7 @@ RESULTS, TRIALS, BEST, REPORT = (
 
 
 def write_results(plan: SweepPlan, trials: Sequence[FrozenTrial]) -> None:
-    """Writes the best parameters and values, under the keys of Hydra's own Optuna sweeper, and a table of all trials."""
+    """Writes `RESULTS`, with the keys of Hydra's Optuna sweeper, and the table of all trials."""
     best = best_trials(plan, trials)
     found: dict[str, Any] = {"name": "nntrain"}
     if len(plan.directions) > 1:
@@ -46,7 +46,7 @@ def write_results(plan: SweepPlan, trials: Sequence[FrozenTrial]) -> None:
 def trials_table(
     plan: SweepPlan, trials: Sequence[FrozenTrial]
 ) -> tuple[list[str], list[list[Any]]]:
-    """The columns of the table of all trials, and its rows."""
+    """Returns the columns and the rows of the table of all trials."""
     params = sorted({name for trial in trials for name in trial.params})
     values = value_names(plan)
     head = [
@@ -72,7 +72,7 @@ def trials_table(
         rows.append(
             [
                 *row,
-                attrs.get(TRACKED_RUN, ""),
+                attrs.get(RUN_UID, ""),
                 attrs.get(MESSAGE, ""),
                 str(folder) if folder.is_dir() else "",
             ]
@@ -81,9 +81,10 @@ def trials_table(
 
 
 def write_best(plan: SweepPlan, config: DictConfig) -> None:
-    """Writes the configuration of the best trial as one that can be run.
+    """Writes the configuration of the best trial, ready to run.
 
-    It is whole, so it does not depend on the overrides of the sweep, and it names the choices of Hydra's own groups.
+    The file is complete: it does not depend on the overrides of the sweep, and it names the
+    choices in Hydra's own config groups.
     """
     plain = OmegaConf.to_container(config, resolve=False)
     assert isinstance(plain, dict)
@@ -110,7 +111,7 @@ def write_best(plan: SweepPlan, config: DictConfig) -> None:
 
 
 def final_table(plan: SweepPlan, trials: Sequence[FrozenTrial]) -> list[str]:
-    """How the sweep ended, a line each."""
+    """Returns the lines of the table at the end of a sweep."""
     mine = counted(trials)
     states = Counter(trial.state for trial in mine)
     outcomes = Counter(
@@ -125,16 +126,12 @@ def final_table(plan: SweepPlan, trials: Sequence[FrozenTrial]) -> list[str]:
     )
     rows.append(("trials", done))
     for trial in best_trials(plan, trials)[:SHOWN_BEST]:
-        values = [
+        values = ", ".join(
             f"{name}={value:.6g}"
             for name, value in zip(value_names(plan), trial.values, strict=True)
-        ]
-        rows.append(
-            (
-                "best",
-                f"{', '.join(values)} (trial {trial.number}): {' '.join(plan.space.overrides(trial.params))}",
-            )
         )
+        overrides = " ".join(plan.space.overrides(trial.params))
+        rows.append(("best", f"{values} (trial {trial.number}): {overrides}"))
     if states[TrialState.PRUNED]:
         rows.append(("pruning", _pruning(plan, trials)))
     rows.append(("files", str(plan.folder)))
@@ -142,7 +139,7 @@ def final_table(plan: SweepPlan, trials: Sequence[FrozenTrial]) -> list[str]:
 
 
 def value_names(plan: SweepPlan) -> list[str]:
-    """What the values of a trial are called."""
+    """Returns the names of a trial's values."""
     if plan.objectives:
         return list(plan.objectives)
     return (
@@ -161,5 +158,8 @@ def _pruning(plan: SweepPlan, trials: Sequence[FrozenTrial]) -> str:
     saved = saved_s(trials)
     text = f"about {saved:.0f} s of trials saved, {spent:.0f} s spent"
     if len(plan.directions) == 1 and (found := controls(trials, plan.directions[0])).n:
-        text += f"; of {found.n} that were let run on, {found.n_wrong} ended among the best quarter, {found.n_best} as the best"
+        text += (
+            f"; of {found.n} that ran on as controls, {found.n_wrong} ended in the best quarter, "
+            f"{found.n_best} as the best"
+        )
     return text

@@ -1,4 +1,4 @@
-"""What pruning has saved, and how often it was wrong."""
+"""Estimates the time that pruning saved, and how often it was wrong."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from nntrain.sweeps.study.pruner import CONTROL
 
 
 def seconds(trial: FrozenTrial) -> float:
-    """How long a trial has taken, in seconds; 0 if it has not ended."""
+    """Returns the duration of a trial in seconds; 0 if it has not ended."""
     return 0.0 if trial.duration is None else trial.duration.total_seconds()
 
 
 def saved_s(trials: Sequence[FrozenTrial]) -> float:
-    """An estimate of the trial-seconds that pruning has saved.
+    """Estimates the seconds of trials that pruning saved.
 
-    A pruned trial would have taken as long as the median of those that completed. What a trial takes to begin is in both.
+    Without pruning, a pruned trial would have run as long as the median of the completed trials.
     """
     whole = [seconds(trial) for trial in trials if trial.state is TrialState.COMPLETE]
     pruned = [seconds(trial) for trial in trials if trial.state is TrialState.PRUNED]
@@ -29,10 +29,12 @@ def saved_s(trials: Sequence[FrozenTrial]) -> float:
 
 @dataclass(frozen=True)
 class Controls:
-    """Trials that the pruner would have stopped and that were let run on.
+    """The controls: trials that ran on although the pruner would have stopped them.
 
-    `n` is how many completed, `n_wrong` how many of them came out among the best quarter of all trials that completed,
-    `n_best` how many came out best of all.
+    Attributes:
+        n: the number of controls that completed.
+        n_wrong: how many of them are in the best quarter of all completed trials.
+        n_best: how many of them are the best trial.
     """
 
     n: int
@@ -41,7 +43,7 @@ class Controls:
 
 
 def controls(trials: Sequence[FrozenTrial], direction: str) -> Controls:
-    """How often pruning was wrong, as far as the controls tell."""
+    """Counts how often pruning was wrong, according to the controls."""
     sign = 1 if StudyDirection[direction.upper()] is StudyDirection.MINIMIZE else -1
     done = sorted(
         (one for one in trials if one.state is TrialState.COMPLETE and one.values),

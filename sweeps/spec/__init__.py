@@ -1,0 +1,1 @@
+"""The search space and the plan of a sweep."""

@@ -1,4 +1,4 @@
-"""What a sweep is to do, as its workers get it."""
+"""The plan of a sweep, which its workers receive."""
 
 from __future__ import annotations
 
@@ -7,19 +7,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nntrain.config.instantiate import Node
 from nntrain.sweeps.spec.space import Space
-
-Node = Mapping[str, Any]
-"""A `_target_` and its arguments."""
 
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """All that a worker needs to know; times are in seconds.
+    """Everything that a worker needs to know; times are in seconds.
 
-    `folder` is the study's, absolute; `storage` a URL or `None` for the file there. `objectives` are the names of what is
-    optimised, none if the job returns it; `monitor` is the metric that the pruner sees, and `monitor_direction` its
-    direction where it is not the objective itself.
+    Most fields are keys of `hydra.sweeper`. The others:
+
+    Attributes:
+        folder: the absolute path of the study's folder.
+        storage: the URL of the storage; `None` means a file in the folder.
+        objectives: the metrics to optimise; empty if the job returns the value.
+        directions: `minimize` or `maximize`, one for each value of a trial.
+        monitor: the metric that the pruner compares.
+        monitor_direction: its direction; `None` if it is the objective itself.
+        every: training batches between two reports; `None` means one per epoch.
+        trusted: packages that samplers and pruners may come from, besides Optuna.
     """
 
     study_name: str
@@ -43,3 +49,4 @@ class SweepPlan:
     control_fraction: float = 0.0
     enqueue: Sequence[Mapping[str, Any]] = field(default_factory=list)
     warm_start: str | None = None
+    trusted: Sequence[str] = ()

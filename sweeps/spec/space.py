@@ -1,4 +1,4 @@
-"""The search space: what is swept over on the command line and in `params`, as Optuna's distributions and back as overrides."""
+"""The search space: converts overrides to Optuna's distributions, and parameters to overrides."""
 
 from __future__ import annotations
 
@@ -34,16 +34,19 @@ from optuna.distributions import (
 from nntrain.sweeps.errors import SweepError
 
 Value = bool | int | float | str | None
-"""What Optuna keeps of a parameter: a number, or the text of a choice."""
+"""The value of a parameter in Optuna: a number, a boolean, null, or the text of a choice."""
 
 
 @dataclass(frozen=True)
 class Space:
-    """What is the same in all trials, and what each trial chooses.
+    """The overrides that all trials share, and the parameters that each trial chooses.
 
-    `fixed` are overrides, `distributions` Optuna's distributions by parameter, which is the key as it stands in an override,
-    with its `+` if there is one. `literals` holds the choices that are lists or mappings, which Optuna keeps as they stand in
-    an override.
+    Attributes:
+        fixed: overrides that are the same in all trials.
+        distributions: Optuna's distribution of each parameter. The name of a parameter is its key
+            in an override, including a leading `+`.
+        literals: for each parameter, the choices that are lists or mappings. Optuna stores these
+            as the text of an override.
     """
 
     fixed: Sequence[str] = ()
@@ -51,7 +54,7 @@ class Space:
     literals: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def overrides(self, params: Mapping[str, Value]) -> list[str]:
-        """The overrides that stand for a trial's parameters, those of a user's own function included."""
+        """Returns the overrides that set a trial's parameters."""
         return [f"{name}={self._text(name, value)}" for name, value in params.items()]
 
     def _text(self, name: str, value: Value) -> str:
@@ -60,12 +63,12 @@ class Space:
         return str(Override._get_value_element_as_str(value))
 
     def describe(self) -> dict[str, str]:
-        """The space in words, by parameter: what is compared when a study goes on."""
+        """Describes each parameter; a study continues only with an equal description."""
         return {name: _words(distribution) for name, distribution in self.distributions.items()}
 
     @property
     def size(self) -> int | None:
-        """How many configurations there are; `None` if there is no end of them."""
+        """The number of configurations; `None` if it is infinite."""
         sizes = [
             len(values) if (values := grid_values(one)) is not None else None
             for one in self.distributions.values()
@@ -77,7 +80,7 @@ _NO_TEXTS = ("true", "false", "null", "nan", "inf")
 
 
 def _quoted(text: str) -> str:
-    """The text as Hydra's parser takes it for a text: `1`, `true` and `a b` need quotes."""
+    """Quotes a text that Hydra would not read as a text, such as `1`, `true` and `a b`."""
     is_word = re.fullmatch(r"[A-Za-z_][\w./-]*", text, re.ASCII) and text.lower() not in _NO_TEXTS
     return text if is_word else QuotedString(text, Quote.single).with_quotes()
 
@@ -85,15 +88,15 @@ def _quoted(text: str) -> str:
 def make_space(
     params: Mapping[str, Any], arguments: Sequence[str], loader: ConfigLoader | None = None
 ) -> Space:
-    """Reads the space from `hydra.sweeper.params` and from the overrides of the command line, which come second and win.
+    """Reads the search space from `hydra.sweeper.params` and from the command line, which wins.
 
     Args:
-        params: by key, either what stands behind `key=` in an override, or a value that is the same in all trials.
+        params: for each key, the right-hand side of an override, or a value for all trials.
         arguments: overrides of the command line.
-        loader: what finds the options of a group, for `glob(...)`.
+        loader: finds the options of a config group, for `glob(...)`.
 
     Raises:
-        SweepError: for a sweep that cannot be sampled; the message names its key.
+        SweepError: if Optuna cannot sample an override; the message names its key.
     """
     texts = [f"{key}={_param_text(value)}" for key, value in params.items()]
     parser = OverridesParser.create(config_loader=loader)
@@ -107,7 +110,7 @@ def make_space(
         key = one.get_key_element()
         if one.is_hydra_override():
             raise SweepError(
-                f"{key} cannot be swept over, for it belongs to Hydra: sweep over a key of your own."
+                f"{key} belongs to Hydra and cannot be swept over: sweep over a key of your own."
             )
         distributions[key], literals[key] = _distribution(one)
     return Space(
@@ -157,7 +160,7 @@ def _distribution(override: Override) -> tuple[BaseDistribution, list[str]]:
 def _is_log(tags: set[str]) -> bool:
     if unknown := tags - {"log"}:
         raise ValueError(
-            f"the tag {', '.join(sorted(unknown))} says nothing here, expected is tag(log, ...)."
+            f"the tag {', '.join(sorted(unknown))} is unknown, expected tag(log, ...)."
         )
     return "log" in tags
 
@@ -170,29 +173,30 @@ def _interval(sweep: IntervalSweep) -> BaseDistribution:
         raise ValueError("its ends must be finite.")
     if end < start:
         raise ValueError(f"its end {end:g} is below its start {start:g}.")
-    if isinstance(start, int) and isinstance(
-        end, int
-    ):  # int(interval(a, b)); the ends of a plain one are floats
+    # only int(interval(a, b)) has whole ends; Hydra makes those of interval(a, b) floats
+    if isinstance(start, int) and isinstance(end, int):
         return IntDistribution(start, end, log=_is_log(sweep.tags))
     return FloatDistribution(start, end, log=_is_log(sweep.tags))
 
 
 def _range(sweep: RangeSweep) -> BaseDistribution:
-    """In decimals, so that three steps of 0.3 are 0.9, which `range(0, 0.9, 0.3)` leaves out."""
+    """Converts a range in decimal arithmetic: `range(0, 0.9, 0.3)` must exclude 0.9."""
     given = (sweep.start, sweep.stop, sweep.step)
     start, stop, step = (Decimal(str(value)) for value in given)
     if not step:
-        raise ValueError("its step is 0.")
+        raise ValueError("its step must not be 0.")
     n = math.ceil((stop - start) / step)
     if n < 1:
         raise ValueError(
-            f"from {sweep.start} to {sweep.stop} in steps of {sweep.step} there is nothing (the end is left out)."
+            f"from {sweep.start} to {sweep.stop} in steps of {sweep.step} it is empty (the end is "
+            "excluded)."
         )
     low, high = sorted((start, start + (n - 1) * step))
     if _is_log(sweep.tags):
         if not all(isinstance(value, int) for value in given) or sweep.step != 1:
             raise ValueError(
-                "a logarithmic range has no step: write tag(log, interval(a, b)), or int(interval(a, b)) in it."
+                "a logarithmic range cannot have a step: write tag(log, interval(a, b)) or "
+                "tag(log, int(interval(a, b)))."
             )
         return IntDistribution(int(low), int(high), log=True)
     if all(isinstance(value, int) for value in given):
@@ -201,14 +205,13 @@ def _range(sweep: RangeSweep) -> BaseDistribution:
 
 
 def _choice(override: Override) -> tuple[BaseDistribution, list[str]]:
-    """Numbers, booleans, texts and null are kept as they are; lists and mappings as what stands in an override."""
+    """Converts choices; lists and mappings become the text of an override, others are kept."""
     sweep = override._value
     if isinstance(sweep, ChoiceSweep):
         if sweep.tags:
-            raise ValueError("a choice takes no tag.")
-        override = replace(
-            override, _value=replace(sweep, shuffle=False)
-        )  # the same choices each time, for a study to go on
+            raise ValueError("a choice cannot have a tag.")
+        # a study is continued only with the same choices in the same order
+        override = replace(override, _value=replace(sweep, shuffle=False))
     values: list[Value] = []
     literals: list[str] = []
     for value in override.sweep_iterator():
@@ -219,12 +222,12 @@ def _choice(override: Override) -> tuple[BaseDistribution, list[str]]:
             literals.append(str(Override._get_value_element_as_str(value)))
             values.append(literals[-1])
     if not values:
-        raise ValueError("there is nothing to choose from.")
+        raise ValueError("it has no choices.")
     return CategoricalDistribution(list(dict.fromkeys(values))), literals
 
 
 def grid_values(distribution: BaseDistribution) -> list[Value] | None:
-    """All values of a distribution, in order; `None` if there is no end of them."""
+    """Returns all values of a distribution in order; `None` if they are infinitely many."""
     if isinstance(distribution, CategoricalDistribution):
         return list(distribution.choices)
     if isinstance(distribution, IntDistribution):
@@ -235,7 +238,7 @@ def grid_values(distribution: BaseDistribution) -> list[Value] | None:
 
 
 def _steps(low: float, high: float, step: float) -> Iterator[float]:
-    """In decimals, so that ten steps of 0.1 are 1.0."""
+    """Yields stepped values in decimal arithmetic: ten steps of 0.1 are 1.0."""
     first, width = Decimal(str(low)), Decimal(str(step))
     for i in range(int((Decimal(str(high)) - first) / width) + 1):
         yield float(first + i * width)
@@ -248,11 +251,12 @@ def _words(distribution: BaseDistribution) -> str:
     kind = "int" if isinstance(distribution, IntDistribution) else "float"
     has_steps = distribution.step is not None and (kind == "float" or distribution.step != 1)
     step = f" in steps of {distribution.step:.15g}" if has_steps else ""
-    return f"{kind} from {distribution.low:.15g} to {distribution.high:.15g}{step}{', log' if distribution.log else ''}"
+    log = ", log" if distribution.log else ""
+    return f"{kind} from {distribution.low:.15g} to {distribution.high:.15g}{step}{log}"
 
 
 def first_params(space: Space) -> dict[str, Value]:
-    """One configuration of the space: the first choices and the low ends."""
+    """Returns one configuration of the space: the first choices and the low ends."""
     found: dict[str, Value] = {}
     for name, one in space.distributions.items():
         if isinstance(one, CategoricalDistribution):
@@ -263,7 +267,7 @@ def first_params(space: Space) -> dict[str, Value]:
 
 
 def one_by_one(space: Space) -> Iterator[dict[str, Value]]:
-    """The first configuration with each other choice in turn; of numbers, which are alike, one of each type."""
+    """Yields the first configuration with each other choice in turn; one number of each type."""
     first = first_params(space)
     for name, one in space.distributions.items():
         seen = {type(first[name])}
@@ -274,15 +278,15 @@ def one_by_one(space: Space) -> Iterator[dict[str, Value]]:
 
 
 def contains(distribution: BaseDistribution, value: Any) -> bool:
-    """Whether a value is one of a distribution's."""
+    """Whether a distribution contains a value."""
     try:
         return bool(distribution._contains(distribution.to_internal_repr(value)))
-    except (TypeError, ValueError):  # a choice that there is none of, a text for a number
+    except (TypeError, ValueError):  # an unknown choice, or a text for a number
         return False
 
 
 def suggest(trial: Trial, space: Space) -> None:
-    """Has a trial choose a value for each parameter."""
+    """Lets the sampler choose a value for each parameter of a trial."""
     for name, one in space.distributions.items():
         if isinstance(one, CategoricalDistribution):
             trial.suggest_categorical(name, one.choices)
@@ -293,10 +297,10 @@ def suggest(trial: Trial, space: Space) -> None:
 
 
 def custom_function(path: str | None) -> Callable[[DictConfig, Trial], None] | None:
-    """The user's function that adds to the space of a trial, by its dotted path.
+    """Imports the user's function that adds parameters to a trial, by its dotted path.
 
     Raises:
-        SweepError: if there is no such function.
+        SweepError: if the import fails.
     """
     if path is None:
         return None

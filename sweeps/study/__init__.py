@@ -1,0 +1,1 @@
+"""The study of a sweep in Optuna: storage, trials, sampler and pruner."""

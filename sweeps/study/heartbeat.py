@@ -1,4 +1,4 @@
-"""Signs of life of a trial, where the storage takes them, so that other machines can tell that it is lost."""
+"""Heartbeats of a running trial, by which other machines can tell that it is lost."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from nntrain.sweeps.study.storage import HEARTBEAT_S, STORAGE_ERRORS
 
 @contextmanager
 def heartbeat(storage: BaseStorage, study: Study, trial: Trial) -> Iterator[None]:
-    """Gives signs of life of a trial, from a thread; Optuna does so itself in `Study.optimize` only."""
+    """Sends heartbeats of a trial from a thread, if the storage supports them.
+
+    Optuna itself sends them only in `Study.optimize`.
+    """
     if not isinstance(storage, BaseHeartbeat):
         yield
         return
@@ -39,12 +42,12 @@ def heartbeat(storage: BaseStorage, study: Study, trial: Trial) -> Iterator[None
 
 def _beat(storage: BaseHeartbeat, trial_id: int, over: threading.Event) -> None:
     while not over.wait(HEARTBEAT_S):
-        with suppress(*STORAGE_ERRORS):  # the next sign may come through
+        with suppress(*STORAGE_ERRORS):  # the next heartbeat may succeed
             storage.record_heartbeat(trial_id)
 
 
 def fail_stale(study: Study) -> None:
-    """Has the trials run again that have not given a sign of life for long, wherever they ran."""
+    """Fails and requeues the trials without recent heartbeats, on whatever machine they ran."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         fail_stale_trials(study)

@@ -1,4 +1,12 @@
-"""How a trial ended, and what Optuna is told of it."""
+"""How a trial ended: the one place that turns the end of a job into Optuna's values and state.
+
+A job has two ways to say how it ended, and both are needed. What it returns or raises is all that
+a job without a `Learner` has, and it is the usual interface of a Hydra application. But `fit`
+returns normally after it was pruned, diverged or was interrupted; the job continues, and returns a
+value as if the fit had completed. Only the `FitResult` knows better. The job may return it, and
+`PruningCallback` records it in the trial's context. `trial_end` combines both: a fit that was
+stopped decides, otherwise the exception of the job, otherwise its return value.
+"""
 
 from __future__ import annotations
 
@@ -25,16 +33,22 @@ STATES: Mapping[StopReason, TrialState] = {
     StopReason.ERROR: TrialState.FAIL,
     StopReason.OUT_OF_MEMORY: TrialState.FAIL,
 }
-"""Optuna's state for each reason why a fit ends."""
+"""Optuna's state for each reason why a fit ended."""
 
 FAILURES = frozenset({StopReason.ERROR.value, "timeout", "killed"})
-"""Outcomes that count for `max_failure_rate`: those that say nothing of the configuration, but that something is broken."""
+"""The outcomes that count for `max_failure_rate`: they are faults, not bad configurations."""
 
 
 @dataclass(frozen=True)
 class TrialEnd:
-    """The reason, the values of the objectives if there are any, a message for people, the traceback of an error, and the
-    signal that interrupted the job, if one did.
+    """How a trial ended.
+
+    Attributes:
+        reason: why it ended.
+        values: the values of the objectives, if the trial completed.
+        message: the reason in words.
+        traceback: the traceback of an error.
+        signum: the signal that interrupted the job.
     """
 
     reason: StopReason
@@ -49,57 +63,54 @@ class TrialEnd:
         return STATES[self.reason]
 
 
-def of_error(err: BaseException, result: FitResult | None) -> TrialEnd:
-    """What became of a trial whose job raised; the fit's own account of it wins, if there is one."""
-    if result is not None and result.reason not in (
-        StopReason.COMPLETED,
-        StopReason.EARLY_STOPPED,
-        StopReason.BUDGET,
-    ):
-        return TrialEnd(result.reason, message=result.message, traceback=_text(err))
+def trial_end(
+    returned: Any,
+    error: BaseException | None,
+    fit: FitResult | None,
+    objectives: Sequence[str],
+    n_objective: int,
+) -> TrialEnd:
+    """Decides how a trial ended; the module's docstring says why there are several sources.
+
+    Args:
+        returned: what the job returned: a number, a sequence of numbers, or a `FitResult`.
+        error: what the job raised.
+        fit: how the last fit ended that reported to the trial.
+        objectives: the metrics of a `FitResult` that are the values of the trial.
+        n_objective: the number of values that are expected.
+    """
+    if isinstance(returned, FitResult):
+        fit, returned = returned, None
+    if fit is not None and STATES[fit.reason] is not TrialState.COMPLETE:
+        text = "" if error is None else _text(error)
+        return TrialEnd(fit.reason, message=fit.message, traceback=text, signum=fit.signum)
+    if error is not None:
+        return _of_error(error)
+    reason, message = (StopReason.COMPLETED, "") if fit is None else (fit.reason, fit.message)
+    if returned is None and fit is not None and objectives:
+        missing = [name for name in objectives if name not in fit.metrics]
+        if missing:
+            recorded = ", ".join(sorted(fit.metrics))
+            return _error(f"objective={missing[0]} was not recorded: set it to one of {recorded}")
+        returned = [fit.metrics[name] for name in objectives]
+    return _of_values(returned, reason, message, n_objective)
+
+
+def _of_error(err: BaseException) -> TrialEnd:
     if isinstance(err, TrialPruned):
         return TrialEnd(StopReason.PRUNED, message=str(err))
     if isinstance(err, CancelException) and STATES[err.reason] is not TrialState.COMPLETE:
         return TrialEnd(err.reason, message=err.message)
     if isinstance(err, SystemExit):
-        return TrialEnd(StopReason.ERROR, message=f"the job called sys.exit({err.code!r})")
+        return _error(f"the job called sys.exit({err.code!r})")
     if isinstance(err, ConfigError):
-        return TrialEnd(
-            StopReason.ERROR, message=str(err)
-        )  # a mistake of the user's, which is told in a sentence
+        return _error(str(err))  # a mistake of the user's needs no traceback
     message = f"{type(err).__name__}: {err}" if str(err) else type(err).__name__
     return TrialEnd(reason_of(err), message=message, traceback=_text(err))
 
 
 def _text(err: BaseException) -> str:
     return "".join(traceback.format_exception(err))
-
-
-def of_return(
-    returned: Any, result: FitResult | None, objectives: Sequence[str], n_objective: int
-) -> TrialEnd:
-    """What became of a trial whose job returned.
-
-    Args:
-        returned: a number, a sequence of them, or the `FitResult` of the job's own fit.
-        result: how the last fit ended that reported to the trial, if one did.
-        objectives: the names under which the values stand in the metrics of a `FitResult`.
-        n_objective: how many values there must be.
-    """
-    if isinstance(returned, FitResult):
-        result, returned = returned, None
-    if result is not None and STATES[result.reason] is not TrialState.COMPLETE:
-        return TrialEnd(result.reason, message=result.message, signum=result.signum)
-    reason, message = (
-        (StopReason.COMPLETED, "") if result is None else (result.reason, result.message)
-    )
-    if returned is None and result is not None and objectives:
-        missing = [name for name in objectives if name not in result.metrics]
-        if missing:
-            recorded = ", ".join(sorted(result.metrics))
-            return _wrong(f"objective={missing[0]} was never recorded: set it to one of {recorded}")
-        returned = [result.metrics[name] for name in objectives]
-    return _of_values(returned, reason, message, n_objective)
 
 
 def _of_values(returned: Any, reason: StopReason, message: str, n_objective: int) -> TrialEnd:
@@ -111,10 +122,11 @@ def _of_values(returned: Any, reason: StopReason, message: str, n_objective: int
     try:
         numbers = [float(value) for value in values]
     except (TypeError, ValueError):
-        return _wrong(f"the job returned {returned!r}: expected is {_expected(n_objective)}")
+        return _error(f"the job returned {returned!r}, expected {_expected(n_objective)}")
     if len(numbers) != n_objective:
-        return _wrong(
-            f"the job returned {len(numbers)} values: expected is {_expected(n_objective)}"
+        n = len(numbers)
+        return _error(
+            f"the job returned {n} value{'s' * (n != 1)}, expected {_expected(n_objective)}"
         )
     if any(math.isnan(value) for value in numbers):
         return TrialEnd(
@@ -127,5 +139,5 @@ def _expected(n: int) -> str:
     return "a number" if n == 1 else f"a list of {n} numbers, one for each direction"
 
 
-def _wrong(message: str) -> TrialEnd:
+def _error(message: str) -> TrialEnd:
     return TrialEnd(StopReason.ERROR, message=message)

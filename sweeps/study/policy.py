@@ -1,4 +1,4 @@
-"""When a sweep is over before it has all its trials: its time is up, or too much has failed."""
+"""Decides when a sweep ends early: it is out of time, or too many trials have failed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nntrain.sweeps.study.trials import OUTCOME, counted
 
 
 def failures(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
-    """The trials that failed for no reason of their configuration's: an error, a death, no end."""
+    """Returns the trials that failed because of a fault, not because of their configuration."""
     return [
         one
         for one in counted(trials)
@@ -27,7 +27,6 @@ def has_failed(plan: SweepPlan, trials: Iterable[FrozenTrial]) -> bool:
 
 
 def is_over(plan: SweepPlan, trials: Iterable[FrozenTrial], began: float) -> bool:
-    """Whether no further trial is to begin."""
-    return (plan.timeout_s is not None and time.time() - began > plan.timeout_s) or has_failed(
-        plan, trials
-    )
+    """Whether no new trial may start; `began` is the start of the sweep in seconds since 1970."""
+    is_out_of_time = plan.timeout_s is not None and time.time() - began > plan.timeout_s
+    return is_out_of_time or has_failed(plan, trials)

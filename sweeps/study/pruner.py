@@ -1,4 +1,4 @@
-"""The study's pruner as a trial sees it: it takes what the trial has reached, and says once whether to go on."""
+"""The study's pruner, as one trial uses it."""
 
 from __future__ import annotations
 
@@ -14,85 +14,83 @@ from optuna.trial import TrialState
 
 from nntrain.core.events import CancelFitException
 from nntrain.result import StopReason
-from nntrain.sweeps.context import Pruning
 from nntrain.sweeps.spec.plan import SweepPlan
-from nntrain.sweeps.study.opening import shadow_study
+from nntrain.sweeps.study.opening import open_reports_study
 from nntrain.sweeps.study.trials import SweepStudy
 
 CONTROL = "nntrain.control"
-"""The step at which a trial would have been pruned that was let run on, to see how often pruning is wrong."""
+"""The attribute of a control: the step at which the pruner would have stopped the trial."""
 
 REPORTS_OF = "nntrain.reports_of"
-"""The trial whose reports a trial of the pruning metric's own study holds."""
+"""The attribute of a trial in the reports study: the number of the trial that reports there."""
 
 
-class Judge:
-    """Makes the pruning of each trial.
+class StudyPruner:
+    """Makes the pruner of each trial of a study.
 
-    A pruner compares what a study's trials have reported in the study's own direction, and with several objectives Optuna
-    has none. So where the pruner is to see another metric than the one objective, that metric has a study of its own.
+    If the pruning metric is not the only objective, its reports go to a study of their own; see
+    `open_reports_study`.
     """
 
     def __init__(self, plan: SweepPlan, study: SweepStudy, storage: BaseStorage) -> None:
         self.plan, self.study = plan, study
-        self._shadow = shadow_study(plan, storage) if plan.monitor_direction is not None else None
+        has_reports = plan.monitor_direction is not None
+        self._reports = open_reports_study(plan, storage) if has_reports else None
         self._reported_to: dict[int, Trial] = {}
 
-    def of(self, trial: Trial) -> Pruning | None:
-        """The pruning of a trial; `None` where there are several objectives and no metric to prune by."""
-        if self._shadow is not None:
+    def of(self, trial: Trial) -> TrialPruner | None:
+        """Returns the pruner of a trial; `None` with several objectives and no pruning metric."""
+        if self._reports is not None:
             with warnings.catch_warnings():
-                warnings.simplefilter(
-                    "ignore", UserWarning
-                )  # that it gives no sign of life, which the trial itself does
-                shadow = self._reported_to[trial.number] = self._shadow.ask()
-            shadow.set_user_attr(REPORTS_OF, trial.number)
-            return TrialPruning(self.plan, self._shadow, trial, shadow)
-        return (
-            TrialPruning(self.plan, self.study, trial, trial)
-            if len(self.plan.directions) == 1
-            else None
-        )
+                # about missing heartbeats, which the trial itself sends
+                warnings.simplefilter("ignore", UserWarning)
+                reports = self._reported_to[trial.number] = self._reports.ask()
+            reports.set_user_attr(REPORTS_OF, trial.number)
+            return TrialPruner(self.plan, self._reports, trial, reports)
+        if len(self.plan.directions) > 1:
+            return None
+        return TrialPruner(self.plan, self.study, trial, trial)
 
     def end(self, trial: Trial, state: TrialState) -> None:
-        """Ends the trial in the study of the metric that the pruner sees, if there is one."""
-        shadow = self._reported_to.pop(trial.number, None)
-        if shadow is None or self._shadow is None:
+        """Ends the reports of a trial, if they are in a study of their own."""
+        reports = self._reported_to.pop(trial.number, None)
+        if reports is None or self._reports is None:
             return
-        reported: Mapping[int, float] = self._shadow.get_trials(deepcopy=False)[
-            shadow.number
+        values: Mapping[int, float] = self._reports.get_trials(deepcopy=False)[
+            reports.number
         ].intermediate_values
-        if state is TrialState.COMPLETE and reported:
-            self._shadow.tell(shadow, reported[max(reported)])
+        if state is not TrialState.COMPLETE:
+            self._reports.tell(reports, state=state)
+        elif values:
+            self._reports.tell(reports, values[max(values)])
         else:
-            self._shadow.tell(
-                shadow, state=TrialState.FAIL if state is TrialState.COMPLETE else state
-            )
+            self._reports.tell(reports, state=TrialState.FAIL)
 
 
 def end_reports(plan: SweepPlan, study: SweepStudy, storage: BaseStorage) -> None:
-    """Ends the trials of the pruning metric's own study whose trials have ended without saying so: their process died."""
+    """Ends the reports of trials whose processes died without ending them."""
     if plan.monitor_direction is None:
         return
-    shadow = shadow_study(plan, storage)
-    reports = shadow.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    reports_study = open_reports_study(plan, storage)
+    reports = reports_study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    # read after the reports: a trial starts before its reports do
     running = {
         trial.number for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    }  # later: it began first
-    for trial in reports:
-        of = trial.user_attrs.get(REPORTS_OF)
-        if of is not None and of not in running:
-            shadow.tell(trial.number, state=TrialState.FAIL)
+    }
+    for one in reports:
+        reporter = one.user_attrs.get(REPORTS_OF)
+        if reporter is not None and reporter not in running:
+            reports_study.tell(one.number, state=TrialState.FAIL)
 
 
-class TrialPruning:
-    """Reports to a trial of Optuna's, and asks the pruner.
+class TrialPruner:
+    """Reports to an Optuna trial and asks the pruner; implements `context.Pruner`.
 
     Args:
-        plan: the plan.
+        plan: the plan of the sweep.
         study: the study whose pruner decides.
-        trial: the trial that runs.
-        reported_to: the trial that takes the reports: the same, or that of the study of another metric.
+        trial: the running trial.
+        reported_to: the trial that receives the reports: the same one, or one of the reports study.
     """
 
     def __init__(self, plan: SweepPlan, study: Study, trial: Trial, reported_to: Trial) -> None:
@@ -110,34 +108,34 @@ class TrialPruning:
 
     @property
     def every(self) -> int | None:
-        """Training batches between two reports."""
+        """The number of training batches between two reports."""
         return self._plan.every
 
     def report(self, value: float, step: int) -> None:
-        """Takes the value at a step.
+        """Records the value at a step.
 
         Raises:
-            CancelFitException: if the trial was ended meanwhile, as lost, by somebody else.
+            CancelFitException: if another process ended the trial, because it seemed to be lost.
         """
         self._last = (step, value)
         try:
             self._reported_to.report(value, step)
         except UpdateFinishedTrialError as err:
             raise CancelFitException(
-                "the trial was taken for lost by another process", reason=StopReason.INTERRUPTED
+                "another process marked the trial as lost", reason=StopReason.INTERRUPTED
             ) from err
 
-    def verdict(self) -> str | None:
-        """Why the trial is to stop; asked again, a trial that is let run on as a control goes on."""
+    def prune_reason(self) -> str | None:
+        """Returns why the trial must stop; `None` if it continues, as a control does."""
         if self._is_decided or not self._reported_to.should_prune():
             return None
         self._is_decided = True
         if self._is_control:
             self._trial.set_user_attr(CONTROL, self._last[0])
             return None
-        return self._compared()
+        return self._comparison()
 
-    def _compared(self) -> str:
+    def _comparison(self) -> str:
         step, value = self._last
         trials = self._study.get_trials(deepcopy=False)
         others = [
@@ -147,5 +145,8 @@ class TrialPruning:
         ]
         what = f"{self.monitor}={value:.6g} at step {step}, {type(self._study.pruner).__name__}"
         if not others:
-            return f"{what}; no other trial got there"
-        return f"{what}; there {len(others)} others had {min(others):.6g} to {max(others):.6g}, median {median(others):.6g}"
+            return f"{what}; no other trial reached this step"
+        return (
+            f"{what}; {len(others)} other trials had {min(others):.6g} to {max(others):.6g}, "
+            f"median {median(others):.6g}"
+        )

@@ -1,8 +1,7 @@
-"""Where a study is kept: one file in its folder, a database, or a process that stands before one."""
+"""The storage of a study: one file in its folder, a database, or Optuna's gRPC proxy."""
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import warnings
@@ -16,6 +15,8 @@ from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 
+from nntrain.config.hints import first_line
+from nntrain.core.files import cut_torn_line, lock
 from nntrain.sweeps.errors import SweepError
 
 if TYPE_CHECKING:
@@ -28,22 +29,22 @@ if TYPE_CHECKING:
 def _rpc_errors() -> tuple[type[Exception], ...]:
     try:
         import grpc
-    except ImportError:  # it comes with Optuna's proxy only
+    except ImportError:  # it is only needed for Optuna's proxy
         return ()
     return (grpc.RpcError,)
 
 
 STUDY_FILE = "study.jsonl"
-"""The file that a study is kept in, if nothing else is asked for: Optuna's own journal."""
+"""The file that holds a study by default: Optuna's own journal."""
 
 HEARTBEAT_S = 10
-"""Seconds between two signs of life of a trial, where the storage takes them."""
+"""Seconds between two heartbeats of a running trial, if the storage supports heartbeats."""
 
 GRACE_S = 60
-"""Seconds without such a sign after which a trial counts as lost."""
+"""Seconds without a heartbeat after which a trial counts as lost."""
 
 STORAGE_ERRORS: tuple[type[Exception], ...] = (StorageInternalError, *_rpc_errors())
-"""What a storage raises that does not answer."""
+"""The errors of a storage that does not respond."""
 
 _GRPC_PORT = 13000
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql", "oracle", "mariadb")
@@ -52,15 +53,16 @@ _DATABASES = ("sqlite", "postgresql", "mysql", "mssql", "oracle", "mariadb")
 def open_storage(
     url: str | None, folder: Path, on_stale: Callable[[Study, FrozenTrial], None] | None = None
 ) -> BaseStorage:
-    """Opens the storage of a study, and makes it if there is none.
+    """Opens the storage of a study, or creates it.
 
     Args:
-        url: of a database that SQLAlchemy knows, or `grpc://HOST:PORT` of Optuna's proxy; `None` means the file `STUDY_FILE`.
+        url: a database URL of SQLAlchemy, or `grpc://HOST:PORT` for Optuna's proxy; `None` means
+            the file `STUDY_FILE`.
         folder: the study's folder.
-        on_stale: called for a trial without a sign of life, after it has been set to FAIL, where the storage takes such signs.
+        on_stale: called for each trial that was set to FAIL because its heartbeats stopped.
 
     Raises:
-        SweepError: if the URL is none, or nothing answers there.
+        SweepError: if the URL is invalid or the storage does not respond.
     """
     if url is None:
         try:
@@ -68,32 +70,42 @@ def open_storage(
             return _file_storage(folder / STUDY_FILE)
         except OSError as err:
             raise SweepError(
-                f"the study's folder {folder} cannot be used ({err.strerror}): give another hydra.sweep.dir."
+                f"the study's folder {folder} cannot be used ({err.strerror}): choose another "
+                "hydra.sweep.dir."
             ) from err
     scheme = urlsplit(url).scheme.split("+")[0]
     if scheme == "grpc":
         return _proxy(url)
     if scheme not in _DATABASES:
         known = ", ".join(f"{name}://" for name in ("grpc", *_DATABASES))
-        shown = without_password(url)
         raise SweepError(
-            f"hydra.sweeper.storage={shown} is no storage: give a URL that begins with one of {known}, or null."
+            f"hydra.sweeper.storage={without_password(url)} is not a storage URL: start it with "
+            f"one of {known}, or set null."
         )
     return _database(url, on_stale)
 
 
 def lost_storage(url: str | None, err: Exception) -> SweepError:
-    """What is told of a storage that has stopped answering while a sweep ran."""
+    """Makes the error for a storage that stopped responding during a sweep."""
     what = "The study's file" if url is None else f"storage={without_password(url)}"
     return SweepError(
-        f"{what} does not answer any more: {_first_line(err)}. Go on with the same command when it does."
+        f"{what} stopped responding: {_reason(err)}. Run the same command again when it responds."
     )
 
 
 def without_password(url: str) -> str:
-    """The URL without what must not be shown."""
+    """Replaces the password of a URL by `***`."""
     parts = urlsplit(url)
     return url if parts.password is None else url.replace(f":{parts.password}@", ":***@")
+
+
+def _reason(err: Exception) -> str:
+    """Returns the first line of the database driver's own message."""
+    cause = err.__cause__ or err
+    return first_line(getattr(cause, "orig", None) or cause)
+
+
+# --- a database
 
 
 def _database(url: str, on_stale: Callable[[Study, FrozenTrial], None] | None) -> RDBStorage:
@@ -101,7 +113,7 @@ def _database(url: str, on_stale: Callable[[Study, FrozenTrial], None] | None) -
         if (path := _sqlite_path(url)) is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)  # of the heartbeats
+            warnings.simplefilter("ignore", ExperimentalWarning)  # about heartbeats
             return RDBStorage(
                 url,
                 engine_kwargs=_engine(url),
@@ -112,16 +124,17 @@ def _database(url: str, on_stale: Callable[[Study, FrozenTrial], None] | None) -
     except ImportError as err:
         module = getattr(err.__cause__, "name", None) or err.name
         raise SweepError(
-            f"hydra.sweeper.storage={without_password(url)} needs the module {module}: pip install it."
+            f"hydra.sweeper.storage={without_password(url)} needs the module {module}: install it "
+            "with pip."
         ) from err
     except Exception as err:
         raise SweepError(
-            f"hydra.sweeper.storage={without_password(url)} cannot be reached: {_first_line(err)}"
+            f"hydra.sweeper.storage={without_password(url)} cannot be reached: {_reason(err)}"
         ) from err
 
 
 def _engine(url: str) -> dict[str, object]:
-    """A connection is looked at before it is used, since a database may have been restarted while a trial ran."""
+    """Returns engine settings that survive a restart of the database during a trial."""
     waits = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
     return {"pool_pre_ping": True, **waits}
 
@@ -145,52 +158,49 @@ def _proxy(url: str) -> GrpcStorageProxy:
         proxy.wait_server_ready(timeout=10)
     except (OSError, grpc.FutureTimeoutError) as err:  # Optuna 5 raises a ConnectionError
         raise SweepError(
-            f"hydra.sweeper.storage={url} cannot be reached: start it with optuna.storages.run_grpc_proxy_server."
+            f"hydra.sweeper.storage={url} cannot be reached: start the proxy with "
+            "optuna.storages.run_grpc_proxy_server."
         ) from err
     return proxy
 
 
-def _first_line(err: BaseException) -> str:
-    cause = err.__cause__ or err
-    return str(getattr(cause, "orig", None) or cause).strip().splitlines()[0]
+# --- the file
 
 
 def _file_storage(path: Path) -> JournalStorage:
-    with (
-        FileLock(path).held()
-    ):  # a line that a dead process has left half-written would stop the study from being read
+    with FileLock(path).held():  # cuts off a torn line, which would make the study unreadable
         pass
     return JournalStorage(StudyFile(path))
 
 
 SET_TRIAL_STATE = 6
-"""How Optuna's journal marks a line that changes a trial's state."""
+"""The operation code in Optuna's journal for a change of a trial's state."""
 
 
 class StudyFile(JournalFileBackend):
-    """Optuna's journal in a file, which waits for the disk when a trial's state changes, and not at each report.
+    """Optuna's journal in a file, flushed to the disk only when the state of a trial changes.
 
-    The system keeps what a process has written before it was killed. Reports that go with the machine's power belong to a
-    trial that runs again.
+    If a process is killed, the operating system still writes what the process had written. A power
+    failure loses at most the reports of running trials, which run again anyway.
     """
 
     def __init__(self, path: Path) -> None:
         self._study_lock, self._path = FileLock(path), path
-        super().__init__(
-            str(path), lock_obj=cast(Any, self._study_lock)
-        )  # Optuna does not export the lock's base class
+        # the cast is needed because Optuna does not export the base class of locks
+        super().__init__(str(path), lock_obj=cast(Any, self._study_lock))
 
     def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
         """Reads the lines from a number on.
 
         Raises:
-            SweepError: if one of them is damaged.
+            SweepError: if a line is damaged.
         """
         try:
             yield from super().read_logs(log_number_from)
         except json.JSONDecodeError as err:
             raise SweepError(
-                f"{self._path} is damaged: move it away, or give another hydra.sweeper.study_name."
+                f"{self._path} is damaged: move it away, or choose another "
+                "hydra.sweeper.study_name."
             ) from err
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
@@ -204,11 +214,11 @@ class StudyFile(JournalFileBackend):
 
 
 class FileLock:
-    """Keeps others from writing a study's file, by a lock of the system's, which a process that dies lets go of.
+    """Locks a study's file for writing; the operating system releases the lock of a dead process.
 
-    Optuna's own lock is a second file, which stays behind with a dead process and holds up all others for 30 s. Who gets
-    this lock cuts off a line at the end that a dead process has not finished, since Optuna would append to it, and then
-    never read the study again.
+    Optuna's own lock is a second file, which a dead process leaves behind, and which blocks all
+    others for 30 s. `acquire` also cuts off a torn last line, because Optuna would append to it and
+    could never read the study again.
     """
 
     def __init__(self, path: Path) -> None:
@@ -218,20 +228,20 @@ class FileLock:
     def acquire(self) -> bool:
         """Waits for the lock."""
         fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        self._fd = fd  # only now: until here it is that of another thread, which has the lock
-        _cut_torn_line(fd)
+        lock(fd, timeout_s=None)
+        self._fd = fd  # not earlier: another thread with the lock may still need its own
+        cut_torn_line(fd)
         return True
 
     def release(self) -> None:
-        """Lets go of it."""
+        """Releases the lock."""
         assert self._fd is not None
         fd, self._fd = self._fd, None
         os.close(fd)
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Holds the lock."""
+        """Holds the lock in a `with` block."""
         self.acquire()
         try:
             yield
@@ -239,27 +249,10 @@ class FileLock:
             self.release()
 
 
-_BLOCK = 1 << 16
-
-
-def _cut_torn_line(fd: int) -> None:
-    size = end = os.fstat(fd).st_size
-    if size == 0 or os.pread(fd, 1, size - 1) == b"\n":
-        return
-    while end > 0:
-        start = max(0, end - _BLOCK)
-        at = os.pread(fd, end - start, start).rfind(b"\n")
-        if at >= 0:
-            end = start + at + 1
-            break
-        end = start
-    os.ftruncate(fd, end)
-
-
 @contextmanager
 def claiming(folder: Path) -> Iterator[None]:
-    """Lets one process of this machine at a time look how many trials there are and add one."""
+    """Lets one process of this machine at a time count the trials and add one."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".claim", "ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        lock(file.fileno(), timeout_s=None)
         yield

@@ -1,4 +1,4 @@
-"""The books of a study: who runs a trial, which trials count, and what becomes of one whose process has died."""
+"""Trial bookkeeping: which process runs a trial, which trials count, and what follows a crash."""
 
 from __future__ import annotations
 
@@ -20,65 +20,80 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from nntrain.result import StopReason
 from nntrain.sweeps.study.storage import claiming
 
+# --- the attributes of a trial
+
 OWNER = "nntrain.worker"
-"""The process that runs a trial: host, process id and when it was started."""
+"""The process that runs the trial: host, process id, and start time."""
 
 OUTCOME = "nntrain.outcome"
-"""Why a trial ended: a word of `StopReason`, or one of `TIMEOUT`, `KILLED`, `DUPLICATE`."""
+"""Why the trial ended: a value of `StopReason`, or `TIMEOUT`, `KILLED` or `DUPLICATE`."""
 
 MESSAGE = "nntrain.message"
-"""The same for people."""
+"""The outcome in words."""
+
+TRACEBACK = "nntrain.traceback"
+"""The last characters of an error's traceback."""
 
 OVERRIDES = "nntrain.overrides"
-"""The overrides of a trial, those that are the same in all trials left out."""
+"""The overrides of the trial, without those that are the same in all trials."""
 
 RETRY_OF = "nntrain.retry_of"
-"""The number of the trial that was interrupted and that this one runs again."""
+"""The number of the interrupted trial that this one runs again."""
 
 WARM_START = "nntrain.warm_start"
-"""The number that a trial has in the study that it was taken over from."""
+"""The number of the trial in the study from which it was copied."""
 
 TIMEOUT, KILLED, DUPLICATE = "timeout", "killed", "duplicate"
 
 LAUNCH = "NNTRAIN_LAUNCH"
-"""The environment variable that names the launch which a worker belongs to, where another Hydra launcher started it."""
+"""The environment variable that names a worker's launch, if another Hydra launcher started it."""
 
 UNOWNED_S = 60
-"""Seconds after which a running trial that nobody has signed counts as lost."""
+"""Seconds after which a running trial without an owner counts as lost."""
+
+LOG = "trial.log"
+"""The file in a trial's folder with everything that the worker printed while the trial ran."""
 
 
 class SweepStudy(Study):
-    """A study with a folder. Its sampler may say that there is nothing left to try, which Optuna expects in `optimize` only."""
+    """A study with a folder.
+
+    Optuna's grid samplers call `stop` when nothing is left to try, which Optuna only allows in
+    `optimize`. Here the call sets `exhausted`.
+    """
 
     exhausted: bool = False
     folder: Path | None = None
 
     def stop(self) -> None:
-        """Takes note that the sampler has tried everything."""
+        """Records that the sampler has tried everything."""
         self.exhausted = True
 
 
+# --- the owner
+
+
 def this_process() -> str:
-    """What a trial's `OWNER` is when this process runs it."""
+    """Returns the value of `OWNER` for this process."""
     process = psutil.Process()
     owner = {"host": socket.gethostname(), "pid": process.pid, "started": process.create_time()}
     return json.dumps(owner | ({"launch": os.environ[LAUNCH]} if LAUNCH in os.environ else {}))
 
 
 def owner_of(trial: FrozenTrial) -> Mapping[str, Any]:
-    """Host, process id and start of the process that runs a trial; nothing if nobody has signed it."""
+    """Returns the host, process id and start time of a trial's owner; empty without an owner."""
     owner: Mapping[str, Any] = json.loads(trial.user_attrs.get(OWNER, "{}"))
     return owner
 
 
 def is_of(trial: FrozenTrial, pid: int) -> bool:
-    """Whether a process of this machine runs a trial, or did."""
+    """Whether a process of this machine runs a trial, or ran it."""
     owner = owner_of(trial)
     return bool(owner.get("pid") == pid and owner["host"] == socket.gethostname())
 
 
 def is_lost(trial: FrozenTrial) -> bool:
-    """Whether a running trial's process is dead, as far as can be told on this machine."""
+    """Whether the process of a running trial is dead; false if it ran on another machine."""
     owner = owner_of(trial)
     if not owner:
         return trial.datetime_start is None or datetime.now() - trial.datetime_start > timedelta(
@@ -99,9 +114,14 @@ def _is_alive(pid: int, started: float) -> bool:
         return False
 
 
+# --- the number of trials
+
+
 def counted(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
-    """The trials that use up `n_trials`: all but those that another one runs again, that were taken over from another study,
-    or that were not run because they are duplicates.
+    """Returns the trials that count for `n_trials`.
+
+    Trials that another one runs again do not count, nor do copies from another study and
+    duplicates that were not run.
     """
     trials = list(trials)
     others = {trial.user_attrs.get(RETRY_OF) for trial in trials}
@@ -114,7 +134,7 @@ def counted(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
 
 
 def has_room(trials: Sequence[FrozenTrial], n_trials: int) -> bool:
-    """Whether there is a trial to run: one that waits, or a new one."""
+    """Whether there is a trial to run: a waiting one, or a new one."""
     return (
         any(trial.state is TrialState.WAITING for trial in trials)
         or len(counted(trials)) < n_trials
@@ -122,7 +142,7 @@ def has_room(trials: Sequence[FrozenTrial], n_trials: int) -> bool:
 
 
 def claim(study: SweepStudy, storage: BaseStorage, folder: Path, n_trials: int) -> Trial | None:
-    """A trial that waits, or a new one, signed by this process; `None` if the study has all that it is to have."""
+    """Claims a waiting trial or a new one for this process; `None` if the study is complete."""
     study_id = storage.get_study_id_from_name(study.study_name)
     while True:
         with claiming(folder):
@@ -133,15 +153,15 @@ def claim(study: SweepStudy, storage: BaseStorage, folder: Path, n_trials: int) 
                 if not _take(storage, trial_id):
                     continue
             elif not study.exhausted and len(counted(trials)) < n_trials:
-                signed = create_trial(state=TrialState.RUNNING, user_attrs={OWNER: this_process()})
-                trial_id = storage.create_new_trial(study_id, template_trial=signed)
+                owned = create_trial(state=TrialState.RUNNING, user_attrs={OWNER: this_process()})
+                trial_id = storage.create_new_trial(study_id, template_trial=owned)
             else:
                 return None
         return Trial(study, trial_id)
 
 
 def _take(storage: BaseStorage, trial_id: int) -> bool:
-    """Takes a waiting trial, unless a worker of another machine has been faster."""
+    """Takes a waiting trial, unless a worker on another machine was faster."""
     try:
         if not storage.set_trial_state_values(trial_id, TrialState.RUNNING):
             return False
@@ -151,12 +171,14 @@ def _take(storage: BaseStorage, trial_id: int) -> bool:
     return True
 
 
+# --- the end of a trial that cannot end itself
+
+
 def requeue(study: Study, trial: FrozenTrial) -> None:
-    """Has a trial's configuration run again, once; the new trial counts in its place."""
+    """Queues a trial's configuration once more; the new trial counts instead of the old one."""
     folder = study.folder if isinstance(study, SweepStudy) else None
-    with (
-        nullcontext() if folder is None else claiming(folder)
-    ):  # two commands may find the same dead process at once
+    # the lock, because two commands may find the same dead process at once
+    with nullcontext() if folder is None else claiming(folder):
         if all(
             other.user_attrs.get(RETRY_OF) != trial.number
             for other in study.get_trials(deepcopy=False)
@@ -167,7 +189,7 @@ def requeue(study: Study, trial: FrozenTrial) -> None:
 def fail(
     study: Study, storage: BaseStorage, trial: FrozenTrial, outcome: str, message: str
 ) -> None:
-    """Ends a trial that cannot do so itself; one that has ended meanwhile stays as it is."""
+    """Ends a trial whose process cannot; a trial that has ended meanwhile is not changed."""
     study_id = storage.get_study_id_from_name(study.study_name)
     trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, trial.number)
     try:
@@ -179,27 +201,30 @@ def fail(
 
 
 def interrupt(study: Study, storage: BaseStorage, trial: FrozenTrial, message: str) -> None:
-    """Ends a trial for no fault of its own; it is run again."""
+    """Ends a trial through no fault of its own, and queues it again."""
     requeue(study, trial)
     fail(study, storage, trial, StopReason.INTERRUPTED, message)
 
 
 def repair(study: Study, storage: BaseStorage) -> list[FrozenTrial]:
-    """Ends the running trials whose processes are dead, and has each of them run again, unless it was a second try."""
+    """Ends the running trials whose processes are dead; returns them.
+
+    Each is queued again, unless it was already the second try.
+    """
     lost = [
         trial
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         if is_lost(trial)
     ]
     for trial in lost:
-        give_up_or_retry(study, storage, trial, KILLED, "its process died without a word")
+        give_up_or_retry(study, storage, trial, KILLED, "its process died without a message")
     return lost
 
 
 def give_up_or_retry(
     study: Study, storage: BaseStorage, trial: FrozenTrial, outcome: str, message: str
 ) -> None:
-    """Ends a trial whose process died; it is run again unless it is itself a second try after such a death."""
+    """Ends a trial whose process died; queues it again, unless it was already the second try."""
     if not _died_before(study, trial):
         requeue(study, trial)
     fail(study, storage, trial, outcome, message)
@@ -212,12 +237,15 @@ def _died_before(study: Study, trial: FrozenTrial) -> bool:
     return bool(study.get_trials(deepcopy=False)[before].user_attrs.get(OUTCOME) == KILLED)
 
 
+# --- the folder of a trial
+
+
 def folder_of(study_folder: Path, number: int) -> Path:
-    """The folder of a trial."""
+    """Returns the folder of a trial."""
     return study_folder / str(number)
 
 
 def resume_folder(study_folder: Path, trial: FrozenTrial) -> Path | None:
-    """The folder of the trial that this one runs again; `None` for a first try."""
+    """Returns the folder of the trial that this one runs again; `None` for a first try."""
     before = trial.user_attrs.get(RETRY_OF)
     return None if before is None else folder_of(study_folder, before)

@@ -1,0 +1,1 @@
+"""The workers that run the trials of a sweep."""

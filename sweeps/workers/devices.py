@@ -1,4 +1,4 @@
-"""Which device each worker gets, before anything of CUDA is started."""
+"""Assigns GPUs and CPU threads to workers, before CUDA is initialized."""
 
 from __future__ import annotations
 
@@ -12,39 +12,43 @@ from nntrain.sweeps.errors import SweepError
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 THREADS = "OMP_NUM_THREADS"
-"""How many threads torch computes with on the CPU; by default each process takes as many as there are cores."""
+"""The number of CPU threads of a process in torch; by default it is the number of cores."""
 
 
 def slots(
-    gpus: Any, workers_per_gpu: int, n_jobs: int | None, there: Sequence[str] | None = None
+    gpus: Any, workers_per_gpu: int, n_jobs: int | None, available: Sequence[str] | None = None
 ) -> list[dict[str, str]]:
-    """What is to be put into the environment of each worker.
+    """Returns the additional environment of each worker.
 
     Args:
-        gpus: `None` leaves the devices to the job, `"auto"` takes all there are, a number takes so many of them, and a list
-            names them.
-        workers_per_gpu: workers that share a device.
-        n_jobs: how many workers there are; `None` makes one for each place on a device, or one if no device is asked for.
-        there: the devices of this machine, as `CUDA_VISIBLE_DEVICES` names them; `None` asks the driver.
+        gpus: `"auto"` uses all GPUs, a number uses that many, and a list names them; `None` leaves
+            the choice of devices to the job.
+        workers_per_gpu: workers that share a GPU.
+        n_jobs: the number of workers; `None` fills the GPUs, or means one worker without GPUs.
+        available: the GPUs of this machine, as `CUDA_VISIBLE_DEVICES` names them; `None` asks the
+            driver.
 
     Raises:
-        SweepError: if there are fewer devices or places than asked for.
+        SweepError: if there are not enough GPUs, or they have no room for `n_jobs` workers.
     """
     if workers_per_gpu < 1:
         raise SweepError(f"hydra.sweeper.workers_per_gpu={workers_per_gpu} must be at least 1.")
     if n_jobs is not None and n_jobs < 1:
         raise SweepError(
-            f"hydra.sweeper.n_jobs={n_jobs} must be at least 1: the workers that run trials side by side."
+            f"hydra.sweeper.n_jobs={n_jobs} must be at least 1: it is the number of parallel "
+            "trials."
         )
-    if gpus is None or (gpus == "auto" and not (there := _there(there))):
+    if gpus is None:
         return [{} for _ in range(n_jobs or 1)]
-    places = [
-        {VISIBLE: name} for name in _chosen(gpus, _there(there)) for _ in range(workers_per_gpu)
-    ]
+    known = list(visible_devices(os.environ)) if available is None else list(available)
+    if gpus == "auto" and not known:
+        return [{} for _ in range(n_jobs or 1)]
+    places = [{VISIBLE: name} for name in _chosen(gpus, known) for _ in range(workers_per_gpu)]
     if n_jobs is not None and n_jobs > len(places):
         raise SweepError(
-            f"hydra.sweeper.n_jobs={n_jobs} workers have no place on {len(places) // workers_per_gpu} GPUs with "
-            f"workers_per_gpu={workers_per_gpu}: ask for fewer workers, or for more on each GPU."
+            f"hydra.sweeper.n_jobs={n_jobs} workers do not fit on "
+            f"{len(places) // workers_per_gpu} GPUs with workers_per_gpu={workers_per_gpu}: set "
+            "fewer workers, or more workers per GPU."
         )
     spread = [
         places[i]
@@ -54,25 +58,22 @@ def slots(
     return spread[: n_jobs or len(spread)]
 
 
-def _there(there: Sequence[str] | None) -> list[str]:
-    return list(visible_devices(os.environ)) if there is None else list(there)
-
-
-def _chosen(gpus: Any, there: list[str]) -> list[str]:
+def _chosen(gpus: Any, available: list[str]) -> list[str]:
     if gpus == "auto":
-        return there
+        return available
     if isinstance(gpus, bool) or not isinstance(gpus, int | str | Sequence):
         raise SweepError(
-            f"hydra.sweeper.gpus={gpus} is no choice of GPUs: give auto, a number, a list of them, or null."
+            f"hydra.sweeper.gpus={gpus} must be auto, a number of GPUs, a list of GPUs, or null."
         )
-    if not there:
-        raise SweepError(f"hydra.sweeper.gpus={gpus}: there is no GPU here, leave it out.")
+    if not available:
+        raise SweepError(f"hydra.sweeper.gpus={gpus}: this machine has no GPU, remove the setting.")
     if isinstance(gpus, int):
-        if not 1 <= gpus <= len(there):
+        if not 1 <= gpus <= len(available):
             raise SweepError(
-                f"hydra.sweeper.gpus={gpus} asks for other than 1 to {len(there)}, the GPUs that are there: {', '.join(there)}."
+                f"hydra.sweeper.gpus={gpus} must be from 1 to {len(available)}, the number of GPUs "
+                f"here: {', '.join(available)}."
             )
-        return there[:gpus]
+        return available[:gpus]
     names = (
         [name.strip() for name in gpus.split(",")]
         if isinstance(gpus, str)
@@ -80,29 +81,36 @@ def _chosen(gpus: Any, there: list[str]) -> list[str]:
     )
     if not names:
         raise SweepError(
-            "hydra.sweeper.gpus is an empty list: give auto, a number, a list of GPUs, or null."
+            "hydra.sweeper.gpus is empty: set auto, a number of GPUs, a list of GPUs, or null."
         )
     for name in names:
-        if name not in there:
+        if name not in available:
             raise SweepError(
-                f"hydra.sweeper.gpus names {name}, which is not there: there are {', '.join(there)}."
+                f"hydra.sweeper.gpus names {name}, which does not exist here: choose from "
+                f"{', '.join(available)}."
             )
     return names
 
 
 def n_cores() -> int:
-    """The cores that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)  # which macOS lacks
+    """Returns the number of cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # missing on macOS
     return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
 
 def threads(n_jobs: int, cores: int, environ: Mapping[str, str]) -> dict[str, str]:
-    """What gives each of several workers its share of the cores, unless the user has said otherwise."""
+    """Returns the environment that gives each worker its share of the cores.
+
+    It is empty for a single worker, and if the user has set the number of threads.
+    """
     return {} if n_jobs == 1 or THREADS in environ else {THREADS: str(max(1, cores // n_jobs))}
 
 
 def visible_devices(environ: Mapping[str, str]) -> Sequence[str]:
-    """The devices that this process may use: those it was given, else all that the driver knows; CUDA is not started."""
+    """Returns the GPUs that this process may use, without initializing CUDA.
+
+    They are those in `CUDA_VISIBLE_DEVICES`, or all that the driver knows.
+    """
     if environ.get(VISIBLE) is not None:
         return [name.strip() for name in environ[VISIBLE].split(",") if name.strip()]
     try:
@@ -116,7 +124,7 @@ def visible_devices(environ: Mapping[str, str]) -> Sequence[str]:
 
 
 def _count_by_files() -> list[str]:
-    """The GPUs as the files of Linux's driver show them, where NVIDIA's library is not installed."""
+    """Returns the GPUs according to the driver's device files, if NVIDIA's library is missing."""
     names = (
         name.removeprefix("nvidia") for name in os.listdir("/dev") if name.startswith("nvidia")
     )

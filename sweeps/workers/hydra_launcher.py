@@ -43,28 +43,34 @@ from nntrain.sweeps.study.trials import (
     owner_of,
     repair,
 )
-from nntrain.sweeps.workers.signals import stopped_by
-from nntrain.sweeps.workers.supervisor import LOOK_S, STOPPED, Supervisor, tell_stop
+from nntrain.sweeps.workers.stop_signals import on_stop_signal
+from nntrain.sweeps.workers.supervisor import STOPPED, STUDY_POLL_S, Supervisor, announce_stop
 
 BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
-"""Hydra's own launcher, for which workers are processes of this machine."""
+"""Hydra's default launcher; with it the workers are processes of this machine."""
 
 STOP = "nntrain.stop."
-"""Before the name of a launch: the attribute of a study that tells its workers to stop, and by which signal."""
+"""The prefix of a study attribute that stops the workers of a launch; its value is the signal."""
 
 MAX_FRUITLESS = 2
-"""Launches in a row in which no trial ends, after which there is no further one."""
+"""The number of consecutive launches without a finished trial after which the sweep gives up."""
 
 
 def has_other_launcher(config: DictConfig) -> bool:
-    """Whether a configuration asks for a launcher other than Hydra's own."""
+    """Whether a configuration selects a launcher other than Hydra's default."""
     launcher = config.hydra.launcher
     return launcher is not None and launcher.get("_target_") not in (None, BASIC)
 
 
 @dataclass(frozen=True)
 class JobEnd:
-    """What a job reports: whether the sampler has nothing left to try, the signal that ended it, and a mistake."""
+    """The report of a job.
+
+    Attributes:
+        exhausted: whether the sampler has nothing left to try.
+        signum: the signal that ended the job.
+        error: the message of an error.
+    """
 
     exhausted: bool = False
     signum: int | None = None
@@ -73,16 +79,18 @@ class JobEnd:
 
 @dataclass(frozen=True)
 class WorkerJob:
-    """What each job does: it keeps one worker at work, in a process of its own, which a trial may bring down.
+    """The function that the launcher runs in each job.
+
+    It keeps one worker running in a separate process, which a trial may crash.
 
     Args:
-        plan: what the sweep is to do.
-        name: of this launch.
-        work: what the worker gets.
-        slots: the environment of each worker.
-        cwd: where the sweep was started, for relative paths.
+        plan: the plan of the sweep.
+        name: the name of this launch.
+        work: the arguments of the worker, from `packed`.
+        slots: the additional environment of each worker.
+        cwd: the working directory of the sweep, for relative paths.
         trial_timeout_s: seconds after which a trial is killed.
-        began: when the sweep was, in seconds of the clock.
+        began: the start of the sweep, in seconds since 1970.
     """
 
     plan: SweepPlan
@@ -94,17 +102,16 @@ class WorkerJob:
     began: float
 
     def __call__(self, config: DictConfig) -> JobEnd:
-        """Runs trials until there is none left."""
+        """Runs trials until none is left."""
         if Path(self.cwd).is_dir():
             os.chdir(self.cwd)
         number = int(HydraConfig.get().job.num)
         study, storage = open_study(self.plan)
         environ = {**self.slots[number % len(self.slots)], LAUNCH: self.name}
 
-        def look(trials: Sequence[FrozenTrial]) -> None:
-            if (
-                signum := study.user_attrs.get(STOP + self.name)
-            ) is not None and supervisor.signum is None:
+        def stop_if_requested(trials: Sequence[FrozenTrial]) -> None:
+            signum = study.user_attrs.get(STOP + self.name)
+            if signum is not None and supervisor.signum is None:
                 supervisor.stop(signum)
 
         supervisor = Supervisor(
@@ -114,7 +121,7 @@ class WorkerJob:
             [environ],
             self.work,
             self.trial_timeout_s,
-            look,
+            stop_if_requested,
             self.began,
             number,
         )
@@ -125,20 +132,20 @@ class WorkerJob:
         return JobEnd(supervisor.is_exhausted, supervisor.signum)
 
 
-class Launch:
-    """Launches as many jobs as there are slots, and again while there are trials to run.
+class HydraLauncherWorkers:
+    """Launches one job per slot, and launches again while there are trials to run.
 
     Args:
-        plan: what the sweep is to do.
+        plan: the plan of the sweep.
         study: its study.
-        storage: and where that is kept.
-        hydra_context: Hydra's.
+        storage: the storage of the study.
+        hydra_context: Hydra's context.
         config: the configuration, which names the launcher.
-        slots: the environment of each worker.
-        work: what each worker gets.
+        slots: the additional environment of each worker.
+        work: the arguments of the workers, from `packed`.
         trial_timeout_s: seconds after which a trial is killed.
-        look: is called with the trials, about twice a second.
-        began: when the sweep was, in seconds of the clock.
+        on_trials: called with all trials about twice per second.
+        began: the start of the sweep, in seconds since 1970.
     """
 
     def __init__(
@@ -151,32 +158,22 @@ class Launch:
         slots: Sequence[Mapping[str, str]],
         work: bytes,
         trial_timeout_s: float | None,
-        look: Callable[[Sequence[FrozenTrial]], None],
+        on_trials: Callable[[Sequence[FrozenTrial]], None],
         began: float,
     ) -> None:
-        self.plan, self.study, self.storage, self.hydra_context, self.config = (
-            plan,
-            study,
-            storage,
-            hydra_context,
-            config,
-        )
-        self.slots, self.work, self.trial_timeout_s, self.look, self.began = (
-            slots,
-            work,
-            trial_timeout_s,
-            look,
-            began,
-        )
+        self.plan, self.study, self.storage = plan, study, storage
+        self.hydra_context, self.config = hydra_context, config
+        self.slots, self.work = slots, work
+        self.trial_timeout_s, self.on_trials, self.began = trial_timeout_s, on_trials, began
         self.signum: int | None = None
         self._n_launch = self._n_fruitless = 0
         self._is_exhausted = False
 
     def run(self) -> None:
-        """Returns when no trial is left to run.
+        """Launches the jobs; returns when no trial is left to run.
 
         Raises:
-            SweepError: if launching does not get any trial to its end.
+            SweepError: if consecutive launches finish no trial.
         """
         while self._is_wanted():
             n_before = self._n_ended()
@@ -203,7 +200,7 @@ class Launch:
     # --- one launch
 
     def _launch(self, name: str) -> str:
-        """Launches the jobs and waits for them; returns what went wrong."""
+        """Launches the jobs and waits for them; returns the message of the first error."""
         with self._watched(name):
             try:
                 ends = self._ends(self._launched(name))
@@ -226,9 +223,8 @@ class Launch:
         job = WorkerJob(
             self.plan, name, self.work, self.slots, os.getcwd(), self.trial_timeout_s, self.began
         )
-        context = HydraContext(
-            self.hydra_context.config_loader, Callbacks()
-        )  # the user's are for trials
+        # the user's Hydra callbacks run for trials, not for these jobs
+        context = HydraContext(self.hydra_context.config_loader, Callbacks())
         first, self._n_launch = self._n_launch, self._n_launch + len(self.slots)
         overrides = [self._overrides(slot) for slot in range(len(self.slots))]
         try:
@@ -239,7 +235,7 @@ class Launch:
             raise SweepError(f"hydra.launcher: {what} failed: {type(err).__name__}: {err}") from err
 
     def _overrides(self, slot: int) -> list[str]:
-        """A job's own: the folders of Hydra's are below the study's, and trials choose what is swept over."""
+        """Returns the overrides of a job: its folder, and none of the parameters."""
         folder = Override._get_value_element_as_str(
             QuotedString(str(self.plan.folder), Quote.single)
         )
@@ -247,10 +243,8 @@ class Launch:
         own += ["hydra.job.chdir=false", "hydra.output_subdir=null"]
         try:
             self.hydra_context.config_loader.load_sweep_config(self.config, own)
-        except (
-            HydraException,
-            OmegaConfBaseException,
-        ):  # something must be given, so give what any trial could have
+        except (HydraException, OmegaConfBaseException):
+            # a key without a value, which the first configuration of the space sets
             return [
                 *self.plan.space.fixed,
                 *self.plan.space.overrides(first_params(self.plan.space)),
@@ -265,19 +259,18 @@ class Launch:
             raise SweepError(f"a worker failed: {type(err).__name__}: {err}") from err
 
     def _left_behind(self, name: str) -> None:
-        """Sees to the trials whose jobs have all ended, on whatever machine."""
+        """Ends the trials that are still running although all jobs of the launch have ended."""
         for trial in self._running(name):
-            give_up_or_retry(
-                self.study, self.storage, trial, KILLED, "its job ended without a word"
-            )
+            message = "its job ended without a message"
+            give_up_or_retry(self.study, self.storage, trial, KILLED, message)
 
     def _wait(self, name: str) -> None:
-        """Waits for the workers on this machine that are still at it, although one job has failed."""
+        """Waits for the workers on this machine that still run although one job has failed."""
         while any(
             owner_of(trial)["host"] == socket.gethostname() and not is_lost(trial)
             for trial in self._running(name)
         ):
-            time.sleep(LOOK_S)
+            time.sleep(STUDY_POLL_S)
 
     def _running(self, name: str) -> list[FrozenTrial]:
         running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
@@ -287,33 +280,33 @@ class Launch:
 
     @contextmanager
     def _watched(self, name: str) -> Iterator[None]:
-        """Shows the trials as they end, and has a signal stop the workers, wherever they are."""
+        """Shows the trials as they end; a signal stops the workers on all machines."""
         over = threading.Event()
         thread = threading.Thread(
             target=self._watch, args=(name, over), name="nntrain-launch", daemon=True
         )
         thread.start()
         try:
-            with stopped_by(self._receive):
+            with on_stop_signal(self._receive):
                 yield
         finally:
             over.set()
             thread.join()
 
     def _watch(self, name: str, over: threading.Event) -> None:
-        is_told = False
-        while not over.wait(LOOK_S):
+        is_announced = False
+        while not over.wait(STUDY_POLL_S):
             try:
-                self.look(self.study.get_trials(deepcopy=False))
-                if self.signum is not None and not is_told:
+                self.on_trials(self.study.get_trials(deepcopy=False))
+                if self.signum is not None and not is_announced:
                     self.study.set_user_attr(STOP + name, self.signum)
-                    is_told = True
+                    is_announced = True
             except STORAGE_ERRORS:
-                continue  # the workers say so
+                continue  # the workers report it
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:
-        """The first signal stops the workers at the next batch; a second one leaves the launcher at once."""
+        """Stops the workers at the next batch; a second signal abandons the launcher at once."""
         if self.signum is not None:
             raise KeyboardInterrupt
         self.signum = signum
-        tell_stop()
+        announce_stop()

@@ -1,4 +1,4 @@
-"""What of Hydra's state a worker in another process needs, as Hydra's own launchers hand it over."""
+"""Hydra's global state, which a worker in another process needs, as with Hydra's own launchers."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import setup_globals
 
 
-def taken() -> dict[str, Any]:
-    """The state of this process."""
+def hydra_state() -> dict[str, Any]:
+    """Returns the state of this process."""
     return {"singletons": Singleton.get_state(), "argv": list(sys.argv)}
 
 
-def restored(state: dict[str, Any]) -> None:
-    """Takes over the state of another process."""
+def restore_hydra_state(state: dict[str, Any]) -> None:
+    """Sets the state of another process in this one."""
     setup_globals()
     Singleton.set_state(state["singletons"])
     sys.argv[:] = state["argv"]

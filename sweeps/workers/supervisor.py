@@ -1,4 +1,4 @@
-"""Workers as processes of this machine: started, watched, replaced when they die, and stopped when they are told to."""
+"""Workers as processes of this machine: starts, watches, replaces and stops them."""
 
 from __future__ import annotations
 
@@ -38,32 +38,32 @@ from nntrain.sweeps.study.trials import (
     is_lost,
     is_of,
 )
-from nntrain.sweeps.workers.signals import stopped_by
+from nntrain.sweeps.workers.stop_signals import on_stop_signal
 from nntrain.sweeps.workers.worker_main import EXHAUSTED, UNREACHABLE
 
 POLL_S = 0.05
-"""Seconds between two looks at the workers."""
+"""Seconds between two checks of the workers."""
 
-LOOK_S = 0.5
-"""Seconds between two looks at the study."""
+STUDY_POLL_S = 0.5
+"""Seconds between two reads of the study."""
 
 STALE_S = 10.0
-"""Seconds between two looks for trials of other machines that give no sign of life."""
+"""Seconds between two checks for trials without heartbeats, which ran on other machines."""
 
 NUMBERS = 100
-"""How far the numbers of two workers of one slot are apart, of which the second replaces the first."""
+"""The difference between the numbers of a worker and of the one that replaces it."""
 
 STOPPED = "the sweep was stopped at once"
 
 PATIENCE_S = 20.0
-"""Seconds that a storage may leave unanswered before the sweep ends."""
+"""Seconds without a response from the storage after which the sweep ends."""
 
 _CRASHES = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE})
-"""What a process dies of by its own doing: the same configuration would die again."""
+"""The signals of a crash, which the same configuration would cause again."""
 
 
 class WorkerProcess:
-    """A worker in a process of its own, which a Ctrl-C in the terminal does not reach."""
+    """A worker in a separate process, which Ctrl-C in the terminal does not reach."""
 
     def __init__(self, work: bytes, environ: Mapping[str, str], log: Path) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -81,29 +81,31 @@ class WorkerProcess:
             )
         os.close(theirs)
         self.log = log
-        threading.Thread(
-            target=self._send, args=(work,), daemon=True
-        ).start()  # it may take longer than the pipe holds
+        # in a thread, because the work may be larger than the buffer of the pipe
+        threading.Thread(target=self._send, args=(work,), daemon=True).start()
 
     def _send(self, work: bytes) -> None:
         try:
             while work:
                 work = work[os.write(self._pipe, work) :]
         except BrokenPipeError:
-            return  # it has died, which is seen elsewhere
+            return  # the process died, which the supervisor notices
 
     @property
     def exit_code(self) -> int | None:
-        """The exit code, negative for a signal; `None` while it lives."""
+        """The exit code, negative for a signal; `None` while the process runs."""
         return self.process.poll()
 
     def close(self) -> None:
-        """Lets go of the pipe of a process that has ended."""
+        """Closes the pipe of a process that has ended."""
         os.close(self._pipe)
 
 
 def packed(**work: Any) -> bytes:
-    """The work of a worker as it goes through the pipe; the search path of modules comes first, the worker's number last."""
+    """Serializes the arguments of a worker, after `sys.path`, which is needed to read them.
+
+    The worker's number follows in the pipe.
+    """
     buffer: IO[bytes] = io.BytesIO()
     pickle.dump(list(sys.path), buffer)
     cloudpickle.dump(work, buffer)
@@ -111,18 +113,18 @@ def packed(**work: Any) -> bytes:
 
 
 class Supervisor:
-    """Keeps as many workers at work as there are slots, until the study has all its trials.
+    """Keeps one worker running in each slot until the study has all its trials.
 
     Args:
-        plan: what the sweep is to do.
+        plan: the plan of the sweep.
         study: its study.
-        storage: and where that is kept.
-        slots: the environment of each worker.
-        work: what each worker gets.
+        storage: the storage of the study.
+        slots: the additional environment of each worker.
+        work: the arguments of the workers, from `packed`.
         trial_timeout_s: seconds after which a trial is killed.
-        look: is called with the trials, about twice a second.
-        began: when the sweep was, in seconds of the clock.
-        first: the number of the first worker, where there are others elsewhere.
+        on_trials: called with all trials about twice per second.
+        began: the start of the sweep, in seconds since 1970.
+        first: the number of the first worker, if there are others elsewhere.
     """
 
     def __init__(
@@ -133,39 +135,29 @@ class Supervisor:
         slots: Sequence[Mapping[str, str]],
         work: bytes,
         trial_timeout_s: float | None,
-        look: Callable[[Sequence[FrozenTrial]], None],
+        on_trials: Callable[[Sequence[FrozenTrial]], None],
         began: float,
         first: int = 0,
     ) -> None:
-        self.plan, self.study, self.storage, self.slots, self.work = (
-            plan,
-            study,
-            storage,
-            slots,
-            work,
-        )
-        self.trial_timeout_s, self.look, self.began, self.first = (
-            trial_timeout_s,
-            look,
-            began,
-            first,
-        )
+        self.plan, self.study, self.storage = plan, study, storage
+        self.slots, self.work, self.first = slots, work, first
+        self.trial_timeout_s, self.on_trials, self.began = trial_timeout_s, on_trials, began
         self.signum: int | None = None
         self.is_exhausted = False
         self._is_ending = False
         self._silent_since: float | None = None
         self._workers: dict[int, WorkerProcess] = {}
         self._n_fruitless = 0
-        self._next_look = self._next_stale = 0.0
+        self._next_read = self._next_stale = 0.0
         self._n_start: Counter[int] = Counter()
 
     def run(self) -> None:
-        """Returns when no worker is left.
+        """Runs the workers; returns when no worker is left.
 
         Raises:
             SweepError: if the workers die before they take a trial.
         """
-        with stopped_by(self._receive):
+        with on_stop_signal(self._receive):
             try:
                 while self._patient_step():
                     time.sleep(POLL_S)
@@ -173,7 +165,7 @@ class Supervisor:
                 self._kill()
 
     def _patient_step(self) -> bool:
-        """A step, or a pause if the storage does not answer: trials that train need not know."""
+        """Does a step; if the storage does not respond, waits while the trials continue."""
         try:
             goes_on = self._step()
             self._silent_since = None
@@ -183,7 +175,7 @@ class Supervisor:
             self._silent_since = self._silent_since or now
             if self.signum is not None or now - self._silent_since > PATIENCE_S:
                 raise
-            time.sleep(LOOK_S)
+            time.sleep(STUDY_POLL_S)
             return True
 
     def _step(self) -> bool:
@@ -192,7 +184,7 @@ class Supervisor:
                 self._bury(slot, worker)
         trials = (
             self._trials()
-            if time.monotonic() >= self._next_look or len(self._workers) < len(self.slots)
+            if time.monotonic() >= self._next_read or len(self._workers) < len(self.slots)
             else None
         )
         if trials is not None:
@@ -200,7 +192,7 @@ class Supervisor:
         return bool(self._workers)
 
     def _trials(self) -> list[FrozenTrial]:
-        self._next_look = time.monotonic() + LOOK_S
+        self._next_read = time.monotonic() + STUDY_POLL_S
         if time.monotonic() >= self._next_stale:
             self._next_stale = time.monotonic() + STALE_S
             fail_stale(self.study)
@@ -208,13 +200,13 @@ class Supervisor:
 
     def _tend(self, trials: Sequence[FrozenTrial]) -> None:
         self._stop_overdue(trials)
-        self.look(trials)
+        self.on_trials(trials)
         for slot in range(len(self.slots)):
             if slot not in self._workers and self._is_wanted(trials):
                 self._start(slot)
 
     def _is_wanted(self, trials: Sequence[FrozenTrial]) -> bool:
-        """Whether one more worker would find something to do; one that has just started has not taken it yet."""
+        """Whether one more worker would find a trial; workers that just started take one each."""
         if self.signum is not None or self.is_exhausted or is_over(self.plan, trials, self.began):
             return False
         busy = sum(
@@ -238,7 +230,7 @@ class Supervisor:
     # --- the end of a worker
 
     def _bury(self, slot: int, worker: WorkerProcess) -> None:
-        """Sees to the trial that a worker has left behind."""
+        """Removes a dead worker, and ends the trial that it left behind."""
         code = worker.exit_code
         assert code is not None
         self.is_exhausted |= code == EXHAUSTED
@@ -246,39 +238,29 @@ class Supervisor:
         left = [trial for trial in running if is_of(trial, worker.process.pid) and is_lost(trial)]
         for trial in left:
             self._left_behind(trial, code)
-        del self._workers[slot]  # only now: if the storage does not answer, this is tried again
+        del self._workers[slot]  # not earlier: if the storage does not respond, this is repeated
         worker.close()
         self._n_fruitless = 0 if left or code in (0, EXHAUSTED) else self._n_fruitless + 1
         if self._n_fruitless > len(self.slots):
             raise SweepError(
-                f"the workers end before they take a trial (exit code {code}): look into {worker.log}."
+                f"the workers end before they take a trial (exit code {code}): see {worker.log}."
             )
 
     def _left_behind(self, trial: FrozenTrial, code: int) -> None:
         if self.signum is not None or self._is_ending:
             interrupt(self.study, self.storage, trial, STOPPED)
         elif code == UNREACHABLE:
-            interrupt(self.study, self.storage, trial, "the storage did not answer")
+            interrupt(self.study, self.storage, trial, "the storage did not respond")
         elif code >= 0:
-            fail(
-                self.study,
-                self.storage,
-                trial,
-                StopReason.ERROR,
-                f"its process ended with exit code {code}",
-            )
+            message = f"its process ended with exit code {code}"
+            fail(self.study, self.storage, trial, StopReason.ERROR, message)
         elif -code in _CRASHES:
-            fail(
-                self.study,
-                self.storage,
-                trial,
-                KILLED,
-                f"its process crashed: {signal.Signals(-code).name}",
-            )
+            message = f"its process crashed: {signal.Signals(-code).name}"
+            fail(self.study, self.storage, trial, KILLED, message)
         else:
-            message = f"its process was killed by {signal.Signals(-code).name}" + _PERHAPS * (
-                -code == signal.SIGKILL
-            )
+            message = f"its process was killed by {signal.Signals(-code).name}"
+            if -code == signal.SIGKILL:
+                message += ", which the system also sends when memory runs out"
             give_up_or_retry(self.study, self.storage, trial, KILLED, message)
 
     def _stop_overdue(self, trials: Sequence[FrozenTrial]) -> None:
@@ -311,25 +293,20 @@ class Supervisor:
         self.stop(signum)
 
     def stop(self, signum: int) -> None:
-        """The first signal goes on to the workers, which stop at the next batch; a second one ends them at once."""
+        """Passes a signal to the workers, which stop at the next batch; a second one kills them."""
         if self.signum is not None:
             for worker in self._workers.values():
                 worker.process.kill()
             return
         self.signum = signum
-        tell_stop()
+        announce_stop()
         for worker in self._workers.values():
             worker.process.send_signal(
                 signal.SIGTERM if signum == signal.SIGTERM else signal.SIGINT
             )
 
 
-def tell_stop() -> None:
-    """Says that the sweep is stopping; in a signal handler `print` could meet itself."""
-    os.write(
-        2,
-        b"nntrain: the running trials stop and are queued again; one more Ctrl-C ends them at once\n",
-    )
-
-
-_PERHAPS = ", as the system does to one that takes too much memory"
+def announce_stop() -> None:
+    """Announces that the sweep is stopping; `print` is not safe in a signal handler."""
+    text = "the running trials stop and are queued again; one more Ctrl-C ends them at once"
+    os.write(2, f"nntrain: {text}\n".encode())

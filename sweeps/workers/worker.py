@@ -1,4 +1,4 @@
-"""A worker: takes a trial, runs its job, tells Optuna how it ended, and takes the next, until there is none left."""
+"""A worker: takes trials from the study, runs them, and tells Optuna the results."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -22,63 +21,55 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from optuna import Trial
 from optuna.trial import FrozenTrial, TrialState
 
-from nntrain.result import StopReason
-from nntrain.sweeps.context import Pruning, Running, trial_runs
+from nntrain.core.names import RUN_UID
+from nntrain.result import FitResult, StopReason
+from nntrain.sweeps.context import Pruner, TrialContext, active_trial
 from nntrain.sweeps.spec.compose import Composer
 from nntrain.sweeps.spec.plan import SweepPlan
 from nntrain.sweeps.spec.space import custom_function, suggest
 from nntrain.sweeps.study.heartbeat import heartbeat
-from nntrain.sweeps.study.opening import RUN, open_study
-from nntrain.sweeps.study.outcome import TrialEnd, of_error, of_return
+from nntrain.sweeps.study.opening import open_study
+from nntrain.sweeps.study.outcome import TrialEnd, trial_end
 from nntrain.sweeps.study.policy import is_over
-from nntrain.sweeps.study.pruner import Judge
+from nntrain.sweeps.study.pruner import StudyPruner
 from nntrain.sweeps.study.storage import STORAGE_ERRORS
 from nntrain.sweeps.study.trials import (
     DUPLICATE,
     MESSAGE,
     OUTCOME,
     OVERRIDES,
+    TRACEBACK,
     claim,
     requeue,
     resume_folder,
 )
-from nntrain.sweeps.workers.signals import stopped_by
+from nntrain.sweeps.workers.output import Output, to_terminal
+from nntrain.sweeps.workers.stop_signals import on_stop_signal
 
 CONFIG = "nntrain.config"
-"""What stands for the resolved configuration of a trial: trials with the same one are duplicates."""
-
-TRACEBACK = "nntrain.traceback"
-"""The last characters of an error's traceback."""
+"""The attribute with the digest of a trial's configuration: duplicates have the same one."""
 
 REPLICATES = "nntrain.replicates"
-"""The values of each replicate of a trial, whose mean is the trial's."""
+"""The attribute with the values of each replicate of a trial; the trial's value is their mean."""
 
 TRACEBACK_LENGTH = 1500
 
 RESAMPLE_TRIES = 10
-"""Duplicates in a row after which one is run nevertheless: a small space may hold nothing else."""
-
-Log = Callable[[Path], AbstractContextManager[None]]
-"""Where a trial's output goes, given its folder."""
-
-
-def to_terminal(folder: Path) -> AbstractContextManager[None]:
-    """Leaves the output where that of the process goes."""
-    return nullcontext()
+"""The number of consecutive duplicates after which one is run anyway: the space may be used up."""
 
 
 class Worker:
     """Runs trials, one after another.
 
     Args:
-        plan: what the sweep is to do.
+        plan: the plan of the sweep.
         task_function: the user's job.
-        hydra_context: Hydra's.
+        hydra_context: Hydra's context.
         config: the configuration that each trial's overrides change.
-        slot: which of the workers this is, from 0.
-        log: where the output of a trial goes; by default where that of the process goes.
+        slot: the number of this worker, from 0.
+        output: redirects the output of a trial.
         after_trial: called with all trials after each one.
-        began: when the sweep was, in seconds of the clock; `None` means now.
+        began: the start of the sweep, in seconds since 1970; `None` means now.
     """
 
     def __init__(
@@ -88,17 +79,13 @@ class Worker:
         hydra_context: HydraContext,
         config: DictConfig,
         slot: int = 0,
-        log: Log = to_terminal,
+        output: Output = to_terminal,
         after_trial: Callable[[Sequence[FrozenTrial]], None] | None = None,
         began: float | None = None,
     ) -> None:
-        self.plan, self.task_function, self.hydra_context, self.config = (
-            plan,
-            task_function,
-            hydra_context,
-            config,
-        )
-        self.log, self.after_trial = log, after_trial
+        self.plan, self.config = plan, config
+        self.task_function, self.hydra_context = task_function, hydra_context
+        self.output, self.after_trial = output, after_trial
         self.signum: int | None = None
         self._is_stopped = False
         self._in_job = False
@@ -110,13 +97,14 @@ class Worker:
         n_before = len(self.study.get_trials(deepcopy=False))
         if slot or n_before:
             self.study, self.storage = open_study(plan, 1000 * slot + n_before)
-        self._judge = Judge(plan, self.study, self.storage)
+        self._pruner = StudyPruner(plan, self.study, self.storage)
 
     def run(self) -> None:
-        """Runs trials until there is none left, the time is up, too many have failed, or a signal comes."""
-        with stopped_by(
-            self._receive
-        ):  # which interrupts the job, if it has not handled it itself, and ends the loop
+        """Runs trials until none is left, the time is up, too many have failed, or a signal comes.
+
+        A signal interrupts the job, unless the job handles the signal itself, and ends the loop.
+        """
+        with on_stop_signal(self._receive):
             while not self._is_over() and (
                 trial := claim(self.study, self.storage, self.plan.folder, self.plan.n_trials)
             ):
@@ -137,12 +125,12 @@ class Worker:
             overrides = self._suggest(trial)
             trial.set_user_attr(OVERRIDES, overrides)
             config = self._compose(trial.number, overrides)
-        except Exception as err:  # noqa: BLE001 - of the user's own function, or of a value that the configuration does not take
-            self._tell(trial, of_error(err, None))
+        except Exception as err:  # noqa: BLE001 - from the user's function, or an invalid value
+            self._tell(trial, self._end(None, err, None))
             return
         if self._is_duplicate(trial, config):
             return
-        end = self._job(trial, config, self._judge.of(trial))
+        end = self._job(trial, config, self._pruner.of(trial))
         self._tell(trial, self._replicated(trial, end, config, overrides))
 
     def _suggest(self, trial: Trial) -> list[str]:
@@ -159,21 +147,25 @@ class Worker:
             config.hydra.job.id = config.hydra.job.num = number
         return config
 
-    def _job(self, trial: Trial, config: DictConfig, pruning: Pruning | None) -> TrialEnd:
-        is_first = config.hydra.sweep.subdir == str(
-            trial.number
-        )  # a replicate with another seed goes on with nothing
+    def _job(self, trial: Trial, config: DictConfig, pruner: Pruner | None) -> TrialEnd:
+        # replicates have no folder to resume from
+        is_first = config.hydra.sweep.subdir == str(trial.number)
         before = resume_folder(self.plan.folder, self._frozen(trial)) if is_first else None
-        one = Running(trial, pruning, before, self.study.user_attrs[RUN], self.plan.study_name)
+        context = TrialContext(
+            trial, pruner, before, self.study.user_attrs[RUN_UID], self.plan.study_name
+        )
         folder = Path(config.hydra.sweep.dir, config.hydra.sweep.subdir)
         folder.mkdir(parents=True, exist_ok=True)
-        with trial_runs(one), self.log(folder):
-            return self._outcome(one, config)
+        with active_trial(context), self.output(folder):
+            return self._outcome(context, config)
 
     def _replicated(
         self, trial: Trial, first: TrialEnd, config: DictConfig, overrides: Sequence[str]
     ) -> TrialEnd:
-        """The mean over replicates, which differ in the seed; a configuration that did not get through has no more of them."""
+        """Runs the replicates and returns the mean of their values.
+
+        The first replicate that does not complete is the last one, and decides.
+        """
         ends, key = [first], self.plan.replicate_key
         for i in range(1, self.plan.replicates):
             if ends[-1].state is not TrialState.COMPLETE:
@@ -193,7 +185,7 @@ class Worker:
         )
 
     def _is_duplicate(self, trial: Trial, config: DictConfig) -> bool:
-        """Whether the configuration has been run before and is not to be run again; then the trial is ended."""
+        """Ends a trial whose configuration must not run again; returns whether it did."""
         if self.plan.duplicates == "rerun":
             return False
         key = digest(config)
@@ -219,7 +211,7 @@ class Worker:
         return True
 
     def _reuse(self, trial: Trial, done: FrozenTrial) -> None:
-        """Ends a trial as the one before that had the same configuration."""
+        """Ends a trial with the result of an earlier one."""
         for step, value in done.intermediate_values.items():
             trial.report(value, step)
         trial.set_user_attr(OUTCOME, done.user_attrs[OUTCOME])
@@ -230,31 +222,25 @@ class Worker:
             trial, done.values if done.state is TrialState.COMPLETE else None, done.state
         )
 
-    def _outcome(self, one: Running, config: DictConfig) -> TrialEnd:
+    def _outcome(self, context: TrialContext, config: DictConfig) -> TrialEnd:
         job = _Job(self.task_function)
         try:
             self._in_job = True
-            if self._is_stopped:  # by a signal that came while the configuration was made
+            if self._is_stopped:  # a signal came while the configuration was composed
                 raise KeyboardInterrupt
             run_job(job, config, "hydra.sweep.dir", "hydra.sweep.subdir", self.hydra_context)
         except (SystemExit, KeyboardInterrupt) as err:
-            if not job.has_ended:  # so the signal came in Hydra's own part
+            if not job.has_ended:  # the signal came in Hydra's part of the job
                 job.error = err
         finally:
             self._in_job = False
-        if isinstance(job.error, STORAGE_ERRORS):  # no fault of the trial's
+        if isinstance(job.error, STORAGE_ERRORS):  # not the fault of the trial
             raise job.error
-        if job.error is not None:
-            end = of_error(job.error, one.result)
-            if (
-                self._is_stopped and end.reason is StopReason.ERROR
-            ):  # an import may swallow what the signal raised, and stay half done
-                end = of_error(KeyboardInterrupt(), None)
-            job.error = None  # its traceback holds the model
-        else:
-            end = of_return(
-                job.returned, one.result, self.plan.objectives, len(self.plan.directions)
-            )
+        end = self._end(job.returned, job.error, context.fit)
+        if self._is_stopped and job.error is not None and end.reason is StopReason.ERROR:
+            # an import may swallow the exception of the signal, and fail later
+            end = self._end(None, KeyboardInterrupt(), None)
+        job.error = None  # its traceback keeps the model alive
         if end.reason is StopReason.OUT_OF_MEMORY:
             free_memory()
         if end.reason is StopReason.INTERRUPTED:
@@ -262,7 +248,8 @@ class Worker:
             self.signum = self.signum or end.signum or signal.SIGINT
         return end
 
-    # --- its end
+    def _end(self, returned: Any, error: BaseException | None, fit: FitResult | None) -> TrialEnd:
+        return trial_end(returned, error, fit, self.plan.objectives, len(self.plan.directions))
 
     def _tell(self, trial: Trial, end: TrialEnd) -> None:
         trial.set_user_attr(OUTCOME, str(end.reason))
@@ -272,7 +259,7 @@ class Worker:
             trial.set_user_attr(TRACEBACK, end.traceback[-TRACEBACK_LENGTH:])
         if end.reason is StopReason.INTERRUPTED:
             requeue(self.study, self._frozen(trial))
-        self._judge.end(trial, end.state)
+        self._pruner.end(trial, end.state)
         values = (
             list(end.values)
             if end.state is TrialState.COMPLETE and end.values is not None
@@ -292,7 +279,10 @@ class Worker:
 
 
 class _Job:
-    """The user's job, with what it returned or raised kept: Hydra's own record prints the overrides, secrets and all."""
+    """Calls the user's job, and keeps what it returns or raises.
+
+    Hydra's own record of an error would print the overrides, with their secrets.
+    """
 
     def __init__(self, task_function: TaskFunction) -> None:
         self._task_function = task_function
@@ -312,7 +302,10 @@ class _Job:
 
 
 def digest(config: DictConfig) -> str:
-    """What stands for a configuration, less Hydra's own part; interpolations stay, for a trial's folder is in some."""
+    """Returns a hash of a configuration without Hydra's part.
+
+    Interpolations are not resolved, because some contain the folder of the trial.
+    """
     plain = OmegaConf.to_container(config, resolve=False)
     assert isinstance(plain, dict)
     text = json.dumps(
@@ -322,7 +315,7 @@ def digest(config: DictConfig) -> str:
 
 
 def free_memory() -> None:
-    """Gives back what a job that ran out of memory has left behind."""
+    """Frees the memory that a job left behind when it ran out of memory."""
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""The process of a worker: gets its work through a pipe, and ends when the process that gave it has died."""
+"""The process of a worker: reads its work from a pipe, and stops when its parent dies."""
 
 from __future__ import annotations
 
@@ -9,45 +9,20 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
-
-LOG = "trial.log"
-"""The file in a trial's folder that has all that the worker printed while it ran."""
 
 EXHAUSTED = 3
 """The exit code of a worker whose sampler has nothing left to try."""
 
 UNREACHABLE = 4
-"""The exit code of a worker whose storage has stopped answering."""
+"""The exit code of a worker whose storage stopped responding."""
 
 LAST_S = 30.0
-"""Seconds that a worker has to interrupt its trial once the process that started it has died."""
+"""Seconds that a worker has to interrupt its trial after its parent died."""
 
 
-@contextmanager
-def to_file(folder: Path) -> Iterator[None]:
-    """Sends what is printed, by whatever library, to the trial's own file."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    before = [os.dup(1), os.dup(2)]
-    with open(folder / LOG, "ab", buffering=0) as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        for fd, kept in zip((1, 2), before, strict=True):
-            os.dup2(kept, fd)
-            os.close(kept)
-
-
-def watch(fd: int) -> None:
-    """Interrupts this process when the other end of the pipe is closed, which happens when its parent dies."""
+def watch_parent(fd: int) -> None:
+    """Interrupts this process when its parent dies, which closes the other end of a pipe."""
     while os.read(fd, 1):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
@@ -56,26 +31,24 @@ def watch(fd: int) -> None:
 
 
 def main(fd: int) -> int:
-    """Reads the work and does it; returns the exit code."""
-    signal.signal(
-        signal.SIGINT, signal.SIG_DFL
-    )  # until it has a trial: numpy's imports swallow an exception, and stay half done
+    """Reads the work from a pipe and does it; returns the exit code."""
+    # until a trial runs: an exception during numpy's imports would be swallowed
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     with os.fdopen(os.dup(fd), "rb") as pipe:
         theirs = pickle.load(pipe)
-        sys.path[:] = [
-            *theirs,
-            *(path for path in sys.path if path not in theirs),
-        ]  # other machines need their own
+        # this machine may have paths of its own, which it needs
+        sys.path[:] = [*theirs, *(path for path in sys.path if path not in theirs)]
         work: dict[str, Any] = pickle.load(pipe)
         work["slot"] = pickle.load(pipe)
-    threading.Thread(target=watch, args=(fd,), name="nntrain-parent", daemon=True).start()
+    threading.Thread(target=watch_parent, args=(fd,), name="nntrain-parent", daemon=True).start()
     from nntrain.sweeps.study.storage import STORAGE_ERRORS
-    from nntrain.sweeps.workers.hydra_state import restored
+    from nntrain.sweeps.workers.hydra_state import restore_hydra_state
+    from nntrain.sweeps.workers.output import to_file
     from nntrain.sweeps.workers.worker import Worker
 
-    restored(work.pop("state"))
+    restore_hydra_state(work.pop("state"))
     try:
-        worker = Worker(**work, log=to_file)
+        worker = Worker(**work, output=to_file)
         worker.run()
     except STORAGE_ERRORS:
         traceback.print_exc()

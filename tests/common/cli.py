@@ -1,4 +1,4 @@
-"""Running `python -m nntrain.run` as a user does."""
+"""Starts `python -m nntrain.run` as a user does."""
 
 import multiprocessing
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 def nntrain_run(
     *args: str, cwd: Path | None = None, timeout_s: float = 120, **env: str
 ) -> subprocess.CompletedProcess[str]:
-    """The finished process, with what it printed."""
+    """Runs `python -m nntrain.run` and returns the finished process with its output."""
     return subprocess.run(
         [sys.executable, "-m", "nntrain.run", *args],
         cwd=cwd,
@@ -25,25 +25,25 @@ def nntrain_run(
 
 _WARM = multiprocessing.get_context("forkserver")
 _WARM.set_forkserver_preload(
-    ["nntrain.run", "nntrain.sweeps.configure", "sklearn.datasets", "torch._dynamo"]
+    ["nntrain.run", "nntrain.sweeps.sweep", "sklearn.datasets", "torch._dynamo"]
 )
 
 
 def warm_nntrain_run(
     *args: str, cwd: Path, logs: Path, **env: str
 ) -> subprocess.CompletedProcess[str]:
-    """As `nntrain_run`, in a process that was forked from one that has imported everything already, which saves seconds.
+    """Does the same as `nntrain_run` in a fork of a process with all imports, to save seconds.
 
     Args:
-        args: the arguments of the command line.
-        cwd: where it runs.
-        logs: a folder elsewhere, for what it prints.
-        env: changes of the environment.
+        args: arguments of the command line.
+        cwd: working directory.
+        logs: another folder, for the output.
+        env: changes to the environment.
     """
     process = _WARM.Process(target=_run, args=(args, cwd, logs, {"OMP_NUM_THREADS": "1", **env}))
     process.start()
     process.join(120)
-    assert process.exitcode is not None, "it goes on for ever"
+    assert process.exitcode is not None, "the run has not ended within 120 s"
     out, err = ((logs / name).read_text() for name in ("out", "err"))
     return subprocess.CompletedProcess(args, process.exitcode, out, err)
 
@@ -62,7 +62,7 @@ def _run(args: Sequence[str], cwd: Path, logs: Path, env: Mapping[str, str]) -> 
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder with its content; folders end in a slash."""
+    """Returns the content of every file below a folder by name; names of folders end in a slash."""
     return {
         str(path.relative_to(folder)) + ("/" if path.is_dir() else ""): b""
         if path.is_dir()

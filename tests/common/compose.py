@@ -1,4 +1,4 @@
-"""Composing the configuration as `python -m nntrain.run` does, without running it."""
+"""Composition of the configuration as in `python -m nntrain.run`, without a run."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ register()  # an editable install hides the sweeper from Hydra
 
 
 def composed(*overrides: str, folder: Path | None = None) -> DictConfig:
-    """The composed configuration; `hydra:runtime.output_dir` is `folder`, or the current one."""
+    """Composes a configuration; `hydra:runtime.output_dir` is `folder`, or the current folder."""
     with initialize_config_module("nntrain.conf", version_base="1.3"):
         cfg = compose("config", overrides=list(overrides), return_hydra_config=True)
     with open_dict(cfg):
@@ -27,18 +27,18 @@ def composed(*overrides: str, folder: Path | None = None) -> DictConfig:
 
 
 def minimal(nodes: dict[str, Any]) -> DictConfig:
-    """A configuration with every key that a run needs, and these nodes."""
+    """Returns a configuration with every key that a run needs, and the given nodes."""
     empty = dict.fromkeys(("data", "model", "loss", "optimizer", "objective", "resume"))
     return OmegaConf.create({"seed": 0, "n_epoch": 1, "lr": 1.0, "device": "cpu", **empty, **nodes})
 
 
 def choices(group: str) -> list[str]:
-    """The files of a group."""
+    """Returns the options of a config group."""
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
 def groups() -> list[str]:
-    """The groups of the application."""
+    """Returns the config groups of the application."""
     return sorted(
         path.name
         for path in CONF.iterdir()

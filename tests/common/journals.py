@@ -1,7 +1,8 @@
-"""Journals for tests, and a tracker that fails as a test says."""
+"""Journals for tests, and a tracker that fails on request."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ from nntrain.integrations.journal.records import (
     metrics_record,
     start_record,
 )
-from nntrain.integrations.memory import MemoryTracker
+from nntrain.integrations.memory import MemoryClient, MemoryTracker
 from nntrain.integrations.shipping.delivery import Delivery
-from nntrain.integrations.shipping.spec import node_of
+from nntrain.integrations.shipping.spec import spec_of
 from nntrain.integrations.tracker import (
     MetricRow,
     ModelFile,
@@ -24,6 +25,8 @@ from nntrain.integrations.tracker import (
     RunInfo,
     Started,
     Table,
+    Tracker,
+    TrackerClient,
 )
 from nntrain.result import StopReason
 
@@ -36,13 +39,13 @@ START = start_record(RUN, {})
 END = end_record(RunEnd(StopReason.COMPLETED, time_ms=9_000_000))
 
 
-def start(tracker: Any, name: str = "mlflow", uid: str = UID) -> Record:
-    """The start of a run that was recorded with a tracker."""
-    return start_record(replace(RUN, uid=uid), {name: node_of(tracker)})
+def start(tracker: Tracker, name: str = "mlflow", uid: str = UID) -> Record:
+    """Returns the start record of a run with one tracker."""
+    return start_record(replace(RUN, uid=uid), {name: spec_of(tracker)})
 
 
 def batches(first: int, last: int, n_group: int = 4, time_ms: int = 1_000) -> list[Record]:
-    """The records of the batches from `first` to `last`, of whose keys `batch/loss` has half its step as value."""
+    """Returns the records of the batches from `first` to `last`; each `batch/loss` is step / 2."""
     groups = [range(i, min(i + n_group, last + 1)) for i in range(first, last + 1, n_group)]
     return [
         metrics_record(
@@ -55,94 +58,124 @@ def batches(first: int, last: int, n_group: int = 4, time_ms: int = 1_000) -> li
 
 
 def losses(first: int, last: int) -> list[tuple[int, float]]:
-    """What a tracker should hold of `batches`."""
+    """Returns the losses of `batches` that a tracker should hold."""
     return [(step, step / 2) for step in range(first, last + 1)]
 
 
 def append(folder: Path, records: Iterable[Record]) -> Path:
-    """Appends records to the journal in a folder; returns where it is."""
+    """Appends records to the journal in a folder and returns its path."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / JOURNAL, "ab") as file:
         file.writelines(encode(record) for record in records)
     return folder / JOURNAL
 
 
-def deliver(journal: Path, tracker: MemoryTracker, name: str = "memory") -> Delivery:
-    """Delivers all that is in a journal, as a new process would."""
+def deliver(journal: Path, tracker: Tracker, name: str = "memory") -> Delivery:
+    """Delivers a whole journal, as a new process would."""
     delivery = Delivery(journal, name, tracker)
     while delivery.advance():
         pass
     return delivery
 
 
-@dataclass
+@dataclass(frozen=True)
 class FailingTracker(MemoryTracker):
-    """Calls `before` and `after` with the name of each call that hands something over; they may raise.
+    """Calls `before` and `after` with the name of each call of its client; they may raise.
 
-    Where `counts_rows` is set it is one that cannot take a row twice: it keeps what comes, and says how much it holds.
+    With `counts_rows` it would store repeated rows, so its client reports how many rows it holds.
     """
 
     before: Callable[[str], None] = str
     after: Callable[[str], None] = str
     counts_rows: bool = False
+    taken: list[tuple[int, Any]] = field(default_factory=list, init=False)
+    """Each row, histogram, figure and table that arrived, with its step."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.taken: list[tuple[int, Any]] = []
-        """Each row, histogram, figure and table that came, with its step."""
+    def connect(self) -> TrackerClient:
+        return FailingClient(self)
 
-    def _call(self, name: str, call: Callable[[], None]) -> None:
-        self.before(name)
-        call()
-        self.after(name)
+
+class FailingClient(MemoryClient):
+    def __init__(self, tracker: FailingTracker) -> None:
+        super().__init__(tracker)
+        self.failing = tracker
+
+    @contextmanager
+    def _call(self, name: str, *taken: tuple[int, Any]) -> Iterator[None]:
+        self.failing.before(name)
+        self.failing.taken.extend(taken)
+        yield
+        self.failing.after(name)
 
     def start(self, run: RunInfo, run_id: str | None = None) -> Started:
-        self.before("start")
-        started = super().start(run, run_id)
-        self.after("start")
-        return Started(started.run_id, started.where, len(self.taken) if self.counts_rows else None)
+        with self._call("start"):
+            started = super().start(run, run_id)
+        n_row = len(self.failing.taken) if self.failing.counts_rows else None
+        return Started(started.run_id, started.where, n_row)
 
     def metrics(self, rows: Sequence[MetricRow]) -> None:
-        self.before("metrics")
-        self.taken += [(row.step, dict(row.values)) for row in rows]
-        super().metrics(rows)
-        self.after("metrics")
+        with self._call("metrics", *((row.step, dict(row.values)) for row in rows)):
+            super().metrics(rows)
 
     def histograms(
         self, row: MetricRow, edges: Sequence[float], counts: Mapping[str, Sequence[float]]
     ) -> None:
-        self.before("histograms")
-        self.taken.append((row.step, dict(counts)))
-        super().histograms(row, edges, counts)
-        self.after("histograms")
+        with self._call("histograms", (row.step, dict(counts))):
+            super().histograms(row, edges, counts)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
-        self._call("set_tags", lambda: MemoryTracker.set_tags(self, tags))
+        with self._call("set_tags"):
+            super().set_tags(tags)
 
     def figure(self, path: Path, name: str, step: int) -> None:
-        self.before("figure")
-        self.taken.append((step, {}))
-        super().figure(path, name, step)
-        self.after("figure")
+        with self._call("figure", (step, {})):
+            super().figure(path, name, step)
 
     def table(self, table: Table, step: int) -> None:
-        self.before("table")
-        self.taken.append((step, {}))
-        super().table(table, step)
-        self.after("table")
+        with self._call("table", (step, {})):
+            super().table(table, step)
 
     def artifact(self, path: Path, name: str, aliases: Sequence[str] = ()) -> None:
-        self._call("artifact", lambda: MemoryTracker.artifact(self, path, name, aliases))
+        with self._call("artifact"):
+            super().artifact(path, name, aliases)
 
     def model(self, model: ModelFile) -> None:
-        self._call("model", lambda: MemoryTracker.model(self, model))
+        with self._call("model"):
+            super().model(model)
 
     def finish(self, end: RunEnd) -> None:
-        self._call("finish", lambda: MemoryTracker.finish(self, end))
+        with self._call("finish"):
+            super().finish(end)
+
+
+@dataclass(frozen=True)
+class PlainTracker(Tracker):
+    """Keeps only metrics; with `counts_rows` its client reports how many rows it holds."""
+
+    counts_rows: bool = False
+    rows: list[MetricRow] = field(default_factory=list, init=False)
+
+    def connect(self) -> TrackerClient:
+        return PlainClient(self)
+
+
+class PlainClient(TrackerClient):
+    def __init__(self, tracker: PlainTracker) -> None:
+        self.tracker = tracker
+
+    def start(self, run: RunInfo, run_id: str | None = None) -> Started:
+        counted = len(self.tracker.rows) if self.tracker.counts_rows else None
+        return Started("plain", "nowhere", counted)
+
+    def metrics(self, rows: Sequence[MetricRow]) -> None:
+        self.tracker.rows.extend(rows)
+
+    def finish(self, end: RunEnd) -> None:
+        """Does nothing."""
 
 
 def every(n: int, error: Callable[[], Exception]) -> Callable[[str], None]:
-    """Raises at each n-th call."""
+    """Returns a function that raises at each n-th call."""
     calls = 0
 
     def call(_: str) -> None:

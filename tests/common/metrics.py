@@ -1,4 +1,4 @@
-"""What a metric is tested on: the data of tests/reference/metrics.json, and a learner that gives it to the metric."""
+"""Data for tests of metrics, from tests/reference/metrics.json, and learners that use it."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +12,7 @@ from tests.common.toys import Lists, batches
 
 
 def data_of(name: str) -> tuple[Tensor, Tensor]:
-    """Predictions and labels: of three `classes`, `binary`, of several `labels`, or of `values`."""
+    """Returns predictions and labels: three `classes`, `binary`, several `labels`, or `values`."""
     data = reference("metrics")["data"][name]
     return torch.tensor(data["pred"]), torch.tensor(data["target"])
 
@@ -22,7 +22,7 @@ def _mean_loss(pred: Tensor, target: Tensor) -> Tensor:
 
 
 def seen(pred: Tensor, target: Tensor, *metrics: Any, bs: int = 16) -> dict[str, float]:
-    """What a Learner records for metrics over these predictions, in batches of which the last is smaller."""
+    """Returns the metrics recorded for predictions in batches; the last batch is smaller."""
     learn = Learner(
         nn.Identity(),
         Lists([], batches(pred, target, bs)),
@@ -34,10 +34,10 @@ def seen(pred: Tensor, target: Tensor, *metrics: Any, bs: int = 16) -> dict[str,
 
 
 def a_batch(pred: Any = None, *targets: Tensor, loss: Any = None) -> Any:
-    """As much of a learner as a metric sees."""
+    """Returns a stand-in for a learner with the attributes that a metric reads."""
     return SimpleNamespace(pred=pred, xb=(torch.zeros(1),), yb=targets, loss=loss)
 
 
 def mean_of(pred: Tensor, target: Tensor) -> Tensor:
-    """A function of the predictions alone."""
+    """Returns the mean of the predictions and ignores the labels."""
     return pred.double().mean()

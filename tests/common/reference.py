@@ -1,4 +1,4 @@
-"""The fits that tests/reference/make_learner_reference.py ran under fastai, run by ours; and the values it wrote."""
+"""The fits of tests/reference/make_learner_reference.py in nntrain, and fastai's results."""
 
 import json
 from collections.abc import Callable
@@ -25,31 +25,31 @@ FOLDER = Path(__file__).parent.parent / "reference"
 
 @cache
 def reference(name: str) -> Any:
-    """What `tests/reference/NAME.json` holds."""
+    """Returns the content of `tests/reference/NAME.json`."""
     return json.loads((FOLDER / f"{name}.json").read_text())
 
 
 def small_digits_lists() -> Lists:
-    """The first 440 digits in order, 340 of them to train on, in batches of 64: the last ones are smaller."""
+    """Returns the first 440 digits in order, 340 to train on, in batches of 64; the last is smaller."""
     whole = digits_lists(bs=1438)
     x, y = whole.train[0]  # type: ignore[index]
     return Lists(batches(x[:340], y[:340], 64), batches(x[340:440], y[340:440], 64))
 
 
 def three_layers() -> nn.Module:
-    """1-4-4-1 without activations."""
+    """Returns a 1-4-4-1 network without activations."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return nn.Sequential(nn.Linear(1, 4), nn.Linear(4, 4), nn.Linear(4, 1))
 
 
 def three_groups_learner() -> Learner:
-    """A regression with one parameter group a layer."""
+    """Returns a regression learner with one parameter group per layer."""
     return toy_learner(regression_lists(), three_layers(), splitter=split_by_children)
 
 
 def digits_learner(**kwargs: Any) -> Learner:
-    """The digits with Adam."""
+    """Returns a learner for the digits with Adam."""
     options: dict[str, Any] = {
         "lr": 1e-2,
         "opt_func": torch.optim.Adam,
@@ -88,12 +88,12 @@ FITS: dict[str, tuple[Callable[[], Learner], Callable[[Learner], object]]] = {
     "digits_sgdr": (digits_learner, lambda learn: learn.fit_sgdr(2, 1)),
     "digits_sgdr_options": (digits_learner, lambda learn: learn.fit_sgdr(2, 1, 5e-3, cycle_mult=3)),
 }
-"""How each learner is made, and fitted; the names are those in learner.json."""
+"""Functions that make and fit each learner, by its name in learner.json."""
 
 
 @cache
 def fitted(name: str) -> Learner:
-    """The learner of that name after its fit; shared, so look at it only."""
+    """Returns the learner `name` after its fit; it is shared between tests, so do not change it."""
     make, fit = FITS[name]
     learn = make()
     fit(learn)

@@ -1,4 +1,4 @@
-"""Interrupting a fit at a given place, and comparing what two fits left behind."""
+"""Interrupts a fit at a given batch, and compares the results of two fits."""
 
 from typing import Any, ClassVar
 
@@ -9,7 +9,7 @@ from nntrain.core.rng import rng_state
 
 
 class InterruptAt(Callback):
-    """Ends the fit as a signal would, after a batch."""
+    """Ends the fit after a batch, as a signal would."""
 
     order: ClassVar[int] = 100
 
@@ -22,7 +22,7 @@ class InterruptAt(Callback):
 
 
 def outcome(learn: Learner) -> dict[str, Any]:
-    """What a fit leaves behind, but for times: records, weights, optimizer and random number generators."""
+    """Returns the results of a fit except times: records, weights, optimizer and random states."""
     recorder = learn.recorder
     rows = [
         {name: value for name, value in row.items() if not name.startswith("time/")}
@@ -41,7 +41,7 @@ def outcome(learn: Learner) -> dict[str, Any]:
 
 
 def assert_identical(actual: Any, expected: Any, where: str = "outcome") -> None:
-    """Equal to the last bit, however nested; NaN equals NaN."""
+    """Checks that two nested values are equal to the last bit; NaN equals NaN."""
     assert type(actual) is type(expected), where
     if isinstance(expected, torch.Tensor):
         assert actual.dtype == expected.dtype, where

@@ -1,24 +1,19 @@
-"""Callbacks that make a fit take a given course, or write down the course that it took."""
+"""Callbacks that script the metrics or losses of a fit, or record its course."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import ClassVar
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nntrain import Callback, Learner
 from nntrain.core.optimizer import param_groups
-
-
-def flat(model: nn.Module) -> Tensor:
-    """A copy of all parameters of a model, in one row."""
-    return torch.cat([param.detach().flatten() for param in model.parameters()]).clone()
+from nntrain.testing.toys import flat_weights as flat
 
 
 class ScriptedMetric(Callback):
-    """Replaces a recorded metric of each epoch by a given value, after the Recorder and before those who look at it."""
+    """Replaces a metric of each epoch by a given value before other callbacks read it."""
 
     order: ClassVar[int] = 51
 
@@ -30,7 +25,10 @@ class ScriptedMetric(Callback):
 
 
 class ScriptedLoss(Callback):
-    """Replaces the loss of some training batches, counted from 0 over the whole fit, or of every validation batch."""
+    """Replaces the loss of some training batches, or of every validation batch.
+
+    Training batches are counted from 0 over the whole fit.
+    """
 
     def __init__(self, train: dict[int, float] | None = None, valid: float | None = None) -> None:
         self.train, self.valid, self.n_seen = train or {}, valid, 0
@@ -43,7 +41,7 @@ class ScriptedLoss(Callback):
 
 
 class CourseSpy(Callback):
-    """Keeps the weights and the learning rate after each training batch, and the learning rate after each epoch."""
+    """Records the weights and learning rate per training batch, and the learning rate per epoch."""
 
     order: ClassVar[int] = 95
 

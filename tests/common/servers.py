@@ -1,6 +1,4 @@
-"""Real servers on loopback for tests: MLflow's, also with logins or PostgreSQL behind it, those of storages, and one that
-misbehaves.
-"""
+"""Real servers on loopback for tests: MLflow, PostgreSQL, Optuna's proxy, and a faulty server."""
 
 import http.client
 import os
@@ -25,13 +23,13 @@ from urllib.parse import urlsplit
 TIMEOUT_S = 90
 
 USER, PASSWORD = "admin", "correct horse battery"
-"""The login of a server with logins."""
+"""The login of a server with authentication."""
 
 POSTGRES_BIN = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)), None)
 
 
 def free_port() -> int:
-    """A port on loopback that nobody listens at."""
+    """Returns an unused port on loopback."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -39,20 +37,20 @@ def free_port() -> int:
 
 
 def wait_until(is_so: Callable[[], bool], what: str, timeout_s: float = TIMEOUT_S) -> None:
-    """Waits until something is so; fails with `what` was waited for."""
+    """Waits until the condition `is_so` is true; after `timeout_s`, fails with `what`."""
     deadline = time.monotonic() + timeout_s
     while not is_so():
-        assert time.monotonic() < deadline, f"{what}: not within {timeout_s} s"
+        assert time.monotonic() < deadline, f"{what}: not reached within {timeout_s} s"
         time.sleep(0.1)
 
 
 class MlflowServer:
-    """A real `mlflow server`; it can be killed and started again with its store, on the same port.
+    """A real `mlflow server`; it can be killed and restarted with its store on the same port.
 
     Args:
-        folder: where its database, its files and its log lie.
-        store: the database; SQLite in the folder by default.
-        has_logins: whether it asks for `USER` and `PASSWORD`.
+        folder: folder of the database, the artifacts and the log.
+        store: URI of the database; by default SQLite in the folder.
+        has_logins: whether the server requires `USER` and `PASSWORD`.
     """
 
     def __init__(self, folder: Path, store: str | None = None, *, has_logins: bool = False) -> None:
@@ -64,7 +62,7 @@ class MlflowServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Starts it and waits until it answers."""
+        """Starts the server and waits until it answers."""
         with open(self.folder / "server.log", "a") as log:
             self._process = subprocess.Popen(
                 self._command(),
@@ -77,7 +75,7 @@ class MlflowServer:
         wait_until(self.answers, f"{self.uri}/health")
 
     def answers(self) -> bool:
-        """Whether it is up."""
+        """Returns whether the server answers; fails with its log if it has exited."""
         assert self._process is None or self._process.poll() is None, (
             self.folder / "server.log"
         ).read_text()[-3000:]
@@ -88,7 +86,7 @@ class MlflowServer:
             return False
 
     def kill(self) -> None:
-        """Kills it with all its processes, by SIGKILL."""
+        """Kills all processes of the server with SIGKILL."""
         if self._process is not None:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -147,16 +145,20 @@ class MlflowServer:
 
 
 class Postgresql:
-    """A real PostgreSQL with an empty database; it can be killed and started again with its data, on the same port."""
+    """A real PostgreSQL server with an empty database.
+
+    It can be killed and restarted with its data on the same port.
+    """
 
     def __init__(self) -> None:
         self._bin = POSTGRES_BIN
         assert self._bin is not None
+        # PostgreSQL refuses to run as root.
         owner = (
             {"user": "postgres", "group": "postgres", "extra_groups": []}
             if os.geteuid() == 0
             else {}
-        )  # it refuses root
+        )
         self.folder = Path(tempfile.mkdtemp(prefix="nntrain-postgresql-"))
         if owner:
             shutil.chown(self.folder, "postgres", "postgres")
@@ -177,7 +179,7 @@ class Postgresql:
         subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, **self._options)
 
     def start(self) -> None:
-        """Starts it and waits until it answers."""
+        """Starts the server and waits until it answers."""
         assert self._bin is not None
         listens = [
             f"-cport={self.port}",
@@ -191,7 +193,7 @@ class Postgresql:
         wait_until(lambda: subprocess.run(is_ready, check=False).returncode == 0, "PostgreSQL")
 
     def kill(self, signum: int = signal.SIGKILL) -> None:
-        """Kills its main process, which its others follow."""
+        """Kills the main process; the other processes exit with it."""
         if self._process is not None:
             self._process.send_signal(signum)
             self._process.wait()
@@ -207,22 +209,22 @@ class Postgresql:
         err: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.kill(signal.SIGQUIT)  # its word for: at once, with all its processes
+        self.kill(signal.SIGQUIT)  # PostgreSQL's signal for an immediate shutdown
         shutil.rmtree(self.folder)
 
 
 @contextmanager
 def postgresql() -> Iterator[str]:
-    """The URI of an empty PostgreSQL database that lives as long as the context."""
+    """Yields the URI of an empty PostgreSQL database that exists during the context."""
     with Postgresql() as server:
         yield server.uri
 
 
 class OptunaProxy:
-    """Optuna's gRPC proxy before a journal; it can be killed and started again with its data, on the same port.
+    """Optuna's gRPC proxy of a journal file; it can be killed and restarted on the same port.
 
     Args:
-        folder: where the journal and the log lie.
+        folder: folder of the journal and the log.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -232,7 +234,7 @@ class OptunaProxy:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Starts it and waits until it answers."""
+        """Starts the server and waits until it answers."""
         program = (
             "from optuna.storages import JournalStorage, run_grpc_proxy_server\n"
             "from optuna.storages.journal import JournalFileBackend\n"
@@ -250,7 +252,7 @@ class OptunaProxy:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
     def kill(self) -> None:
-        """Kills it, by SIGKILL."""
+        """Kills the proxy with SIGKILL."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -270,20 +272,22 @@ class OptunaProxy:
 
 
 class Fault(Enum):
-    """What a `FaultyServer` does with a request."""
+    """The way in which a `FaultyServer` handles a request."""
 
-    NONE = "passes it on"
+    NONE = "forwards the request"
     ERROR = "answers 500"
-    TOO_MANY = "answers 429, with Retry-After"
+    TOO_MANY = "answers 429 with Retry-After"
     HANG = "never answers"
-    LOST_REPLY = "passes it on and closes the connection without an answer"
+    LOST_REPLY = "forwards the request and closes the connection without an answer"
 
 
 class FaultyServer:
-    """Stands before a real server and misbehaves as `fault` says, in every `every`th request; else it passes all on.
+    """A proxy of a real server that applies a fault to some requests and forwards the others.
 
     Args:
-        target: the real server's URI; `None` for none, with any fault that needs none.
+        target: URI of the real server; `None` if the fault needs no server.
+        fault: fault to apply.
+        every: number of requests per fault.
     """
 
     def __init__(
@@ -299,7 +303,7 @@ class FaultyServer:
         self.uri = f"http://127.0.0.1:{self._server.server_port}"
 
     def next_fault(self) -> Fault:
-        """What to do with the request that has just come."""
+        """Counts a request and returns the fault to apply to it."""
         with self._lock:
             self.n_requests += 1
             fault = self.fault if self.n_requests % self.every == 0 else Fault.NONE
@@ -357,7 +361,7 @@ def _handler(faulty: FaultyServer) -> type[BaseHTTPRequestHandler]:
                     reply.read(),
                 )
             except OSError:
-                return 502, {}, b"the server behind this one does not answer"
+                return 502, {}, b"the target server does not answer"
             finally:
                 connection.close()
 
@@ -370,6 +374,6 @@ def _handler(faulty: FaultyServer) -> type[BaseHTTPRequestHandler]:
                 self.wfile.write(body)
 
         def log_message(self, format: str, *args: object) -> None:
-            """Says nothing."""
+            """Logs nothing."""
 
     return Handler

@@ -1,4 +1,4 @@
-"""Runs of the command line that are hurt, and the count of what they have left in journal and trackers."""
+"""Runs of the command line under faults, and checks of their journals and trackers."""
 
 import math
 import os
@@ -25,10 +25,13 @@ from tests.common.wandb_store import WandbRun
 REPOSITORY = Path(__file__).parents[2]
 
 LONGEST_STALL_MS = 500
-"""What no step of a hurt run may take beyond its pause; the machine that tests may be busy, and benchmarks measure better."""
+"""The maximum delay of a training step under faults, beyond its scripted pause.
+
+It is generous, because the test machine may be busy; benchmarks measure the delay exactly.
+"""
 
 Points = Mapping[str, list[tuple[int, int, str]]]
-"""The points of each key in order: step, milliseconds since the epoch of the clock, and the value in full."""
+"""The points of each key in order: step, Unix time in milliseconds, and the exact value."""
 
 
 def small(
@@ -39,7 +42,7 @@ def small(
     folder: str = "run",
     workers: int = 0,
 ) -> list[str]:
-    """The command line of a training that costs next to nothing, in that folder."""
+    """Returns the command line of a very small training run in `folder`."""
     return [
         "trusted_targets=[tests]",
         "~data",
@@ -48,7 +51,8 @@ def small(
         "model.n_out=2",
         "model.hidden=8",
         "callbacks=[signals]",
-        f"+callbacks.witness={{_target_: tests.e2e.user.Witness, path: {folder}.seen, batch_ms: {batch_ms}}}",
+        "+callbacks.witness={_target_: tests.e2e.user.Witness, "
+        f"path: {folder}.seen, batch_ms: {batch_ms}}}",
         f"n_epoch={n_epoch}",
         f"hydra.run.dir={folder}",
         *args,
@@ -56,13 +60,13 @@ def small(
 
 
 class TrainingRun:
-    """`python -m nntrain.run` in a process, killed at the latest when the context is left.
+    """A process with `python -m nntrain.run`, killed at the end of the context if still running.
 
     Args:
-        cwd: where it is started.
-        args: its arguments, with those of `small`.
-        folder: the folder of the run, seen from there; what it prints goes to `FOLDER.out`.
-        env: environment variables of its own.
+        cwd: working directory.
+        args: arguments, including those of `small`.
+        folder: folder of the run, relative to `cwd`; the output goes to `FOLDER.out`.
+        env: additional environment variables.
     """
 
     def __init__(self, cwd: Path, args: list[str], folder: str = "run", **env: str) -> None:
@@ -82,36 +86,36 @@ class TrainingRun:
 
     @property
     def output(self) -> str:
-        """What it has printed."""
+        """The output so far."""
         return self._beside("out").read_text()
 
     @property
     def record(self) -> RunRecord:
-        """Its journal."""
+        """The journal of the run."""
         return read_journal(self.folder)
 
     @property
     def seen(self) -> list[tuple[float, float]]:
-        """The time in ms and the loss of each training batch, as the user's own callback has noted them."""
+        """The time in ms and the loss of each training batch, as recorded by a user's callback."""
         path = self._beside("seen")
         data = path.read_bytes() if path.exists() else b""
         return list(struct.iter_unpack("dd", data[: len(data) // 16 * 16]))
 
     def wait_for_batches(self, n: int) -> None:
-        """Waits until so many are trained."""
+        """Waits until `n` batches are trained."""
         wait_until(lambda: self.lives() and len(self.seen) >= n, f"{n} batches in {self.folder}")
 
     def lives(self) -> bool:
-        """True; fails with what it has printed if it has ended."""
+        """Returns True if the process is running; otherwise fails with its output."""
         assert self.process.poll() is None, self.output
         return True
 
     def wait(self, timeout_s: float = 90) -> int:
-        """Waits for its end; returns the exit code."""
+        """Waits for the process to end and returns its exit code."""
         return int(self.process.wait(timeout_s))
 
     def shipper(self) -> psutil.Process:
-        """The process that ships for it."""
+        """Returns the shipper process of the run."""
         (found,) = (
             child
             for child in self.process.children()
@@ -138,7 +142,7 @@ def _environ(env: Mapping[str, str]) -> dict[str, str]:
 
 
 def nntrain_sync(cwd: Path, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """`python -m nntrain.sync`, finished, with what it printed."""
+    """Runs `python -m nntrain.sync` and returns the finished process with its output."""
     return subprocess.run(
         [sys.executable, "-m", "nntrain.sync", *args],
         cwd=cwd,
@@ -151,7 +155,7 @@ def nntrain_sync(cwd: Path, *args: str, **env: str) -> subprocess.CompletedProce
 
 
 def processes_in(folder: Path) -> list[psutil.Process]:
-    """The processes that work in a folder, whoever their parent is now."""
+    """Returns the processes whose working directory is `folder`, whatever their parent."""
     return [
         process
         for process in psutil.process_iter()
@@ -165,12 +169,12 @@ def _works_in(process: psutil.Process, folder: Path) -> bool:
     return False
 
 
-# --- what is left
+# --- results of a run
 
 
 @dataclass
 class StoredRun:
-    """What MLflow's database holds of a run."""
+    """The content of MLflow's database for a run."""
 
     status: str = ""
     end_time: int | None = None
@@ -179,7 +183,7 @@ class StoredRun:
 
 
 def stored_run(database: Path, uid: str) -> StoredRun | None:
-    """The one run of that `uid` in MLflow's database; `None` if there is none yet."""
+    """Returns the run `uid` in MLflow's database, or `None` if it does not exist yet."""
     with sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=30) as connection:
         found = connection.execute(
             "SELECT run_uuid FROM tags WHERE key = 'nntrain.run' AND value = ?", [uid]
@@ -188,7 +192,7 @@ def stored_run(database: Path, uid: str) -> StoredRun | None:
 
 
 def n_runs(database: Path) -> int:
-    """How many runs there are."""
+    """Returns the number of runs in MLflow's database."""
     with sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=30) as connection:
         return int(connection.execute("SELECT count(*) FROM runs").fetchone()[0])
 
@@ -203,18 +207,18 @@ def _stored(connection: sqlite3.Connection, run_id: str) -> StoredRun:
     )
     points = defaultdict(list)
     for key, step, time_ms, value, is_nan in connection.execute(columns, [run_id]):
-        if not key.startswith("system/"):  # what the shipper measures is in no journal
+        if not key.startswith("system/"):  # the shipper's measurements are not in the journal
             points[key].append((step, time_ms, exact(math.nan if is_nan else value)))
     return StoredRun(status, end_time, tags, dict(points))
 
 
 def exact(value: float) -> str:
-    """A number in full, so that NaN equals NaN."""
+    """Returns the exact text of a number; NaN equals NaN."""
     return "nan" if math.isnan(value) else repr(float(value))
 
 
 def journal_points(record: RunRecord) -> Points:
-    """The points of a journal."""
+    """Returns the points of a journal."""
     return {
         key: [
             (int(step), int(time_ms), exact(value))
@@ -225,12 +229,12 @@ def journal_points(record: RunRecord) -> Points:
 
 
 def without_time(points: Points) -> dict[str, list[tuple[int, str]]]:
-    """The points by step and value."""
+    """Returns the points as step and value."""
     return {key: [(step, value) for step, _, value in series] for key, series in points.items()}
 
 
 def wandb_points(run: WandbRun) -> dict[str, list[tuple[int, str]]]:
-    """The points of an offline run of W&B's, by step and value; W&B's own and the figures left out."""
+    """Returns the points of an offline W&B run as step and value, without W&B keys and figures."""
     points = defaultdict(list)
     for row in run.history:
         for key, value in row.items():
@@ -240,7 +244,7 @@ def wandb_points(run: WandbRun) -> dict[str, list[tuple[int, str]]]:
 
 
 def assert_delivered(record: RunRecord, database: Path) -> StoredRun:
-    """MLflow holds the points of the journal, in its order, each of them once, and no others."""
+    """Checks that MLflow holds exactly the points of the journal, once each and in order."""
     run = stored_run(database, record.run.uid)
     assert run is not None
     assert record.damaged == {}
@@ -249,7 +253,7 @@ def assert_delivered(record: RunRecord, database: Path) -> StoredRun:
 
 
 def assert_unhurt(run: TrainingRun, expected: list[float], batch_ms: float = 0.0) -> None:
-    """The training has gone as one that is not tracked: its losses are equal to the last bit, and no step has waited."""
+    """Checks that the losses equal those of an untracked run bit for bit and no step stalled."""
     times, losses = zip(*run.seen, strict=True)
     assert list(losses) == expected[: len(losses)]
     stalls = [after - before - batch_ms for before, after in pairwise(times)]
@@ -257,7 +261,7 @@ def assert_unhurt(run: TrainingRun, expected: list[float], batch_ms: float = 0.0
 
 
 def assert_journal_is_whole(run: TrainingRun) -> None:
-    """The journal has each batch that was trained."""
+    """Checks that the journal holds every trained batch."""
     losses = run.record.metrics["batch/loss"]
     assert losses.step.tolist() == list(range(1, len(run.seen) + 1))
     assert losses.value.tolist() == [loss for _, loss in run.seen]

@@ -1,4 +1,4 @@
-"""Two learners alike, of which one does something more: does it train on as the other does?"""
+"""Checks that an action does not change training, by comparing two equal learners."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.common.toys import Lists
 
 
 class Noise(Callback):
-    """Changes batches with every global generator, and counts them."""
+    """Adds noise from every global generator to the batches, and counts them."""
 
     def __init__(self) -> None:
         self.n = 0
@@ -33,7 +33,7 @@ class Noise(Callback):
 
 
 class SeenBatches(Callback):
-    """Keeps each batch as the model saw it."""
+    """Records each batch as the model sees it."""
 
     order = 40
 
@@ -45,7 +45,7 @@ class SeenBatches(Callback):
 
 
 class StatefulNet(nn.Module):
-    """Dropout, batch norm, and plain attributes that each training batch changes."""
+    """A model with dropout, batch norm, and plain attributes that each training batch changes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,7 +69,10 @@ class StatefulNet(nn.Module):
 def shuffled_learner(
     own_generator: bool = False, opt_func: Any = torch.optim.SGD, **loader_kwargs: Any
 ) -> Learner:
-    """Learns three classes from shuffled batches; whatever can be random or stateful is; the same each time."""
+    """Returns a learner with randomness and state wherever possible, the same each time.
+
+    It learns three classes from shuffled batches.
+    """
     seed_everything(3)
     x = torch.randn(96, 4)
     y = (x[:, 0] > 0).long() + (x[:, 1] > 0).long()
@@ -93,7 +96,7 @@ def shuffled_learner(
 
 
 def training_record(learn: Learner) -> dict[str, Any]:
-    """Everything that training gave, to be compared bit for bit."""
+    """Returns all results of training, to be compared bit for bit."""
     values = {
         name: value for name, value in learn.recorder.row.items() if not name.startswith("time/")
     }
@@ -112,14 +115,14 @@ def training_record(learn: Learner) -> dict[str, Any]:
 
 
 def assert_same(one: Any, other: Any) -> None:
-    """Compares nests of tensors and plain values bit for bit; NaN equals NaN."""
+    """Compares nested tensors and plain values bit for bit; NaN equals NaN."""
     torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
 
 
 def assert_same_training(
     make: Callable[[], Learner], act: Callable[[Learner], Any], *, n_epoch_before: int
 ) -> None:
-    """Trains a learner that did `act` (after `n_epoch_before` epochs), and one that did not; both must give the same."""
+    """Checks that `act`, called after `n_epoch_before` epochs, does not change later training."""
     records = []
     for acting in (False, True):
         learn = make()

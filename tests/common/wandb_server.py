@@ -1,7 +1,7 @@
-"""A stand-in for W&B's server, which nobody can run here: it takes what the real SDK sends, and says what it holds.
+"""A stand-in for W&B's server, which is not available locally, for requests of the real SDK.
 
-It knows the few requests that beginning, resuming, filling and ending a run take. What it says of a run at a resume is what
-it was sent before, so that the real SDK decides where to go on.
+It implements the requests that start, resume, fill and end a run. On a resume it returns the data
+that it received before, so the real SDK decides where to continue.
 """
 
 from __future__ import annotations
@@ -20,14 +20,17 @@ ENTITY = {"id": "e", "name": "team"}
 
 
 class WandbServer(ThreadingHTTPServer):
-    """Keeps the rows of one run; `status` is what it answers to the rows, `hangs` whether it answers at all."""
+    """Stores the rows of one run.
+
+    `status` is the HTTP status of the answer to rows; if `hangs`, requests are answered too late.
+    """
 
     daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.rows: dict[int, dict[str, Any]] = {}
-        """The rows of history by their place."""
+        """The history rows by offset."""
         self.console: list[str] = []
         self.config: dict[str, Any] = {}
         self.tags: list[str] = []
@@ -38,14 +41,14 @@ class WandbServer(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The URL of the server."""
         return f"http://127.0.0.1:{self.server_address[1]}"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Says nothing: a client that goes away in the middle is what the tests are about."""
+        """Logs nothing, because tests disconnect clients on purpose."""
 
     def stream(self, body: dict[str, Any]) -> None:
-        """Takes rows, lines of the console and the end."""
+        """Stores rows, console lines and the exit code."""
         files = body.get("files") or {}
         for name, chunk in files.items():
             if name == "wandb-history.jsonl":
@@ -58,7 +61,7 @@ class WandbServer(ThreadingHTTPServer):
             self.exit_code = body["exitcode"]
 
     def query(self, query: str, values: dict[str, Any]) -> dict[str, Any] | None:
-        """The answer to a GraphQL query; `None` for one that it does not know."""
+        """Returns the answer to a GraphQL query, or `None` if the query is unknown."""
         name = query.replace("{", "(").split("(")[0].split()[-1]
         match name:
             case "Viewer":
@@ -143,7 +146,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: WandbServer
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Says nothing."""
+        """Logs nothing."""
 
     def do_PUT(self) -> None:
         self._body()
@@ -181,7 +184,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def wandb_server() -> Iterator[WandbServer]:
-    """A server on a free port of the loopback."""
+    """Runs a server on a free port of the loopback."""
     with WandbServer() as server:
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         yield server

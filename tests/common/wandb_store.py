@@ -1,7 +1,8 @@
-"""Reads back what W&B keeps of an offline run: the records of its `.wandb` file.
+"""A reader of the `.wandb` file of an offline W&B run.
 
-The file is LevelDB's log format with a header of its own: after 7 bytes come blocks of 32 KiB, in which each fragment of a
-record has a header of 7 bytes (CRC-32C, length, kind); the header counts as part of the first block.
+The file has LevelDB's log format with an additional header of 7 bytes. It consists of blocks of 32
+KiB; the header is part of the first block. Each fragment of a record starts with 7 bytes: CRC-32C,
+length and kind.
 """
 
 from __future__ import annotations
@@ -22,31 +23,31 @@ FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
 @dataclass
 class WandbRun:
-    """What an offline run holds; of what is updated, the newest."""
+    """The content of an offline run; updated values are the newest ones."""
 
     folder: Path
     run: pb.RunRecord = field(default_factory=pb.RunRecord)
     environment: pb.EnvironmentRecord = field(default_factory=pb.EnvironmentRecord)
     history: list[dict[str, Any]] = field(default_factory=list)
-    """The rows, with the names of nested values joined by dots."""
+    """The rows; names of nested values are joined by dots."""
     summary: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, pb.MetricRecord] = field(default_factory=dict)
-    """What was defined by `define_metric`, by name or pattern."""
+    """The definitions of `define_metric` by name or pattern."""
     files: list[str] = field(default_factory=list)
     artifacts: list[pb.ArtifactRecord] = field(default_factory=list)
     console: str = ""
     stats: list[dict[str, float]] = field(default_factory=list)
-    """The samples of the use of processor and memory."""
+    """The samples of processor and memory use."""
     exit_code: int | None = None
 
     def series(self, key: str) -> list[tuple[int, float]]:
-        """The steps and values of one metric."""
+        """Returns the steps and values of one metric."""
         return [(row["train_iter"], row[key]) for row in self.history if key in row]
 
     @property
     def params(self) -> dict[str, Any]:
-        """The config flattened as W&B's page shows it, without W&B's own and the tags."""
+        """The config, flattened as on W&B's page, without W&B's own keys and the tags."""
         return dict(
             _flat(
                 {
@@ -64,7 +65,7 @@ class WandbRun:
 
 
 def read_offline(folder: Path, uid: str) -> WandbRun:
-    """The one offline run of that id below `folder/wandb`."""
+    """Returns the offline run with the id `uid` below `folder/wandb`."""
     (file,) = (folder / "wandb").glob(f"offline-run-*/run-{uid}.wandb")
     found = WandbRun(file.parent)
     for record in records(file):
@@ -73,7 +74,7 @@ def read_offline(folder: Path, uid: str) -> WandbRun:
 
 
 def records(path: Path) -> Iterator[pb.Record]:
-    """The records that are whole."""
+    """Yields the complete records of a file."""
     data, fragments = path.read_bytes(), b""
     assert data.startswith(HEADER)
     for kind, fragment in _fragments(data):

@@ -1,4 +1,4 @@
-"""Every config file is composed, every target in it checked, and everything that it describes is made."""
+"""Every config file composes, its targets are allowed, and the objects it describes are made."""
 
 import re
 from pathlib import Path
@@ -23,14 +23,14 @@ from tests.common.compose import CONF, choices, composed, groups
 FILES = sorted(CONF.rglob("*.yaml"))
 
 
-def test_the_groups_are_those_that_the_readme_names() -> None:
+def test_the_config_groups_are_those_of_the_readme() -> None:
     trains = {"callbacks", "data", "loss", "metrics", "model", "optimizer", "schedule", "tracker"}
     assert set(groups()) == trains | {"experiment", "sweep", "debug"}
 
 
 @pytest.fixture
 def fashion(tmp_path: Path) -> Path:
-    """A tiny stand-in for Fashion-MNIST, saved where the config is told to look."""
+    """Saves a tiny stand-in for Fashion-MNIST and returns its folder."""
     part = Dataset.from_dict(
         {"image": [[[i % 256] * 28] * 28 for i in range(20)], "label": [i % 10 for i in range(20)]}
     )
@@ -119,7 +119,7 @@ def test_several_callbacks_configs_can_be_chosen_and_one_removed() -> None:
     assert "progress" not in cfg.callbacks
 
 
-def test_a_callback_set_to_null_is_left_out() -> None:
+def test_a_callback_set_to_null_is_removed() -> None:
     plain = resolve(composed("callbacks.progress=null"))
     assert "progress" not in make_all(plain["callbacks"], "callbacks")
 
@@ -156,7 +156,7 @@ def test_the_whole_configuration_can_be_printed() -> None:
         assert re.search(rf"^{key}:", text, re.MULTILINE)
 
 
-def test_the_trace_goes_to_the_runs_log_without_more_than_its_preset(tmp_path: Path) -> None:
+def test_the_trace_preset_alone_writes_the_log_of_the_run(tmp_path: Path) -> None:
     done = nntrain_run(
         "debug=trace", "n_epoch=1", "tracker=none", "hydra.run.dir=here", cwd=tmp_path
     )
@@ -166,8 +166,5 @@ def test_the_trace_goes_to_the_runs_log_without_more_than_its_preset(tmp_path: P
 
 
 def test_the_moving_average_is_shorter_than_a_short_fit() -> None:
-    span, n_step = (
-        1 / (1 - composed("callbacks=ema").callbacks.ema.decay),
-        276,
-    )  # steps of the README's example
-    assert span < n_step / 2
+    n_step = 276  # of the README's example
+    assert 1 / (1 - composed("callbacks=ema").callbacks.ema.decay) < n_step / 2

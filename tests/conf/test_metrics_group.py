@@ -1,4 +1,4 @@
-"""Every config of the metrics group: what it makes, and that it says what each key means."""
+"""The metrics that each config of the metrics group makes, and the comments on its keys."""
 
 import re
 from pathlib import Path
@@ -60,7 +60,7 @@ def test_the_regression_config_records_its_metrics() -> None:
     assert recorded(learn.recorder.row) == LOSSES | {"train/mae", "valid/mae", "valid/r2"}
 
 
-def test_f1_of_the_full_config_is_that_of_scikit_learn() -> None:
+def test_f1_of_the_full_config_equals_scikit_learns() -> None:
     learn = toy_learner(
         digits_lists(),
         digits_mlp(),

@@ -1,4 +1,4 @@
-"""The configs of data, models and losses, and the experiments made of them."""
+"""The configs of data, models and losses, and the experiments that combine them."""
 
 import inspect
 from collections.abc import Iterator
@@ -12,11 +12,14 @@ from hydra.utils import get_method, instantiate
 from omegaconf import OmegaConf
 
 from nntrain.app.build import make_learner, resolve
+from nntrain.sweeps import register
+
+register()  # Hydra does not find the sweeper in an editable install
 
 CONF = Path(__file__).parents[2] / "conf"
 QUIET = ["callbacks=none", "tracker=none", "device=cpu"]
-CHOSEN_OTHERWISE = {"data/digits": {"flat"}}
-"""What a config chooses otherwise than its function: images keep their shape, so that every model takes them."""
+DIFFERENT_DEFAULTS = {"data/digits": {"flat"}}
+"""Values in which a config differs from its function: images keep their shape for all models."""
 
 
 def choices(*groups: str) -> list[str]:
@@ -50,7 +53,7 @@ def test_a_config_has_every_setting_of_its_function_at_its_default(choice: str) 
     }
     assert given.keys() == defaults.keys()
     differing = {key for key in given if given[key] != defaults[key]}
-    assert differing == CHOSEN_OTHERWISE.get(choice, set())
+    assert differing == DIFFERENT_DEFAULTS.get(choice, set())
 
 
 @pytest.mark.parametrize(

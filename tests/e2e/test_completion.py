@@ -37,3 +37,21 @@ def test_groups_and_keys_are_completed(typed: str, expected: str, tmp_path: Path
         check=True,
     )
     assert done.stdout.strip() == expected
+
+
+@pytest.mark.parametrize("args", [["--help"], ["-sc", "query=bash"], ["--cfg", "job"]], ids=str)
+def test_help_and_completion_do_not_wait_for_large_imports(args: list[str], tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "nntrain.run", *args],
+        cwd=tmp_path,
+        env={**os.environ, "COMP_LINE": "nntrain model=", "COMP_POINT": "14", "COMP_CWORD": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout
+    imported = {
+        line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()
+    }
+    assert {"nntrain", "hydra"} <= imported
+    assert not imported & {"torch", "numpy", "optuna", "mlflow", "wandb", "sklearn", "matplotlib"}

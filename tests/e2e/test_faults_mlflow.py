@@ -77,7 +77,7 @@ def test_a_server_that_is_never_there_costs_a_warning_and_sync_delivers_later(
         assert run.wait() == 0, run.output
     assert run.seen[0][0] / 1000 - run.started_s < 10
     assert run.output.count("WARNING") == 1
-    assert "mlflow takes nothing at present" in run.output
+    assert "delivery to mlflow fails" in run.output
     assert f"of {run.folder}/journal.jsonl" in run.output
     assert f"python -m nntrain.sync {run.folder}" in run.output
     assert_unhurt(run, expected, 3)
@@ -91,7 +91,7 @@ def test_a_server_that_is_never_there_costs_a_warning_and_sync_delivers_later(
         again = nntrain_sync(tmp_path, "run")
         assert (again.returncode, again.stdout, again.stderr) == (
             0,
-            "Nothing is undelivered under 'run'.\n",
+            "Everything under 'run' is delivered.\n",
             "",
         )
         assert tree(run.folder) == before
@@ -215,7 +215,7 @@ def test_a_shipper_that_is_killed_is_followed_by_another_one(
         wait_until_stored(N_STEP // 8, database, run)
         run.shipper().kill()
         assert run.wait() == 0, run.output
-    assert run.output.count("the shipper died (exit code -9): another one goes on.") == 1
+    assert run.output.count("the shipper died (exit code -9): it is restarted and continues.") == 1
     assert_unhurt(run, expected, 10)
     assert_journal_is_whole(run)
     assert assert_delivered(run.record, database).status == "FINISHED"
@@ -231,7 +231,7 @@ def test_a_tracker_that_raises_now_and_then_gets_everything(
         tmp_path, small(N_BATCH, flaky, "tracker=none", n_epoch=N_EPOCH, batch_ms=6)
     ) as run:
         assert run.wait() == 0, run.output
-    assert "try 1 failed: ValueError: first" in (run.folder / "shipper.log").read_text()
+    assert "attempt 1 failed: ValueError: first" in (run.folder / "shipper.log").read_text()
     assert_unhurt(run, expected, 6)
     assert_journal_is_whole(run)
     assert assert_delivered(run.record, database).status == "FINISHED"

@@ -132,7 +132,7 @@ def test_where_the_disk_is_full_for_a_while_nothing_is_lost(tmp_path: Path, data
         limit_file_size(shipper, 0)
         limit_file_size(run.process, (run.folder / "journal.jsonl").stat().st_size + 1000)
         wait_until(
-            lambda: "cannot be written (File too large): training goes on" in run.output,
+            lambda: "cannot be written (File too large): training continues" in run.output,
             "the warning",
         )
         run.wait_for_batches(len(run.seen) + 100)

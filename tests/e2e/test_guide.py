@@ -1,4 +1,4 @@
-"""What docs/guide.md shows runs as it stands there, and prints what it says."""
+"""The code in docs/guide.md runs as written and prints the documented output."""
 
 import re
 import subprocess
@@ -14,7 +14,7 @@ GUIDE = ROOT / "docs/guide.md"
 
 
 def blocks() -> list[tuple[int, str]]:
-    """The Python blocks of the page, each with the number of its first line."""
+    """Returns the Python blocks of the page with the number of their first line."""
     text = GUIDE.read_text()
     return [
         (text.count("\n", 0, found.start(1)), found[1])
@@ -23,11 +23,13 @@ def blocks() -> list[tuple[int, str]]:
 
 
 def promised(block: str) -> list[str]:
-    """What the comments after, or on the line below, the prints of a block say."""
+    """Returns the comments after the prints of a block, on the same line or the next."""
     return re.findall(r"^print\(.*\)(?:  |\n)# (.*)$", block, re.MULTILINE)
 
 
-def test_every_block_runs_and_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_block_runs_and_prints_the_documented_output(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     names: dict[str, object] = {"__name__": "guide"}
     n_promised = 0
     for line, block in blocks():
@@ -46,8 +48,11 @@ def test_every_link_leads_somewhere() -> None:
 
 
 @pytest.mark.slow
-def test_importing_the_trackers_does_not_import_what_they_track_with() -> None:
+def test_importing_the_trackers_does_not_import_their_libraries() -> None:
     heavy = ("mlflow", "matplotlib", "wandb", "torchmetrics", "hydra")
-    code = f"import sys, nntrain.integrations; print([name for name in {heavy} if name in sys.modules])"
+    code = (
+        "import sys, nntrain.integrations; "
+        f"print([name for name in {heavy} if name in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -1,4 +1,4 @@
-"""What the README tells a newcomer to do works as it stands there."""
+"""The commands in the README work as written."""
 
 import re
 from pathlib import Path
@@ -20,12 +20,9 @@ def blocks(language: str) -> list[str]:
 
 
 def commands() -> list[str]:
-    """The command lines of nntrain.run, without the explanations beside them."""
-    return [
-        re.split(r"  +", line.strip())[0]
-        for line in README.splitlines()
-        if line.startswith("    python -m nntrain.run")
-    ]
+    """Returns the command lines of nntrain.run, each as one line."""
+    lines = re.sub(r"\\\n +", "", README).splitlines()
+    return [line.strip() for line in lines if line.startswith("    python -m nntrain.run")]
 
 
 def test_the_first_example_trains(capsys: pytest.CaptureFixture[str]) -> None:
@@ -57,7 +54,7 @@ def test_the_callback_stops_the_fit() -> None:
 
 
 @pytest.mark.slow
-def test_the_users_own_package_trains(tmp_path: Path) -> None:
+def test_a_users_package_trains(tmp_path: Path) -> None:
     for text in (*blocks("python"), *blocks("yaml")):
         if name := re.match(r"# (\S+\.(?:py|yaml))\n", text):
             path = tmp_path / name[1]

@@ -143,7 +143,7 @@ def test_the_same_seed_gives_the_same_weights_with_and_without_tracking(
 def test_an_interrupted_run_goes_on_in_the_same_mlflow_run(
     default_run: tuple[Path, str], tmp_path: Path
 ) -> None:
-    """Stopping after an epoch and raising n_epoch stands for an interruption; signals have tests of their own."""
+    """A fit with fewer epochs stands for an interruption here; other tests send signals."""
     shutil.copytree(default_run[0], tmp_path / "again")
     (folder,) = (tmp_path / "again").glob("outputs/*/*")
     done = nntrain_run("n_epoch=13", f"resume={folder}", cwd=tmp_path / "again")

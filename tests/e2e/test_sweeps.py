@@ -1,4 +1,4 @@
-"""Sweeps through the command line: Optuna, both trackers, folders and exit code agree, and a study goes on where it stopped."""
+"""Sweeps on the command line: Optuna, trackers, folders and exit code agree; studies continue."""
 
 import csv
 import os
@@ -20,8 +20,8 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
 from nntrain.integrations.journal.records import read_journal
-from nntrain.integrations.wandb import artifact_name
-from nntrain.sweeps.study.opening import SHADOW
+from nntrain.integrations.wandb.names import artifact_name
+from nntrain.sweeps.study.opening import REPORTS_SUFFIX
 from nntrain.sweeps.study.trials import owner_of
 from tests.common.cli import nntrain_run, tree, warm_nntrain_run
 from tests.common.servers import wait_until
@@ -42,13 +42,13 @@ RANDOM = (
 
 
 def sweep(*args: str, name: str = STUDY) -> list[str]:
-    """The command line of a sweep that costs next to nothing."""
+    """Returns the command line of a very short sweep."""
     return ["-m", *small(2, n_epoch=2), *RANDOM, f"hydra.sweeper.study_name={name}", *args]
 
 
 @dataclass(frozen=True)
 class Swept:
-    """A sweep that was run: the folder of the command, its arguments, what it printed, and how it exited."""
+    """A finished sweep: the folder and arguments of the command, its exit code and its output."""
 
     cwd: Path
     args: list[str]
@@ -75,11 +75,11 @@ class Swept:
 
     @property
     def stored(self) -> dict[str, Run]:
-        """All that MLflow has, by `nntrain.run`."""
+        """The runs in MLflow, by `nntrain.run`."""
         return stored(self.cwd)
 
     def wandb(self, uid: str) -> WandbRun:
-        """What W&B has of a run."""
+        """Returns a run in W&B."""
         return read_offline(self.cwd, uid)
 
 
@@ -100,7 +100,7 @@ def run_sweep(cwd: Path, *args: str) -> Swept:
 def swept(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, empty_store: Path
 ) -> Swept:
-    """A sweep in which every second trial is stopped by a cancel exception."""
+    """Runs a sweep in which a cancel exception stops every second trial."""
     folder = tmp_path_factory.mktemp("swept")
     shutil.copy(empty_store, folder / "mlflow.db")
     odd = "+callbacks.odd._target_=tests.e2e.user.PrunesOddTrials"
@@ -112,7 +112,7 @@ def swept(
 
 
 def expected(trial: FrozenTrial) -> tuple[TrialState, str, str, int]:
-    """State in Optuna, outcome, status in MLflow, and epochs."""
+    """Returns the state in Optuna, the outcome, the status in MLflow, and the epochs."""
     if trial.number % 2:
         return TrialState.PRUNED, "pruned", "KILLED", 1
     return TrialState.COMPLETE, "completed", "FINISHED", 2
@@ -161,7 +161,7 @@ def test_optuna_trackers_and_folders_agree_on_each_trial(swept: Swept) -> None:
     assert len(runs) == N_TRIAL + 1
 
 
-def test_the_study_has_a_run_of_its_own_with_what_was_found(swept: Swept) -> None:
+def test_the_study_has_a_run_of_its_own_with_the_results(swept: Swept) -> None:
     uid = swept.study.user_attrs["nntrain.run"]
     run, kept = swept.stored[uid], swept.wandb(uid)
     assert (run.info.run_name, run.info.status) == (STUDY, "FINISHED")
@@ -192,12 +192,12 @@ def test_the_study_has_a_run_of_its_own_with_what_was_found(swept: Swept) -> Non
     assert f"runs/{run.info.run_id}" in swept.output
 
 
-# --- a study that goes on
+# --- a study that continues
 
 
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory: pytest.TempPathFactory) -> Swept:
-    """A study of two trials, recorded nowhere."""
+    """Runs a study of two trials without a tracker."""
     done = run_sweep(
         tmp_path_factory.mktemp("begun"),
         *sweep(SPACE, "tracker=none", "objective=valid/loss"),
@@ -207,7 +207,7 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Swept:
     return done
 
 
-def test_the_best_configuration_is_run_by_a_command_and_gives_the_same(begun: Swept) -> None:
+def test_the_best_configuration_runs_again_with_the_same_result(begun: Swept) -> None:
     best = begun.study.best_trial
     assert (
         yaml.safe_load((begun.folder / "optimization_results.yaml").read_text())["best_value"]
@@ -219,7 +219,7 @@ def test_the_best_configuration_is_run_by_a_command_and_gives_the_same(begun: Sw
     assert f"valid/loss:      {best.value:.6g}\n" in done.stdout
 
 
-def test_the_same_command_again_runs_nothing_and_more_trials_only_the_difference(
+def test_the_same_command_runs_nothing_and_more_trials_only_the_difference(
     begun: Swept,
 ) -> None:
     first = begun.study.trials
@@ -284,7 +284,7 @@ def test_an_interrupted_study_is_killed_and_finished_by_the_same_command(
     ]
 
 
-def test_a_killed_worker_costs_a_try_of_its_trial_and_no_run_goes_on_for_ever(
+def test_a_killed_worker_ends_a_try_of_its_trial_and_no_run_stays_open(
     tmp_path: Path, empty_store: Path
 ) -> None:
     shutil.copy(empty_store, tmp_path / "mlflow.db")
@@ -314,7 +314,7 @@ def test_a_killed_worker_costs_a_try_of_its_trial_and_no_run_goes_on_for_ever(
     )
     assert again.params == dead.params
     assert sorted(trial.state.name for trial in trials) == ["COMPLETE"] * 4 + ["FAIL"]
-    reports = optuna.load_study(study_name=STUDY + SHADOW, storage=study._storage)
+    reports = optuna.load_study(study_name=STUDY + REPORTS_SUFFIX, storage=study._storage)
     assert sorted(trial.state.name for trial in reports.trials) == ["COMPLETE"] * 4 + ["FAIL"]
     outcomes = {
         trial.user_attrs["nntrain.run"]: "KILLED" if trial == dead else "FINISHED"
@@ -326,7 +326,7 @@ def test_a_killed_worker_costs_a_try_of_its_trial_and_no_run_goes_on_for_ever(
 
 
 def trains(study: optuna.Study) -> list[FrozenTrial]:
-    """The trials that run and have a run in the tracker."""
+    """Returns the running trials that have a run in the tracker."""
     return [
         trial
         for trial in study.get_trials(states=(TrialState.RUNNING,))
@@ -335,7 +335,7 @@ def trains(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def parent(cwd: Path) -> tuple[Run, str]:
-    """The run of the one study, and its name for machines."""
+    """Returns the only study's run and its uid."""
     ((uid, run),) = [
         (uid, run) for uid, run in stored(cwd).items() if "nntrain.trial" not in run.data.tags
     ]
@@ -379,7 +379,7 @@ return [...document.querySelectorAll('.js-plotly-plot')].map(plot => plot.layout
 @pytest.mark.filterwarnings(
     "ignore::ResourceWarning"
 )  # the driver's sockets are closed by its process
-def test_the_report_is_drawn_without_a_network(begun: Swept) -> None:
+def test_the_report_opens_offline(begun: Swept) -> None:
     options = webdriver.ChromeOptions()
     for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
         options.add_argument(argument)
@@ -409,7 +409,7 @@ CASES = {
     ),
     "a misspelt key": (
         ["lrr=interval(1e-3,1e-1)"],
-        ["lrr is no key of the configuration: did you mean lr?"],
+        ["Unknown key lrr: did you mean 'lr'?"],
     ),
     "an objective that is not recorded": (
         ["objective=valid/acc", SPACE],
@@ -419,13 +419,13 @@ CASES = {
         ["hydra.sweeper.n_trials=0", SPACE],
         ["hydra.sweeper.n_trials=0 must be at least 1"],
     ),
-    "a storage that does not answer": (
+    "a storage that does not respond": (
         ["hydra.sweeper.storage=postgresql+psycopg2://u:hidden@127.0.0.1:9/x", SPACE],
         ["storage=postgresql+psycopg2://u:***@127.0.0.1:9/x cannot be reached", "refused"],
     ),
     "a wrong tracker": (
         ["tracker.finish_timeout_s=-1", SPACE],
-        ["tracker.finish_timeout_s=-1 is no time to wait"],
+        ["tracker.finish_timeout_s=-1 must be"],
     ),
     "an untrusted callback": (
         ["hydra.sweeper.callbacks.tracker._target_=os.system", SPACE],
@@ -435,7 +435,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_bad_input_is_told_in_one_sentence_and_writes_nothing(
+def test_bad_input_is_reported_in_one_sentence_and_writes_nothing(
     name: str, tmp_path: Path, logs: Path
 ) -> None:
     args, parts = CASES[name]

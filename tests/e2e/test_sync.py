@@ -1,4 +1,4 @@
-"""`python -m nntrain.sync`: what a run could not deliver is delivered later, once, from the journal and its files alone."""
+"""`python -m nntrain.sync` delivers later, once, from the journal and its files alone."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ from nntrain.app import sync
 from nntrain.integrations.journal.records import JOURNAL, read_journal
 from nntrain.integrations.journal.writer import JournalWriter
 from nntrain.integrations.mlflow import CLIENT_SETTINGS, MLflowTracker
-from nntrain.integrations.shipping.delivery import delivery_lock
+from nntrain.integrations.shipping.lock import delivery_lock
 from tests.common.cli import nntrain_run, tree
 from tests.common.journals import END, START, append, batches, losses, start
 from tests.common.mlflow_store import only_run
@@ -28,14 +28,14 @@ Capture = pytest.CaptureFixture[str]
 
 @pytest.fixture(autouse=True)
 def _client_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What `sync.main` puts into the environment is gone after each test."""
+    """`MLflowTracker.connect` adds these, and no test may leave them to the next one."""
     for name, value in CLIENT_SETTINGS.items():
         monkeypatch.setenv(name, value)
 
 
 @pytest.fixture
 def tracker(store_uri: str) -> MLflowTracker:
-    return MLflowTracker(store_uri, system_metrics=False).settled()
+    return MLflowTracker(store_uri, system_metrics=False).resolved()
 
 
 def nntrain_sync(*args: str, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
@@ -81,8 +81,22 @@ def test_it_lists_delivers_and_then_changes_nothing(
     ):
         assert sync.main(args) == 0
         folders = ", ".join(repr(name) for name in args if name != "--list") or "'.'"
-        assert capsys.readouterr() == (f"Nothing is undelivered under {folders}.\n", "")
+        assert capsys.readouterr() == (f"Everything under {folders} is delivered.\n", "")
     assert tree(tmp_path) == before
+
+
+def test_it_says_what_the_tracker_does_not_keep(
+    tmp_path: Path, tracker: MLflowTracker, capsys: Capture
+) -> None:
+    histograms = {"kind": "histograms", "time_ms": 1, "step": 4, "edges": [0.0, 1.0]}
+    record = {**histograms, "counts": {"act/0": [3.0]}}
+    append(tmp_path / "run", [start(tracker), *batches(1, 4), record, record, END])
+    assert sync.main(["run"]) == 0
+    said = capsys.readouterr()
+    expected = "mlflow does not keep histograms (2): they stay in the journal."
+    assert expected in said.out.splitlines()
+    assert said.err == ""
+    assert sync.main(["--list", "run"]) == 0
 
 
 def test_a_run_recorded_offline_goes_to_a_server_from_a_copy_of_journal_and_files(
@@ -192,7 +206,7 @@ def test_a_run_that_goes_on_is_delivered_as_far_as_it_is_and_left_open(
         assert sync.main(["--list", "run"]) == 1
         assert (
             capsys.readouterr().out
-            == "mlflow lacks 4 rows of metrics of run/journal.jsonl, and the run goes on.\n"
+            == "mlflow lacks 4 rows of metrics of run/journal.jsonl, which is still running.\n"
         )
         assert sync.main(["run"]) == 0
         assert (points(*only_run(tmp_path)), status(tmp_path)) == (losses(1, 4), "RUNNING")
@@ -211,8 +225,8 @@ def test_a_damaged_line_is_told_and_the_rest_delivered(
     raw[number - 1] = raw[number - 1].replace(b":", b";", 1)
     journal.write_bytes(b"".join(raw))
     assert sync.main(["run"]) == 0
-    expected = f"run/journal.jsonl: mlflow: line {number} of the journal cannot be read: its checksum is wrong\n"
-    assert capsys.readouterr().err == expected
+    expected = f"line {number} of the journal cannot be read: its checksum is wrong\n"
+    assert capsys.readouterr().err == f"run/journal.jsonl: mlflow: {expected}"
     lost = range(4 * number - 7, 4 * number - 3)
     assert points(*only_run(tmp_path)) == [point for point in losses(1, 12) if point[0] not in lost]
     assert status(tmp_path) == "FINISHED"
@@ -248,9 +262,11 @@ def test_a_dead_server_costs_the_time_that_was_given_and_the_next_journal_is_del
     assert "b/journal.jsonl: delivered." in said.out
     (line,) = said.err.splitlines()
     assert line.startswith(
-        "mlflow lacks 4 rows of metrics of a/journal.jsonl, for it takes nothing ("
+        "mlflow lacks 4 rows of metrics of a/journal.jsonl because delivery fails ("
     )
-    assert line.endswith("): mend that, or deliver to another with --to and --set.")
+    assert line.endswith(
+        "): fix the cause and run this again, or choose another tracker by --to and --set."
+    )
 
 
 def test_a_journal_that_is_being_delivered_is_left_alone(
@@ -259,18 +275,22 @@ def test_a_journal_that_is_being_delivered_is_left_alone(
     journal = append(tmp_path / "run", [start(tracker), *batches(1, 4), END])
     with delivery_lock(journal):
         assert sync.main(["run"]) == 1
-    expected = "nntrain.sync: run/journal.jsonl is being delivered by another process: wait until it is done.\n"
-    assert capsys.readouterr().err == expected
+    assert capsys.readouterr().err == (
+        "nntrain.sync: run/journal.jsonl is being delivered by another process: "
+        "wait until it has finished.\n"
+    )
 
+
+FUNCTION = "nntrain.integrations.shipping.continuation.continue_journal"
 
 MISTAKES = {
     "missing": (
         ["nowhere"],
-        "nowhere does not exist: give the folder of a run, or one that holds such folders.",
+        "nowhere does not exist: give the folder of a run, or a folder that contains runs.",
     ),
     "no setting": (
         ["run", "--to", "mlflow", "--set", "tracking_uri"],
-        "--set tracking_uri is no setting: give KEY=VALUE, such as tracking_uri=http://127.0.0.1:5000.",
+        "--set tracking_uri is not a setting: give KEY=VALUE, for example tracking_uri=http",
     ),
     "unknown setting": (
         ["run", "--to", "mlflow", "--set", "uri=x"],
@@ -278,23 +298,23 @@ MISTAKES = {
     ),
     "set without to": (
         ["run", "--set", "tracking_uri=x"],
-        "--set needs --to: name the tracker that the settings are of.",
+        "--set needs --to: name the tracker to which the settings belong.",
     ),
     "newer": (
         ["newer"],
-        "newer/journal.jsonl is of version 2, this nntrain reads up to 1: update nntrain.",
+        "newer/journal.jsonl has version 2, and this nntrain reads versions up to 1: update ",
     ),
     "empty": (
         ["empty"],
-        "empty/journal.jsonl does not say which run it is of: expected a journal that nntrain wrote.",
+        "empty/journal.jsonl has no start record: expected a journal that nntrain wrote.",
     ),
     "untrusted": (
         ["untrusted"],
-        "subprocess.Popen is not trusted: if it is a tracker of yours, add --trust subprocess.",
+        "subprocess.Popen is not trusted: if it is your own tracker, add --trust subprocess.",
     ),
     "function": (
         ["function"],
-        "tracker._target_=nntrain.integrations.shipping.continuation.link_or_copy is no dataclass, as every tracker ",
+        f"tracker._target_={FUNCTION} is not a tracker: name a dataclass that derives from ",
     ),
 }
 
@@ -309,9 +329,10 @@ def test_a_mistake_is_one_sentence(tmp_path: Path, capsys: Capture, mistake: str
         [{**START, "trackers": {"a": {"_target_": "subprocess.Popen", "args": "touch harm"}}}],
     )
     copy = {
-        "_target_": "nntrain.integrations.shipping.continuation.link_or_copy",
-        "source": "run/journal.jsonl",
-        "target": "harm",
+        "_target_": FUNCTION,
+        "old": "run/journal.jsonl",
+        "new": "harm",
+        "train_iter": 1,
     }
     append(tmp_path / "function", [{**START, "trackers": {"a": copy}}])
     args, expected = MISTAKES[mistake]

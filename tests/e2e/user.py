@@ -1,13 +1,14 @@
-"""What users bring along in the tests of faults: data, callbacks, and a tracker that fails now and then."""
+"""A user's own parts for the tests of faults: data, callbacks, and a failing tracker."""
+
+from __future__ import annotations
 
 import os
 import struct
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch.utils.data import TensorDataset
@@ -16,12 +17,14 @@ from nntrain import Callback, CancelFitException, Learner, StopReason
 from nntrain.core.callback import Purpose
 from nntrain.data import DataLoaders
 from nntrain.integrations.mlflow import MLflowTracker
-from nntrain.integrations.tracker import MetricRow
 from nntrain.sweeps import current_trial
+
+if TYPE_CHECKING:
+    from nntrain.integrations.mlflow.client import MLflowTrackerClient
 
 
 def loaders(n_batch: int, num_workers: int = 0) -> DataLoaders:
-    """So many training batches of 8 items of two classes that a line separates, and one to validate."""
+    """Makes training batches of 8 items of two separable classes, and one validation batch."""
     x = torch.randn((n_batch + 1) * 8, 8, generator=torch.Generator().manual_seed(0))
     data = (x, (x.sum(1) > 0).long())
     train, valid = [part[:-8] for part in data], [part[-8:] for part in data]
@@ -32,10 +35,10 @@ def loaders(n_batch: int, num_workers: int = 0) -> DataLoaders:
 
 
 class Witness(Callback):
-    """Notes the time and the loss of each training batch in a file of its own, at once, and takes its time.
+    """Writes the time and the loss of each training batch to a file at once, and then sleeps.
 
     Args:
-        path: the file: for each batch milliseconds since the epoch of the clock and the loss, as two doubles.
+        path: the file; each batch adds two doubles, milliseconds since 1970 and the loss.
         batch_ms: how long it sleeps after each training batch.
     """
 
@@ -104,7 +107,7 @@ class Poisons(Callback):
 
 
 class Modules(Callback):
-    """Prints which trackers' libraries the process that trains has imported when the fit is over."""
+    """Prints which tracker libraries the training process has imported at the end of the fit."""
 
     order: ClassVar[int] = 100
 
@@ -124,19 +127,11 @@ class Memory(Callback):
             print(f"memory: {pages * os.sysconf('SC_PAGE_SIZE') / 2**20:.1f}")
 
 
-@dataclass
+@dataclass(frozen=True)
 class Flaky(MLflowTracker):
-    """Raises in every third call of `metrics`, the first one included, before or after MLflow has taken the rows."""
+    """Has a client that fails now and then."""
 
-    n_call: ClassVar[int] = 0
+    def connect(self) -> MLflowTrackerClient:
+        from tests.e2e.flaky_client import FlakyClient
 
-    def metrics(self, rows: Sequence[MetricRow]) -> None:
-        Flaky.n_call += 1
-        errors = (ValueError("first"), OSError("second"), RuntimeError("third"))
-        if Flaky.n_call % 3 != 1:
-            super().metrics(rows)
-        else:
-            nth = Flaky.n_call // 3
-            if nth % 2:
-                super().metrics(rows)
-            raise errors[nth % 3]
+        return FlakyClient(self)

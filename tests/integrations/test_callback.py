@@ -1,4 +1,4 @@
-"""What the adapter records of a fit, and that recording changes nothing."""
+"""The callback records a fit completely, and recording changes nothing in the fit."""
 
 import itertools
 import math
@@ -12,17 +12,17 @@ import torch
 from nntrain import Callback, CancelFitException, Event, Learner, StopReason
 from nntrain.callbacks import Checkpoint, StopOnNaN
 from nntrain.config.redact import Redactor
+from nntrain.core.smoothing import smooth
 from nntrain.integrations.callback import TrackerCallback
 from nntrain.integrations.journal.records import read_journal
 from nntrain.integrations.journal.writer import JournalInUseError, JournalWriter
 from nntrain.integrations.memory import MemoryTracker
 from nntrain.integrations.shipping.client import InProcess
 from nntrain.integrations.tracker import OUTCOME_TAG, ModelFile, RunInfo
-from nntrain.recorder import smooth
 from nntrain.schedule import OneCycle
 from nntrain.statistics import ActivationStats
+from nntrain.testing import RaiseAt, counted_reads
 from tests.common.runs import InterruptAt
-from tests.common.spies import RaiseAt, counted_reads
 from tests.common.toys import Lists, digits_lists, digits_mlp, regression_lists, toy_learner
 
 CrossEntropy = torch.nn.functional.cross_entropy
@@ -277,13 +277,15 @@ def test_what_a_users_callback_logs_is_recorded() -> None:
     assert memory.run.artifacts == {"reports/last.txt": b"epoch 1"}
 
 
-def test_what_is_logged_after_the_fit_is_told_to_be_lost(caplog: pytest.LogCaptureFixture) -> None:
+def test_logging_after_the_fit_is_not_recorded_with_one_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     learn, memory = tracked()
     learn.fit(1)
     learn.tracker.log_metrics({"late": 1.0})
     learn.tracker.log_metrics({"late": 2.0})
     assert [record.message for record in caplog.records] == [
-        "What is logged now is not recorded, for the fit has ended: log in after_fit or before."
+        "The run has ended and records nothing more: log in after_fit or earlier."
     ]
     assert "late" not in memory.run.keys
 
@@ -351,7 +353,7 @@ def test_points_after_the_checkpoint_of_a_killed_run_are_not_doubled() -> None:
     alone.fit(3)
 
     tracking, memory = callback("run")
-    # the process dies in epoch 1: what it had recorded was delivered, and its last checkpoint is that of epoch 0
+    # The process dies in epoch 1: its records were delivered, its last checkpoint is of epoch 0.
     killed = RaiseAt(Event.AFTER_BATCH, OSError("killed"), epoch=1, iteration=3)
     first = toy_learner(cbs=[tracking, Checkpoint("checkpoints"), killed])
     with pytest.raises(OSError, match="killed"):

@@ -2,29 +2,23 @@
 
 import pytest
 
-from nntrain.integrations.memory import MemoryTracker
+from nntrain.integrations.memory import MemoryClient, MemoryTracker
 from nntrain.integrations.tracker import MetricRow, RunEnd, RunInfo
 from nntrain.result import StopReason
 
 INF = float("inf")
 
 
-def started(uid: str = "a" * 16) -> MemoryTracker:
+def started(uid: str = "a" * 16) -> tuple[MemoryTracker, MemoryClient]:
     tracker = MemoryTracker()
-    tracker.start(
-        RunInfo(
-            uid=uid,
-            name="first",
-            params={"lr": 0.1},
-            tags={"team": "a"},
-            texts={"config.yaml": "lr: 0.1"},
-        )
-    )
-    return tracker
+    client = tracker.connect()
+    info = RunInfo(uid, "first", {"lr": 0.1}, tags={"team": "a"}, texts={"config.yaml": "lr: 0.1"})
+    client.start(info)
+    return tracker, client
 
 
 def test_what_the_run_began_with_is_there() -> None:
-    run = started().run
+    run = started()[0].run
     assert (run.id, run.info.name, run.params, run.tags) == (
         "a" * 16,
         "first",
@@ -36,9 +30,9 @@ def test_what_the_run_began_with_is_there() -> None:
 
 
 def test_a_series_is_the_steps_and_values_of_one_key_in_order() -> None:
-    tracker = started()
-    tracker.metrics([MetricRow(1, 1, {"loss": 3.0, "lr": 0.1}), MetricRow(2, 2, {"lr": 0.2})])
-    tracker.metrics([MetricRow(3, 5, {"loss": INF})])
+    tracker, client = started()
+    client.metrics([MetricRow(1, 1, {"loss": 3.0, "lr": 0.1}), MetricRow(2, 2, {"lr": 0.2})])
+    client.metrics([MetricRow(3, 5, {"loss": INF})])
     assert tracker.series("loss") == [(1, 3.0), (5, INF)]
     assert tracker.run.keys == {"loss", "lr"}
     assert tracker.series("acc") == []
@@ -46,9 +40,9 @@ def test_a_series_is_the_steps_and_values_of_one_key_in_order() -> None:
 
 @pytest.mark.parametrize("value", [1.0, INF, float("nan")])
 def test_a_value_that_comes_twice_is_kept_once(value: float) -> None:
-    tracker = started()
-    tracker.metrics([MetricRow(1, 1, {"loss": value})])
-    tracker.metrics([MetricRow(1, 1, {"loss": value, "lr": 0.1}), MetricRow(2, 1, {"loss": value})])
+    tracker, client = started()
+    client.metrics([MetricRow(1, 1, {"loss": value})])
+    client.metrics([MetricRow(1, 1, {"loss": value, "lr": 0.1}), MetricRow(2, 1, {"loss": value})])
     assert [dict.fromkeys(row.values) for row in tracker.run.rows] == [
         {"loss": None},
         {"lr": None},
@@ -57,10 +51,10 @@ def test_a_value_that_comes_twice_is_kept_once(value: float) -> None:
 
 
 def test_a_run_that_goes_on_has_not_ended() -> None:
-    tracker = started()
-    tracker.finish(RunEnd(StopReason.INTERRUPTED))
+    tracker, client = started()
+    client.finish(RunEnd(StopReason.INTERRUPTED))
     assert tracker.run.end == RunEnd(StopReason.INTERRUPTED)
-    tracker.start(RunInfo(uid="a" * 16, params={"lr": 0.2}))
+    client.start(RunInfo(uid="a" * 16, params={"lr": 0.2}))
     assert tracker.run.end is None
     assert (tracker.run.n_starts, tracker.run.params) == (2, {"lr": 0.2})
     assert list(tracker.runs) == ["a" * 16]
@@ -68,11 +62,27 @@ def test_a_run_that_goes_on_has_not_ended() -> None:
 
 def test_runs_without_a_uid_are_runs_of_their_own() -> None:
     tracker = MemoryTracker()
-    ids = [tracker.start(RunInfo()).run_id for _ in range(3)]
+    client = tracker.connect()
+    ids = [client.start(RunInfo()).run_id for _ in range(3)]
     assert list(tracker.runs) == ids
     assert len(set(ids)) == 3
 
 
 def test_without_a_run_it_says_so() -> None:
-    with pytest.raises(LookupError, match="no run was begun"):
+    with pytest.raises(LookupError, match="has no run"):
         MemoryTracker().series("loss")
+
+
+def test_all_clients_of_a_tracker_write_to_its_runs() -> None:
+    tracker, client = started()
+    other = tracker.connect()
+    other.start(RunInfo(uid="b" * 16))
+    client.metrics([MetricRow(1, 1, {"loss": 1.0})])
+    assert tracker.run.id == "b" * 16
+    assert tracker.runs["a" * 16].series("loss") == [(1, 1.0)]
+    assert tracker.series("loss") == []
+
+
+def test_a_client_without_a_run_says_so() -> None:
+    with pytest.raises(LookupError, match="call start first"):
+        MemoryTracker().connect().metrics([MetricRow(1, 1, {"loss": 1.0})])

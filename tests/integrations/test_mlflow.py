@@ -1,4 +1,4 @@
-"""MLflow, on real SQLite stores; what all trackers share is in test_trackers.py, servers are in test_mlflow_servers.py."""
+"""MLflow on real SQLite stores; see test_trackers.py for the contract of all trackers."""
 
 import hashlib
 import json
@@ -21,13 +21,10 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from nntrain.config.errors import ConfigError
-from nntrain.integrations.mlflow import (
-    CLIENT_SETTINGS,
-    DRIFT_TAG,
-    RUN_TAG,
-    MLflowTracker,
-    _refusals,
-)
+from nntrain.core.names import RUN_UID
+from nntrain.integrations.mlflow import CLIENT_SETTINGS, MLflowTracker
+from nntrain.integrations.mlflow.client import DRIFT_TAG, MLflowTrackerClient
+from nntrain.integrations.mlflow.errors import refusals
 from nntrain.integrations.tracker import MetricRow, ModelFile, Refused, RunEnd, RunInfo, Table
 from nntrain.models import mlp
 from nntrain.result import StopReason
@@ -38,16 +35,16 @@ MLP = {"_target_": "nntrain.models.mlp", "n_in": 4, "hidden": 3, "n_out": 2}
 
 def started(
     store_uri: str, run: RunInfo | None = None, **settings: Any
-) -> tuple[MLflowTracker, MlflowClient]:
-    """A tracker whose run has begun, and a client to look at it."""
-    tracker = MLflowTracker(store_uri, **settings)
-    tracker.start(run or RunInfo(uid=UID))
-    return tracker, MlflowClient(store_uri)
+) -> tuple[MLflowTrackerClient, MlflowClient]:
+    """A client whose run has begun, and a store to look at it."""
+    client = MLflowTracker(store_uri, **settings).connect()
+    client.start(run or RunInfo(uid=UID))
+    return client, MlflowClient(store_uri)
 
 
 def params_of(store_uri: str, params: Mapping[Any, Any]) -> dict[str, str]:
-    tracker, client = started(store_uri, RunInfo(uid=UID, params=params))
-    return dict(client.get_run(tracker.run_id).data.params)
+    client, store = started(store_uri, RunInfo(uid=UID, params=params))
+    return dict(store.get_run(client.run_id).data.params)
 
 
 # --- settings
@@ -55,10 +52,9 @@ def params_of(store_uri: str, params: Mapping[Any, Any]) -> dict[str, str]:
 
 def test_the_module_is_imported_without_mlflow_or_torch() -> None:
     code = (
-        "import importlib.util, sys; spec = importlib.util.find_spec('nntrain'); "
-        "sys.modules['nntrain'] = importlib.util.module_from_spec(spec); "
-        "from nntrain.integrations.mlflow import MLflowTracker; MLflowTracker().settled(); "
-        "print([name for name in ('mlflow', 'sqlalchemy', 'filelock') if name in sys.modules])"
+        "import sys; from nntrain.integrations.mlflow import MLflowTracker; "
+        "MLflowTracker().resolved(); "
+        "print([name for name in ('mlflow', 'sqlalchemy', 'torch') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
@@ -77,22 +73,22 @@ def test_the_environment_names_the_store_and_the_experiment(
     assert (given.uri, given.experiment) == ("http://host", "mine")
 
 
-def test_settled_settings_mean_the_same_in_another_folder_and_environment(
+def test_resolved_settings_mean_the_same_in_another_folder_and_environment(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "theirs")
-    settled = MLflowTracker(
+    resolved = MLflowTracker(
         run_name="one", tags={"a": "b"}, parent_run_id="p", log_model=True
-    ).settled()
+    ).resolved()
     monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME")
-    assert settled == MLflowTracker(
+    assert resolved == MLflowTracker(
         f"sqlite:///{tmp_path}/mlflow.db", "theirs", "one", {"a": "b"}, "p", log_model=True
     )
-    assert settled.settled() == settled
+    assert resolved.resolved() == resolved
 
 
 @pytest.mark.parametrize(
-    ("uri", "settled"),
+    ("uri", "resolved"),
     [
         ("sqlite:///runs/a b.db", "sqlite:///{cwd}/runs/a b.db"),
         ("sqlite:////abs/mlflow.db", "sqlite:////abs/mlflow.db"),
@@ -103,8 +99,8 @@ def test_settled_settings_mean_the_same_in_another_folder_and_environment(
         ("databricks://profile", "databricks://profile"),
     ],
 )
-def test_only_the_path_of_an_sqlite_file_is_settled(uri: str, settled: str) -> None:
-    assert MLflowTracker(uri).settled().tracking_uri == settled.format(cwd=Path.cwd())
+def test_only_the_path_of_an_sqlite_file_is_resolved(uri: str, resolved: str) -> None:
+    assert MLflowTracker(uri).resolved().tracking_uri == resolved.format(cwd=Path.cwd())
 
 
 @pytest.mark.parametrize(
@@ -141,6 +137,18 @@ def test_the_clients_settings_are_those_that_mlflow_knows() -> None:
         assert str(known.type(value) if known.type is not bool else value) == value
 
 
+def test_connecting_adds_the_clients_settings_but_those_that_the_user_has_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in CLIENT_SETTINGS:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "120")
+    MLflowTracker("sqlite:///a.db").connect()
+    found = {name: os.environ[name] for name in CLIENT_SETTINGS}
+    assert found == {**CLIENT_SETTINGS, "MLFLOW_HTTP_REQUEST_TIMEOUT": "120"}
+    assert not Path("a.db").exists()
+
+
 # --- runs
 
 
@@ -154,27 +162,27 @@ def test_the_run_is_as_the_settings_say(store_uri: str) -> None:
         "tags": {"team": "c"},
         "parent_run_id": "f" * 32,
     }
-    tracker, client = started(store_uri, run, **settings)
-    entity = client.get_run(tracker.run_id)
+    client, store = started(store_uri, run, **settings)
+    entity = store.get_run(client.run_id)
     assert (entity.info.run_name, entity.info.status, entity.info.start_time) == (
         "this",
         "RUNNING",
         123_456,
     )
-    assert client.get_experiment(entity.info.experiment_id).name == "mine"
-    expected = {"a": "b", "team": "c", "mlflow.parentRunId": "f" * 32, RUN_TAG: UID}
+    assert store.get_experiment(entity.info.experiment_id).name == "mine"
+    expected = {"a": "b", "team": "c", "mlflow.parentRunId": "f" * 32, RUN_UID: UID}
     assert expected.items() <= entity.data.tags.items()
-    assert Path(client.download_artifacts(tracker.run_id, "config.yaml")).read_text() == "lr: 1\n"
-    tracker.finish(RunEnd(StopReason.COMPLETED, time_ms=234_567))
-    assert client.get_run(tracker.run_id).info.end_time == 234_567
+    assert Path(store.download_artifacts(client.run_id, "config.yaml")).read_text() == "lr: 1\n"
+    client.finish(RunEnd(StopReason.COMPLETED, time_ms=234_567))
+    assert store.get_run(client.run_id).info.end_time == 234_567
 
 
 def test_runs_without_a_name_get_different_ones_whatever_the_seed(store_uri: str) -> None:
     names, draws = set(), set()
     for i in range(3):
         random.seed(0)
-        tracker, client = started(store_uri, RunInfo(uid=f"{i:016x}"))
-        names.add(client.get_run(tracker.run_id).info.run_name)
+        client, store = started(store_uri, RunInfo(uid=f"{i:016x}"))
+        names.add(store.get_run(client.run_id).info.run_name)
         draws.add(random.random())
     assert len(names) == 3
     assert len(draws) == 1
@@ -182,18 +190,18 @@ def test_runs_without_a_name_get_different_ones_whatever_the_seed(store_uri: str
 
 def test_runs_that_start_together_on_a_new_database_share_the_experiment(tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path}/new folder/mlflow.db"
-    trackers = [MLflowTracker(uri) for _ in range(4)]
+    clients = [MLflowTracker(uri).connect() for _ in range(4)]
     threads = [
-        threading.Thread(target=tracker.start, args=(RunInfo(uid=f"{i:016x}"),))
-        for i, tracker in enumerate(trackers)
+        threading.Thread(target=client.start, args=(RunInfo(uid=f"{i:016x}"),))
+        for i, client in enumerate(clients)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    client = MlflowClient(uri)
-    runs = client.search_runs([client.get_experiment_by_name("nntrain").experiment_id])
-    assert {run.data.tags[RUN_TAG] for run in runs} == {f"{i:016x}" for i in range(4)}
+    store = MlflowClient(uri)
+    runs = store.search_runs([store.get_experiment_by_name("nntrain").experiment_id])
+    assert {run.data.tags[RUN_UID] for run in runs} == {f"{i:016x}" for i in range(4)}
 
 
 def test_files_lie_beside_the_database_wherever_the_process_runs(
@@ -201,30 +209,30 @@ def test_files_lie_beside_the_database_wherever_the_process_runs(
 ) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    settled = MLflowTracker(store_uri).settled()
+    resolved = MLflowTracker(store_uri).resolved()
     monkeypatch.chdir(elsewhere)
-    settled.start(RunInfo(uid=UID, texts={"config.yaml": "lr: 1\n"}))
+    resolved.connect().start(RunInfo(uid=UID, texts={"config.yaml": "lr: 1\n"}))
     (kept,) = (tmp_path / "mlruns").rglob("config.yaml")
     assert kept.read_text() == "lr: 1\n"
     assert list(elsewhere.iterdir()) == []
 
 
 def test_a_deleted_run_is_told_and_goes_on_once_restored(store_uri: str) -> None:
-    tracker, client = started(store_uri)
-    client.delete_run(tracker.run_id)
-    for run_id in (None, tracker.run_id):
-        with pytest.raises(LookupError, match=f"mlflow runs restore --run-id {tracker.run_id}"):
-            MLflowTracker(store_uri).start(RunInfo(uid=UID), run_id)
-    client.restore_run(tracker.run_id)
-    assert MLflowTracker(store_uri).start(RunInfo(uid=UID)).run_id == tracker.run_id
+    client, store = started(store_uri)
+    store.delete_run(client.run_id)
+    for run_id in (None, client.run_id):
+        with pytest.raises(LookupError, match=f"mlflow runs restore --run-id {client.run_id}"):
+            MLflowTracker(store_uri).connect().start(RunInfo(uid=UID), run_id)
+    store.restore_run(client.run_id)
+    assert MLflowTracker(store_uri).connect().start(RunInfo(uid=UID)).run_id == client.run_id
 
 
 def test_a_deleted_experiment_is_told(store_uri: str) -> None:
-    _, client = started(store_uri)
-    experiment = client.get_experiment_by_name("nntrain").experiment_id
-    client.delete_experiment(experiment)
+    _, store = started(store_uri)
+    experiment = store.get_experiment_by_name("nntrain").experiment_id
+    store.delete_experiment(experiment)
     with pytest.raises(LookupError, match=f"'nntrain' was deleted.*--experiment-id {experiment}"):
-        MLflowTracker(store_uri).start(RunInfo(uid=UID))
+        MLflowTracker(store_uri).connect().start(RunInfo(uid=UID))
 
 
 def test_an_experiment_that_another_process_made_meanwhile_is_taken(
@@ -232,21 +240,21 @@ def test_an_experiment_that_another_process_made_meanwhile_is_taken(
 ) -> None:
     find = MlflowClient.get_experiment_by_name
 
-    def too_early(client: MlflowClient, name: str) -> Any:
+    def too_early(store: MlflowClient, name: str) -> Any:
         monkeypatch.setattr(MlflowClient, "get_experiment_by_name", find)
-        client.create_experiment(name)
+        store.create_experiment(name)
 
     monkeypatch.setattr(MlflowClient, "get_experiment_by_name", too_early)
-    tracker, client = started(store_uri)
-    made = client.get_experiment_by_name("nntrain").experiment_id
-    assert client.get_run(tracker.run_id).info.experiment_id == made
+    client, store = started(store_uri)
+    made = store.get_experiment_by_name("nntrain").experiment_id
+    assert store.get_run(client.run_id).info.experiment_id == made
 
 
 def test_a_run_that_goes_on_is_running(store_uri: str) -> None:
-    tracker, client = started(store_uri)
-    tracker.finish(RunEnd(StopReason.INTERRUPTED))
-    MLflowTracker(store_uri).start(RunInfo(uid=UID), tracker.run_id)
-    assert client.get_run(tracker.run_id).info.status == "RUNNING"
+    client, store = started(store_uri)
+    client.finish(RunEnd(StopReason.INTERRUPTED))
+    MLflowTracker(store_uri).connect().start(RunInfo(uid=UID), client.run_id)
+    assert store.get_run(client.run_id).info.status == "RUNNING"
 
 
 @pytest.mark.parametrize(
@@ -264,11 +272,11 @@ def test_it_says_how_to_look_at_the_run(
     store_uri: str, tmp_path: Path, uri: str, command: str
 ) -> None:
     (tmp_path / "other.db").write_bytes((tmp_path / "mlflow.db").read_bytes())
-    tracker = MLflowTracker(uri.format(folder=tmp_path), run_name="mine")
-    where = tracker.start(RunInfo(uid=UID)).where
+    client = MLflowTracker(uri.format(folder=tmp_path), run_name="mine").connect()
+    where = client.start(RunInfo(uid=UID)).where
     assert where.startswith("MLflow run:      mine, experiment nntrain, ")
     assert command.format(folder=tmp_path) in where
-    assert where.endswith(f"/#/experiments/1/runs/{tracker.run_id}/model-metrics")
+    assert where.endswith(f"/#/experiments/1/runs/{client.run_id}/model-metrics")
 
 
 @pytest.mark.parametrize("path", ["no database.db", "."])
@@ -277,7 +285,7 @@ def test_a_store_that_cannot_be_read_is_an_error_at_once_and_left_alone(
 ) -> None:
     (tmp_path / "no database.db").write_text("not a database " * 100)
     with pytest.raises(Exception, match=r"not a database|unable to open"):
-        MLflowTracker(f"sqlite:///{path}").start(RunInfo(uid=UID))
+        MLflowTracker(f"sqlite:///{path}").connect().start(RunInfo(uid=UID))
     assert (tmp_path / "no database.db").read_text() == "not a database " * 100
 
 
@@ -303,13 +311,13 @@ def test_names_are_made_to_fit_and_none_merge(store_uri: str) -> None:
 
 
 def test_a_resume_with_other_params_keeps_the_first_and_names_them(store_uri: str) -> None:
-    tracker, client = started(
+    client, store = started(
         store_uri, RunInfo(uid=UID, params={"lr": 0.1, "n_epoch": 2, "seed": 0})
     )
-    MLflowTracker(store_uri).start(
-        RunInfo(uid=UID, params={"lr": 0.2, "n_epoch": 4, "seed": 0, "new": 1}), tracker.run_id
+    MLflowTracker(store_uri).connect().start(
+        RunInfo(uid=UID, params={"lr": 0.2, "n_epoch": 4, "seed": 0, "new": 1}), client.run_id
     )
-    data = client.get_run(tracker.run_id).data
+    data = store.get_run(client.run_id).data
     assert data.params == {"lr": "0.1", "n_epoch": "2", "seed": "0", "new": "1"}
     assert data.tags[DRIFT_TAG] == "lr, n_epoch"
 
@@ -318,17 +326,17 @@ def test_a_resume_with_other_params_keeps_the_first_and_names_them(store_uri: st
 
 
 def test_a_table_is_one_of_mlflows_and_the_same_twice_is_one(store_uri: str) -> None:
-    tracker, client = started(store_uri)
+    client, store = started(store_uri)
     table = Table("pairs", ["digit", "share"], [[3, 0.5], [8, float("nan")]])
     for _ in range(2):
-        tracker.table(table, 1)
-    loaded = client.load_table("1", "pairs.json", [tracker.run_id])
+        client.table(table, 1)
+    loaded = store.load_table("1", "pairs.json", [client.run_id])
     assert (
-        "NaN" not in Path(client.download_artifacts(tracker.run_id, "pairs.json")).read_text()
+        "NaN" not in Path(store.download_artifacts(client.run_id, "pairs.json")).read_text()
     )  # no browser reads that
     assert loaded["digit"].tolist() == [3, 8]
     assert loaded["share"].isna().tolist() == [False, True]
-    tag = client.get_run(tracker.run_id).data.tags["mlflow.loggedArtifacts"]
+    tag = store.get_run(client.run_id).data.tags["mlflow.loggedArtifacts"]
     assert json.loads(tag) == [{"path": "pairs.json", "type": "table"}]
 
 
@@ -349,19 +357,19 @@ def test_a_table_is_one_of_mlflows_and_the_same_twice_is_one(store_uri: str) -> 
 )
 def test_an_artifact_cannot_leave_the_run(store_uri: str, tmp_path: Path, name: str) -> None:
     (tmp_path / "file.txt").write_text("text")
-    tracker, client = started(store_uri)
+    client, store = started(store_uri)
     with pytest.raises(Refused, match="Artifact name"):
-        tracker.artifact(tmp_path / "file.txt", name)
-    assert client.list_artifacts(tracker.run_id) == []
+        client.artifact(tmp_path / "file.txt", name)
+    assert store.list_artifacts(client.run_id) == []
     assert not (tmp_path.parent / "up.txt").exists()
 
 
 def test_a_file_below_a_file_is_refused(store_uri: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("text")
-    tracker, _ = started(store_uri)
-    tracker.artifact(tmp_path / "file", "report")
+    client, _ = started(store_uri)
+    client.artifact(tmp_path / "file", "report")
     with pytest.raises(Refused, match="report"):
-        tracker.artifact(tmp_path / "file", "report/part")
+        client.artifact(tmp_path / "file", "report/part")
 
 
 @pytest.mark.parametrize(
@@ -380,10 +388,10 @@ def test_a_file_below_a_file_is_refused(store_uri: str, tmp_path: Path) -> None:
     ],
 )
 def test_a_row_that_mlflow_never_takes_is_refused(store_uri: str, row: MetricRow) -> None:
-    tracker, client = started(store_uri)
+    client, store = started(store_uri)
     with pytest.raises(Refused):
-        tracker.metrics([row])
-    assert client.get_run(tracker.run_id).data.metrics == {}
+        client.metrics([row])
+    assert store.get_run(client.run_id).data.metrics == {}
 
 
 @pytest.mark.parametrize(
@@ -407,22 +415,22 @@ def test_a_row_that_mlflow_never_takes_is_refused(store_uri: str, row: MetricRow
 )
 def test_only_bad_requests_are_refused(code: str, message: str, is_refused: bool) -> None:
     expected = Refused if is_refused else MlflowException
-    with pytest.raises(expected, match=message[:10]), _refusals():
+    with pytest.raises(expected, match=message[:10]), refusals():
         raise MlflowException(message, error_code=codes.ErrorCode.Value(code))
 
 
 @pytest.mark.slow
 def test_a_locked_database_is_to_be_tried_again(store_uri: str, tmp_path: Path) -> None:
-    tracker, client = started(store_uri)
+    client, store = started(store_uri)
     rows = [MetricRow(1, 1, {"loss": 1.0})]
     writer = sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)
     writer.execute("BEGIN IMMEDIATE")
     with pytest.raises(MlflowException, match="locked"):  # after the 20 s that MLflow gives SQLite
-        tracker.metrics(rows)
+        client.metrics(rows)
     writer.rollback()
     writer.close()
-    tracker.metrics(rows)
-    assert len(client.get_metric_history(tracker.run_id, "loss")) == 1
+    client.metrics(rows)
+    assert len(store.get_metric_history(client.run_id, "loss")) == 1
 
 
 # --- models
@@ -439,39 +447,35 @@ def weights(tmp_path: Path) -> Path:
 def test_of_a_model_the_weights_are_kept_and_no_more_unless_asked_for(
     store_uri: str, weights: Path
 ) -> None:
-    tracker, client = started(store_uri)
-    tracker.model(ModelFile(weights, "model", ["best"], MLP))
+    client, store = started(store_uri)
+    client.model(ModelFile(weights, "model", ["best"], MLP))
     assert (
-        Path(client.download_artifacts(tracker.run_id, "model.ckpt")).read_bytes()
+        Path(store.download_artifacts(client.run_id, "model.ckpt")).read_bytes()
         == weights.read_bytes()
     )
-    assert client.search_logged_models(["1"]) == []
+    assert store.search_logged_models(["1"]) == []
 
 
 @pytest.fixture
-def registered(
-    store_uri: str, weights: Path, monkeypatch: pytest.MonkeyPatch
-) -> tuple[MlflowClient, str]:
+def registered(store_uri: str, weights: Path) -> tuple[MlflowClient, str]:
     """The store after the same model was sent twice."""
-    monkeypatch.setenv("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    tracker, client = started(store_uri, registered_model_name="digits")
+    client, store = started(store_uri, registered_model_name="digits")
     for _ in range(2):
-        tracker.model(ModelFile(weights, "checkpoints/best.ckpt", ["best", "latest"], MLP))
-    return client, tracker.run_id
+        client.model(ModelFile(weights, "checkpoints/best.ckpt", ["best", "latest"], MLP))
+    return store, client.run_id
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # MLflow's, of its own models
 def test_a_model_is_registered_in_a_store_that_is_not_the_one_of_this_folder(
-    empty_store: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    empty_store: Path, weights: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     (tmp_path / "elsewhere").mkdir()
     shutil.copy(empty_store, tmp_path / "elsewhere" / "mlflow.db")
-    tracker, client = started(
+    client, store = started(
         f"sqlite:///{tmp_path}/elsewhere/mlflow.db", registered_model_name="digits"
     )
-    tracker.model(ModelFile(weights, "best.pt", ["best"], MLP))
-    assert client.get_model_version_by_alias("digits", "best").run_id == tracker.run_id
+    client.model(ModelFile(weights, "best.pt", ["best"], MLP))
+    assert store.get_model_version_by_alias("digits", "best").run_id == client.run_id
     assert not (tmp_path / "mlflow.db").exists()
     assert "MLFLOW_TRACKING_URI" not in os.environ
 
@@ -495,35 +499,35 @@ def test_a_registered_model_is_loaded_by_mlflow_alone(
 def test_the_same_model_twice_is_one_version_of_its_run(
     registered: tuple[MlflowClient, str],
 ) -> None:
-    client, run_id = registered
-    (logged,) = client.search_logged_models(["1"])
+    store, run_id = registered
+    (logged,) = store.search_logged_models(["1"])
     assert (logged.name, str(logged.status), logged.source_run_id) == ("best", "READY", run_id)
-    (version,) = client.search_model_versions("name = 'digits'")
+    (version,) = store.search_model_versions("name = 'digits'")
     assert (version.version, version.run_id, version.source) == (
         1,
         run_id,
         f"models:/{logged.model_id}",
     )
-    assert client.get_registered_model("digits").aliases == {"best": version.version}
-    outputs = client.get_run(run_id).outputs.model_outputs
+    assert store.get_registered_model("digits").aliases == {"best": version.version}
+    outputs = store.get_run(run_id).outputs.model_outputs
     assert [output.model_id for output in outputs] == [logged.model_id]
 
 
 @pytest.mark.parametrize(
     ("node", "message"),
     [
-        (None, "was not made from a configuration"),
+        (None, "was made without a configuration"),
         ({"_target_": "os.system", "command": "touch hacked"}, "is not trusted"),
         ({**MLP, "n_in": 5}, "size mismatch"),
-        ({**MLP, "nin": 5}, "unexpected keyword"),
+        ({**MLP, "nin": 5}, "did you mean 'n_in'"),
         ({"_target_": "nntrain.models.gone"}, "gone"),
     ],
 )
 def test_a_model_that_cannot_be_made_is_refused_with_its_weights_kept(
     store_uri: str, weights: Path, node: Mapping[str, Any] | None, message: str
 ) -> None:
-    tracker, client = started(store_uri, log_model=True)
+    client, store = started(store_uri, log_model=True)
     with pytest.raises(Refused, match=message):
-        tracker.model(ModelFile(weights, "model", [], node))
-    assert [file.path for file in client.list_artifacts(tracker.run_id)] == ["model.ckpt"]
+        client.model(ModelFile(weights, "model", [], node))
+    assert [file.path for file in store.list_artifacts(client.run_id)] == ["model.ckpt"]
     assert not Path("hacked").exists()

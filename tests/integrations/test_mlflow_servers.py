@@ -12,7 +12,8 @@ import torch
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from nntrain.integrations.mlflow import CLIENT_SETTINGS, MLflowTracker
+from nntrain.integrations.mlflow import MLflowTracker
+from nntrain.integrations.mlflow.client import MLflowTrackerClient
 from nntrain.integrations.tracker import MetricRow, ModelFile, RunEnd, RunInfo, Table
 from nntrain.models import mlp
 from nntrain.result import StopReason
@@ -30,13 +31,7 @@ pytestmark = pytest.mark.slow
 
 UID = "0123456789abcdef"
 LIMIT_S = 15
-"""How long a call may take: MLflow's client gives up after 10 s."""
-
-
-@pytest.fixture(autouse=True)
-def _delivering(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in CLIENT_SETTINGS.items():
-        monkeypatch.setenv(name, value)
+"""How long a call may take: MLflow's store gives up after 10 s."""
 
 
 @pytest.fixture(scope="module")
@@ -49,45 +44,45 @@ def rows_of(n: int) -> list[MetricRow]:
     return [MetricRow(1_000 + i, i, {"loss": i / 7}) for i in range(n)]
 
 
-def keep_a_run(tracker: MLflowTracker, folder: Path, uid: str) -> str:
+def keep_a_run(client: MLflowTrackerClient, folder: Path, uid: str) -> str:
     """One of everything; returns the run's id."""
     params = {f"key_{i}": "é" * 5_000 for i in range(120)}  # which do not fit into one request
     params["nul"] = "\0"  # which PostgreSQL does not keep
-    run_id = tracker.start(RunInfo(uid=uid, params=params, texts={"config.yaml": "lr: 1\n"})).run_id
-    tracker.metrics(rows_of(1_200))
+    run_id = client.start(RunInfo(uid=uid, params=params, texts={"config.yaml": "lr: 1\n"})).run_id
+    client.metrics(rows_of(1_200))
     (folder / "file").write_text("a,b\n")
-    tracker.artifact(folder / "file", "reports/confusion é.csv")
-    tracker.table(Table("pairs", ["n"], [[1], [2]]), 1)
-    tracker.finish(RunEnd(StopReason.PRUNED, time_ms=9_000))
+    client.artifact(folder / "file", "reports/confusion é.csv")
+    client.table(Table("pairs", ["n"], [[1], [2]]), 1)
+    client.finish(RunEnd(StopReason.PRUNED, time_ms=9_000))
     return run_id
 
 
 def assert_kept(uri: str, run_id: str, n_row: int = 1_200) -> None:
-    client = MlflowClient(uri)
-    run = client.get_run(run_id)
+    store = MlflowClient(uri)
+    run = store.get_run(run_id)
     assert (run.info.status, len(run.data.params)) == ("KILLED", 121)
-    assert [(p.step, p.value) for p in client.get_metric_history(run_id, "loss")] == [
+    assert [(p.step, p.value) for p in store.get_metric_history(run_id, "loss")] == [
         (i, i / 7) for i in range(n_row)
     ]
-    assert sorted(file.path for file in client.list_artifacts(run_id)) == [
+    assert sorted(file.path for file in store.list_artifacts(run_id)) == [
         "config.yaml",
         "pairs.json",
         "reports",
     ]
-    assert Path(client.download_artifacts(run_id, "reports/confusion é.csv")).read_text() == "a,b\n"
+    assert Path(store.download_artifacts(run_id, "reports/confusion é.csv")).read_text() == "a,b\n"
 
 
 def n_runs(uri: str, uid: str) -> int:
-    client = MlflowClient(uri)
-    experiment = client.get_experiment_by_name("nntrain").experiment_id
-    return len(client.search_runs([experiment], f"tags.`nntrain.run` = '{uid}'"))
+    store = MlflowClient(uri)
+    experiment = store.get_experiment_by_name("nntrain").experiment_id
+    return len(store.search_runs([experiment], f"tags.`nntrain.run` = '{uid}'"))
 
 
 def test_a_server_keeps_a_run(server: MlflowServer, tmp_path: Path) -> None:
-    tracker = MLflowTracker(server.uri)
-    where = tracker.start(RunInfo(uid=UID)).where
-    assert f"{server.uri}/#/experiments/1/runs/{tracker.run_id}/model-metrics" in where
-    assert_kept(server.uri, keep_a_run(tracker, tmp_path, UID))
+    client = MLflowTracker(server.uri).connect()
+    where = client.start(RunInfo(uid=UID)).where
+    assert f"{server.uri}/#/experiments/1/runs/{client.run_id}/model-metrics" in where
+    assert_kept(server.uri, keep_a_run(client, tmp_path, UID))
     assert n_runs(server.uri, UID) == 1
 
 
@@ -95,15 +90,15 @@ def test_a_server_keeps_a_run(server: MlflowServer, tmp_path: Path) -> None:
 def test_a_server_registers_a_model_once(server: MlflowServer, tmp_path: Path) -> None:
     torch.save({"model": mlp(4, 3, 2).state_dict()}, tmp_path / "last.ckpt")
     node = {"_target_": "nntrain.models.mlp", "n_in": 4, "hidden": 3, "n_out": 2}
-    tracker = MLflowTracker(server.uri, registered_model_name="digits")
-    run_id = tracker.start(RunInfo(uid="9" * 16)).run_id
+    client = MLflowTracker(server.uri, registered_model_name="digits").connect()
+    run_id = client.start(RunInfo(uid="9" * 16)).run_id
     for _ in range(2):
-        tracker.model(ModelFile(tmp_path / "last.ckpt", "model", ["best"], node))
-    client = MlflowClient(server.uri)
-    (version,) = client.search_model_versions("name = 'digits'")
+        client.model(ModelFile(tmp_path / "last.ckpt", "model", ["best"], node))
+    store = MlflowClient(server.uri)
+    (version,) = store.search_model_versions("name = 'digits'")
     assert version.run_id == run_id
-    assert client.get_model_version_by_alias("digits", "best").version == version.version
-    (logged,) = client.search_logged_models(["1"], "name = 'model'")
+    assert store.get_model_version_by_alias("digits", "best").version == version.version
+    (logged,) = store.search_logged_models(["1"], "name = 'model'")
     assert (str(logged.status), version.source) == ("READY", f"models:/{logged.model_id}")
 
 
@@ -114,8 +109,8 @@ def test_a_server_registers_a_model_once(server: MlflowServer, tmp_path: Path) -
 def test_postgresql_keeps_a_run_behind_a_server_and_without_one(tmp_path: Path) -> None:
     with postgresql() as store:
         with MlflowServer(tmp_path / "server", store) as server:
-            assert_kept(server.uri, keep_a_run(MLflowTracker(server.uri), tmp_path, UID))
-        direct = MLflowTracker(store, "direct")
+            assert_kept(server.uri, keep_a_run(MLflowTracker(server.uri).connect(), tmp_path, UID))
+        direct = MLflowTracker(store, "direct").connect()
         assert_kept(store, keep_a_run(direct, tmp_path, "1" * 16))
 
 
@@ -132,14 +127,15 @@ def test_a_server_with_logins_keeps_a_run_of_those_who_may(
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", USER)
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "wrong")
     with pytest.raises(MlflowException, match="401"):  # which may be set right: it is no refusal
-        MLflowTracker(guarded.uri).start(RunInfo(uid=UID))
+        MLflowTracker(guarded.uri).connect().start(RunInfo(uid=UID))
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
-    assert_kept(guarded.uri, keep_a_run(MLflowTracker(guarded.uri), tmp_path, UID))
+    assert_kept(guarded.uri, keep_a_run(MLflowTracker(guarded.uri).connect(), tmp_path, UID))
 
 
 def test_a_login_in_the_uri_is_not_told(guarded: MlflowServer) -> None:
     login = f"{USER}:{PASSWORD.replace(' ', '%20')}"
-    started = MLflowTracker(guarded.uri.replace("//", f"//{login}@")).start(RunInfo(uid="1" * 16))
+    tracker = MLflowTracker(guarded.uri.replace("//", f"//{login}@"))
+    started = tracker.connect().start(RunInfo(uid="1" * 16))
     assert started.run_id
     assert PASSWORD.split()[0] not in started.where
 
@@ -150,30 +146,30 @@ def test_an_ill_server_is_an_error_within_the_time_and_none_once_it_is_well(
 ) -> None:
     uid = f"{list(Fault).index(fault):016x}"
     with FaultyServer(server.uri) as faulty:
-        tracker = MLflowTracker(faulty.uri)
-        run_id = tracker.start(RunInfo(uid=uid)).run_id
+        client = MLflowTracker(faulty.uri).connect()
+        run_id = client.start(RunInfo(uid=uid)).run_id
         faulty.fault = fault
         began = time.monotonic()
         with pytest.raises(MlflowException):
-            tracker.metrics(rows_of(10))
+            client.metrics(rows_of(10))
         assert time.monotonic() - began < LIMIT_S
         assert faulty.n_faults == 1
         faulty.fault = Fault.NONE
-        tracker.metrics(rows_of(10))
+        client.metrics(rows_of(10))
     assert len(MlflowClient(server.uri).get_metric_history(run_id, "loss")) == 10
 
 
-def retried(tracker: MLflowTracker, uid: str, batches: Sequence[Sequence[MetricRow]]) -> int:
-    """Delivers as if by a process that starts the run again after each error; returns the number of errors."""
+def retried(client: MLflowTrackerClient, uid: str, batches: Sequence[Sequence[MetricRow]]) -> int:
+    """Starts the run again after each error, as the shipper does; returns how many there were."""
     n_error = 0
     pending = list(batches)
     is_started = False
     while pending:
         try:
             if not is_started:
-                tracker.start(RunInfo(uid=uid, params={"lr": 0.1}))
+                client.start(RunInfo(uid=uid, params={"lr": 0.1}))
                 is_started = True
-            tracker.metrics(pending[0])
+            client.metrics(pending[0])
             pending.pop(0)
         except MlflowException:
             n_error, is_started = n_error + 1, False
@@ -184,12 +180,12 @@ def test_lost_replies_make_no_point_twice_and_no_run_twice(server: MlflowServer)
     uid = "7" * 16
     batches = [[row] for row in rows_of(40)]
     with FaultyServer(server.uri, Fault.LOST_REPLY, every=7) as faulty:
-        n_error = retried(MLflowTracker(faulty.uri), uid, batches)
+        n_error = retried(MLflowTracker(faulty.uri).connect(), uid, batches)
         assert n_error == faulty.n_faults > 5
-    client = MlflowClient(server.uri)
+    store = MlflowClient(server.uri)
     assert n_runs(server.uri, uid) == 1
-    run = client.search_runs(["1"], f"tags.`nntrain.run` = '{uid}'")[0]
-    history = client.get_metric_history(run.info.run_id, "loss")
+    run = store.search_runs(["1"], f"tags.`nntrain.run` = '{uid}'")[0]
+    history = store.get_metric_history(run.info.run_id, "loss")
     assert [(point.step, point.value) for point in history] == [(i, i / 7) for i in range(40)]
 
 
@@ -199,7 +195,7 @@ def test_a_lost_reply_to_the_making_of_a_run_makes_no_second_one(server: MlflowS
         for every in range(1, 12):  # at each request of the start in turn
             faulty.fault, faulty.every, faulty.n_requests = Fault.LOST_REPLY, every, 0
             try:
-                MLflowTracker(faulty.uri).start(
+                MLflowTracker(faulty.uri).connect().start(
                     RunInfo(uid=uid, params={"lr": 0.1}, texts={"config.yaml": "lr: 0.1"})
                 )
             except MlflowException:
@@ -211,16 +207,16 @@ def test_a_lost_reply_to_the_making_of_a_run_makes_no_second_one(server: MlflowS
 def test_a_server_that_was_killed_goes_on_where_it_was(tmp_path: Path) -> None:
     server = MlflowServer(tmp_path / "server")
     with server:
-        tracker = MLflowTracker(server.uri)
-        run_id = tracker.start(RunInfo(uid=UID)).run_id
-        tracker.metrics(rows_of(10))
+        client = MLflowTracker(server.uri).connect()
+        run_id = client.start(RunInfo(uid=UID)).run_id
+        client.metrics(rows_of(10))
         server.kill()
         began = time.monotonic()
         with pytest.raises(MlflowException):
-            tracker.metrics(rows_of(20)[10:])
+            client.metrics(rows_of(20)[10:])
         assert time.monotonic() - began < LIMIT_S
         server.start()
-        tracker.metrics(rows_of(20)[10:])
+        client.metrics(rows_of(20)[10:])
         history = MlflowClient(server.uri).get_metric_history(run_id, "loss")
         assert [point.step for point in history] == list(range(20))
 
@@ -228,7 +224,7 @@ def test_a_server_that_was_killed_goes_on_where_it_was(tmp_path: Path) -> None:
 def test_a_server_that_is_not_there_is_an_error_at_once() -> None:
     began = time.monotonic()
     with pytest.raises(MlflowException, match=r"127\.0\.0\.1"):
-        MLflowTracker("http://127.0.0.1:9").start(RunInfo(uid=UID))
+        MLflowTracker("http://127.0.0.1:9").connect().start(RunInfo(uid=UID))
     assert time.monotonic() - began < LIMIT_S
 
 
@@ -238,26 +234,26 @@ def test_a_database_server_that_never_answers_is_an_error_within_the_time() -> N
         with pytest.raises(Exception, match="timeout expired"):
             MLflowTracker(
                 f"postgresql+psycopg2://ann@127.0.0.1:{silent.getsockname()[1]}/db"
-            ).start(RunInfo(uid=UID))
+            ).connect().start(RunInfo(uid=UID))
     assert time.monotonic() - began < LIMIT_S
 
 
 def test_runs_at_once_on_one_server_are_kept_apart(server: MlflowServer) -> None:
     def keep(i: int) -> None:
-        tracker = MLflowTracker(server.uri)
-        tracker.start(RunInfo(uid=f"{i:x}" * 16, tags={"i": str(i)}))
+        client = MLflowTracker(server.uri).connect()
+        client.start(RunInfo(uid=f"{i:x}" * 16, tags={"i": str(i)}))
         for row in rows_of(20):
-            tracker.metrics([MetricRow(row.time_ms, row.step, {"loss": row.values["loss"] + i})])
-        tracker.finish(RunEnd(StopReason.COMPLETED))
+            client.metrics([MetricRow(row.time_ms, row.step, {"loss": row.values["loss"] + i})])
+        client.finish(RunEnd(StopReason.COMPLETED))
 
     threads = [threading.Thread(target=keep, args=(i,)) for i in range(10, 16)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    client = MlflowClient(server.uri)
+    store = MlflowClient(server.uri)
     for i in range(10, 16):
-        (run,) = client.search_runs(["1"], f"tags.i = '{i}'")
-        history = client.get_metric_history(run.info.run_id, "loss")
+        (run,) = store.search_runs(["1"], f"tags.i = '{i}'")
+        history = store.get_metric_history(run.info.run_id, "loss")
         assert [point.value for point in history] == [step / 7 + i for step in range(20)]
         assert run.info.status == "FINISHED"

@@ -1,4 +1,4 @@
-"""The W&B tracker: offline with the real SDK and its file read back; online with the real SDK and a stand-in server."""
+"""W&B with the real SDK: offline, with its file read back, and online, with a fake server."""
 
 import json
 import math
@@ -30,7 +30,9 @@ from nntrain.integrations.tracker import (
     Table,
     Tracker,
 )
-from nntrain.integrations.wandb import WandbTracker, artifact_name, nested, summary
+from nntrain.integrations.wandb import WandbTracker, session
+from nntrain.integrations.wandb import settings as run_settings
+from nntrain.integrations.wandb.names import artifact_name, nested, summary
 from nntrain.result import StopReason
 from tests.common.wandb_server import WandbServer, wandb_server
 from tests.common.wandb_store import WandbRun, read_offline
@@ -62,7 +64,7 @@ def _no_service_left() -> Iterator[None]:
     yield
     import wandb
 
-    if module._SESSIONS:  # a test has failed: W&B would try for ever to upload its run
+    if session.SESSIONS:  # a test has failed: W&B would try for ever to upload its run
         for child in psutil.Process().children():
             child.kill()
     with suppress(ConnectionError):
@@ -79,8 +81,8 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
-    monkeypatch.setattr(module, "FINISH_TIMEOUT_S", 2.0)
-    monkeypatch.setattr(module, "INIT_TIMEOUT_S", 3.0)
+    monkeypatch.setattr(session, "FINISH_TIMEOUT_S", 2.0)
+    monkeypatch.setattr(run_settings, "INIT_TIMEOUT_S", 3.0)
     with wandb_server() as server:
         yield server
 
@@ -99,10 +101,10 @@ def loss_rows(start: int, end: int) -> list[MetricRow]:
 
 def finished(run: RunInfo, *rows: MetricRow, uid: str = UID, **settings: object) -> WandbRun:
     """The offline run that these rows make, read back."""
-    tracker = offline(**settings)
-    tracker.start(run)
-    tracker.metrics(rows)
-    tracker.finish(DONE)
+    client = offline(**settings).connect()
+    client.start(run)
+    client.metrics(rows)
+    client.finish(DONE)
     return read_offline(Path(), uid)
 
 
@@ -113,10 +115,11 @@ def test_it_is_a_tracker() -> None:
     assert isinstance(offline(), Tracker)
 
 
-def test_making_one_imports_no_wandb_nor_torch_beside_the_package() -> None:
+def test_the_settings_import_neither_wandb_nor_numpy_nor_torch() -> None:
     code = (
-        "import sys; import nntrain; from nntrain.integrations.wandb import WandbTracker; WandbTracker().settled();"
-        "print([name for name in sys.modules if name == 'wandb' or name.startswith('wandb.')])"
+        "import sys; from nntrain.integrations.wandb import WandbTracker; "
+        "WandbTracker().resolved(); "
+        "print([name for name in ('wandb', 'numpy', 'torch') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
@@ -133,14 +136,14 @@ def test_an_unknown_mode_is_told_with_those_that_there_are() -> None:
         WandbTracker(mode="offlin")
 
 
-def test_settled_writes_out_defaults_and_folder(tmp_path: Path) -> None:
-    settled = WandbTracker(dir="here").settled()
-    assert (settled.project, settled.mode, settled.dir) == (
+def test_resolved_writes_out_defaults_and_folder(tmp_path: Path) -> None:
+    resolved = WandbTracker(dir="here").resolved()
+    assert (resolved.project, resolved.mode, resolved.dir) == (
         "nntrain",
         "online",
         str(tmp_path / "here"),
     )
-    assert settled.settled() == settled
+    assert resolved.resolved() == resolved
 
 
 @pytest.mark.parametrize(
@@ -157,29 +160,29 @@ def test_settled_writes_out_defaults_and_folder(tmp_path: Path) -> None:
         ("WANDB_BASE_URL", "base_url", "http://host"),
     ],
 )
-def test_settled_takes_the_environment_where_nothing_is_set(
+def test_resolved_takes_the_environment_where_nothing_is_set(
     monkeypatch: pytest.MonkeyPatch, variable: str, field: str, value: str
 ) -> None:
     monkeypatch.setenv(variable, value)
-    assert getattr(WandbTracker().settled(), field) == value
+    assert getattr(WandbTracker().resolved(), field) == value
     mine = "disabled" if field == "mode" else "/mine"
-    assert getattr(WandbTracker(**{field: mine}).settled(), field) == mine
+    assert getattr(WandbTracker(**{field: mine}).resolved(), field) == mine
 
 
-def test_settled_takes_tags_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resolved_takes_tags_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_TAGS", "a,b")
-    assert WandbTracker().settled().tags == ["a", "b"]
-    assert WandbTracker(tags=["c"]).settled().tags == ["c"]
+    assert WandbTracker().resolved().tags == ("a", "b")
+    assert WandbTracker(tags=["c"]).resolved().tags == ("c",)
 
 
 def test_no_key_reaches_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
-    assert "a" * 40 not in repr(WandbTracker().settled())
+    assert "a" * 40 not in repr(WandbTracker().resolved())
 
 
 def test_the_config_names_every_setting() -> None:
     node = yaml.safe_load(
-        (Path(module.__file__).parents[1] / "conf/tracker/wandb.yaml").read_text()
+        (Path(module.__file__).parents[2] / "conf/tracker/wandb.yaml").read_text()
     )["wandb"]
     assert node.pop("_target_") == "nntrain.integrations.wandb.WandbTracker"
     assert list(node) == [setting.name for setting in fields(WandbTracker)]
@@ -189,7 +192,7 @@ def test_the_config_names_every_setting() -> None:
 @pytest.mark.parametrize("settings", [{"project": "a/b"}, {"tags": ["x" * 65]}, {"tags": [""]}])
 def test_settings_that_wandb_never_takes_are_refused(settings: dict[str, object]) -> None:
     with pytest.raises(Refused):
-        offline(**settings).start(info())
+        offline(**settings).connect().start(info())
 
 
 # --- names and values
@@ -287,10 +290,12 @@ def test_settings_params_tags_and_texts_are_kept() -> None:
         "list": [1, 2],
         "none": None,
     }
+    tags = {"team": "é", "nntrain.git.dirty": "true"}
     run = finished(
-        info(params=params, tags={"team": "é", "nntrain.git.dirty": "true"}, texts={"config.yaml": "lr: 1\n"}),
-        project="p", entity="e", group="g", job_type="train", run_name="n", tags=["a", "b"], notes="text",
-    )  # fmt: skip
+        info(params=params, tags=tags, texts={"config.yaml": "lr: 1\n"}),
+        **{"project": "p", "entity": "e", "group": "g", "job_type": "train", "run_name": "n"},
+        **{"tags": ["a", "b"], "notes": "text"},
+    )
     record = run.run
     assert (record.project, record.entity, record.run_group, record.job_type) == (
         "p",
@@ -312,13 +317,13 @@ def test_the_name_of_the_run_itself_is_the_second_choice() -> None:
 
 
 def test_it_says_how_to_upload_the_folder() -> None:
-    tracker = offline()
-    started = tracker.start(info())
+    client = offline().connect()
+    started = client.start(info())
     folder = started.where.rpartition("wandb sync ")[2]
     assert started.run_id == UID
     assert started.rows == 0
     assert (Path(folder) / f"run-{UID}.wandb").parent.is_dir()
-    tracker.finish(DONE)
+    client.finish(DONE)
 
 
 @pytest.mark.parametrize(
@@ -338,9 +343,9 @@ def test_it_says_how_to_upload_the_folder() -> None:
 def test_the_exit_code_and_the_tag_are_those_of_the_outcome_table(
     reason: str, signum: int | None, code: int
 ) -> None:
-    tracker = offline(tags=["mine"])
-    tracker.start(info(tags={"nntrain.outcome": "interrupted"}))
-    tracker.finish(RunEnd(StopReason(reason), signum=signum))
+    client = offline(tags=["mine"]).connect()
+    client.start(info(tags={"nntrain.outcome": "interrupted"}))
+    client.finish(RunEnd(StopReason(reason), signum=signum))
     run = read_offline(Path(), UID)
     assert run.exit_code == code
     assert run.tags["nntrain.outcome"] == reason
@@ -348,10 +353,10 @@ def test_the_exit_code_and_the_tag_are_those_of_the_outcome_table(
 
 
 def test_histograms_are_wandbs() -> None:
-    tracker = offline()
-    tracker.start(info())
-    tracker.histograms(MetricRow(2_000, 7, {}), [0.0, 0.5, 1.0], {"act/a": [3, 4], "act/b": [0, 1]})
-    tracker.finish(DONE)
+    client = offline().connect()
+    client.start(info())
+    client.histograms(MetricRow(2_000, 7, {}), [0.0, 0.5, 1.0], {"act/a": [3, 4], "act/b": [0, 1]})
+    client.finish(DONE)
     (row,) = read_offline(Path(), UID).history
     assert (row["act/a._type"], row["act/a.values"], row["act/a.bins"]) == (
         "histogram",
@@ -364,10 +369,10 @@ def test_histograms_are_wandbs() -> None:
 
 def test_figures_are_images_under_their_name_without_extension() -> None:
     Image.new("RGB", (4, 2)).save("loss.png")
-    tracker = offline()
-    tracker.start(info())
-    tracker.figure(Path("loss.png"), "plots/loss.png", 9)
-    tracker.finish(DONE)
+    client = offline().connect()
+    client.start(info())
+    client.figure(Path("loss.png"), "plots/loss.png", 9)
+    client.finish(DONE)
     run = read_offline(Path(), UID)
     assert (run.history[0]["plots/loss._type"], run.history[0]["train_iter"]) == ("image-file", 9)
     assert (run.folder / "files" / run.history[0]["plots/loss.path"]).read_bytes() == Path(
@@ -376,10 +381,10 @@ def test_figures_are_images_under_their_name_without_extension() -> None:
 
 
 def test_tables_keep_their_rows() -> None:
-    tracker = offline()
-    tracker.start(info())
-    tracker.table(Table("confusion", ["name", "n"], [["a", 1], [None, "many"], ["c", 2.5]]), 3)
-    tracker.finish(DONE)
+    client = offline().connect()
+    client.start(info())
+    client.table(Table("confusion", ["name", "n"], [["a", 1], [None, "many"], ["c", 2.5]]), 3)
+    client.finish(DONE)
     run = read_offline(Path(), UID)
     table = json.loads((run.folder / "files" / run.history[0]["confusion.path"]).read_text())
     assert table == {"columns": ["name", "n"], "data": [["a", 1], [None, "many"], ["c", 2.5]]}
@@ -388,15 +393,15 @@ def test_tables_keep_their_rows() -> None:
 def test_files_and_models_are_artifacts_with_aliases() -> None:
     Path("a.csv").write_text("1,2\n")
     Path("best.pt").write_bytes(b"weights")
-    tracker = offline()
-    tracker.start(info())
-    tracker.artifact(Path("a.csv"), "reports/confusion.csv", ["final"])
-    tracker.model(
+    client = offline().connect()
+    client.start(info())
+    client.artifact(Path("a.csv"), "reports/confusion.csv", ["final"])
+    client.model(
         ModelFile(
             Path("best.pt"), "best.pt", ["best", "latest"], {"_target_": "m", "n": 3}, ["mine"]
         )
     )
-    tracker.finish(DONE)
+    client.finish(DONE)
     file, model = read_offline(Path(), UID).artifacts
     assert (file.type, file.name, set(file.aliases)) == (
         "file",
@@ -416,12 +421,12 @@ def test_files_and_models_are_artifacts_with_aliases() -> None:
 def test_the_console_log_becomes_wandbs_own_and_comes_once() -> None:
     lines = [f"line {i} é\n" for i in range(2_500)]
     Path("console.log").write_text("".join(lines[:1_200]), encoding="utf-8")
-    tracker = offline()
-    tracker.start(info())
-    tracker.artifact(Path("console.log"), "console.log")
+    client = offline().connect()
+    client.start(info())
+    client.artifact(Path("console.log"), "console.log")
     Path("console.log").write_text("".join(lines), encoding="utf-8")
-    tracker.artifact(Path("console.log"), "console.log")
-    tracker.finish(DONE)
+    client.artifact(Path("console.log"), "console.log")
+    client.finish(DONE)
     run = read_offline(Path(), UID)
     assert run.console == "".join(lines)
     assert run.artifacts == []
@@ -429,35 +434,35 @@ def test_the_console_log_becomes_wandbs_own_and_comes_once() -> None:
 
 def test_what_wandb_never_takes_is_refused_and_has_its_place_in_the_count() -> None:
     Path("bad.png").write_text("no image")
-    tracker = offline()
-    tracker.start(info())
-    tracker.metrics(loss_rows(0, 2))
+    client = offline().connect()
+    client.start(info())
+    client.metrics(loss_rows(0, 2))
     for name in ("plots/loss.png", "../loss.png"):
         with pytest.raises(Refused):
-            tracker.figure(Path("bad.png"), name, 1)
+            client.figure(Path("bad.png"), name, 1)
     with pytest.raises(Refused):
-        tracker.table(Table("t", ["a"], [[1, 2]]), 1)
+        client.table(Table("t", ["a"], [[1, 2]]), 1)
     with pytest.raises(Refused):
-        tracker.histograms(MetricRow(1, 1, {}), [0.0, 1.0], {"act/a": [1, 2, 3]})
+        client.histograms(MetricRow(1, 1, {}), [0.0, 1.0], {"act/a": [1, 2, 3]})
     with pytest.raises(Refused):
-        tracker.artifact(Path("gone.csv"), "gone.csv")
+        client.artifact(Path("gone.csv"), "gone.csv")
     with pytest.raises(Refused):
-        tracker.artifact(Path("bad.png"), "bad.png", ["no/alias"])
-    tracker.metrics(loss_rows(2, 3))
-    assert tracker.start(info()).rows == 7
-    tracker.finish(DONE)
+        client.artifact(Path("bad.png"), "bad.png", ["no/alias"])
+    client.metrics(loss_rows(2, 3))
+    assert client.start(info()).rows == 7
+    client.finish(DONE)
     assert [row["_step"] for row in read_offline(Path(), UID).history] == [0, 1, 6]
 
 
 def test_a_text_whose_name_leads_out_of_the_run_is_refused() -> None:
-    tracker = offline()
+    client = offline().connect()
     with pytest.raises(Refused):
-        tracker.start(info(texts={"../../secret": "x"}))
-    tracker.finish(DONE)
+        client.start(info(texts={"../../secret": "x"}))
+    client.finish(DONE)
 
 
 def test_a_run_begun_twice_is_one_run_and_says_what_it_holds() -> None:
-    first, second = offline(), offline()
+    first, second = offline().connect(), offline().connect()
     assert first.start(info(params={"a": 1})).rows == 0
     first.metrics(loss_rows(0, 5))
     started = second.start(info(params={"a": 2}))
@@ -478,10 +483,10 @@ def test_a_run_begun_after_its_end_is_made_anew_and_no_other_is_touched() -> Non
         other.mkdir(parents=True)
     (others[2] / f"run-{UID}-1.wandb").touch()
     finished(info(), *loss_rows(0, 5))
-    tracker = offline()
-    assert tracker.start(info()).rows == 0
-    tracker.metrics(loss_rows(0, 7))
-    tracker.finish(DONE)
+    client = offline().connect()
+    assert client.start(info()).rows == 0
+    client.metrics(loss_rows(0, 7))
+    client.finish(DONE)
     (_mine,) = set(Path("wandb").glob("offline-run-*")) - set(others)
     assert all(other.is_dir() for other in others)
     for other in others:
@@ -490,31 +495,31 @@ def test_a_run_begun_after_its_end_is_made_anew_and_no_other_is_touched() -> Non
 
 
 def test_runs_at_once_and_one_after_the_other_do_not_mix() -> None:
-    trackers = {str(i) * 16: offline() for i in range(1, 4)}
+    clients = {str(i) * 16: offline().connect() for i in range(1, 4)}
 
     def track(uid: str) -> None:
-        trackers[uid].start(info(uid))
+        clients[uid].start(info(uid))
         for i in range(20):
-            trackers[uid].metrics([MetricRow(1_000, i, {f"from_{uid}": float(i)})])
-        trackers[uid].finish(DONE)
+            clients[uid].metrics([MetricRow(1_000, i, {f"from_{uid}": float(i)})])
+        clients[uid].finish(DONE)
 
-    threads = [threading.Thread(target=track, args=(uid,)) for uid in trackers]
+    threads = [threading.Thread(target=track, args=(uid,)) for uid in clients]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    for uid in trackers:
+    for uid in clients:
         run = read_offline(Path(), uid)
         assert run.series(f"from_{uid}") == [(i, float(i)) for i in range(20)]
         assert run.exit_code == 0
 
 
 def test_a_run_goes_on_after_another_one_was_tracked_by_the_same_tracker() -> None:
-    tracker = offline()
+    client = offline().connect()
     for uid in ("1" * 16, "2" * 16):
-        tracker.start(info(uid))
-        tracker.metrics(loss_rows(0, 3))
-        tracker.finish(DONE)
+        client.start(info(uid))
+        client.metrics(loss_rows(0, 3))
+        client.finish(DONE)
     assert (
         len(read_offline(Path(), "1" * 16).history)
         == len(read_offline(Path(), "2" * 16).history)
@@ -524,25 +529,23 @@ def test_a_run_goes_on_after_another_one_was_tracked_by_the_same_tracker() -> No
 
 def test_disabled_keeps_nothing(tmp_path: Path) -> None:
     Path("a.png").write_bytes(b"x")
-    tracker = WandbTracker(mode="disabled")
-    tracker.load()
-    assert "kept nowhere" in tracker.start(info(texts={"a.txt": "x"})).where
-    tracker.metrics(loss_rows(0, 3))
-    tracker.histograms(MetricRow(1, 1, {}), [0.0, 1.0], {"a": [1]})
-    tracker.artifact(Path("a.png"), "a.png")
-    tracker.set_tags({"a": "b"})
-    tracker.finish(DONE)
+    client = WandbTracker(mode="disabled").connect()
+    assert "not recorded" in client.start(info(texts={"a.txt": "x"})).where
+    client.metrics(loss_rows(0, 3))
+    client.histograms(MetricRow(1, 1, {}), [0.0, 1.0], {"a": [1]})
+    client.artifact(Path("a.png"), "a.png")
+    client.set_tags({"a": "b"})
+    client.finish(DONE)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png"]
 
 
 def test_nothing_is_printed_and_nothing_lies_outside_the_folder(
     capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    tracker = offline(dir="here")
-    tracker.load()
-    tracker.start(info(process=ProcessInfo(cwd="/nowhere"), texts={"a.txt": "x"}))
-    tracker.metrics(loss_rows(0, 3))
-    tracker.finish(DONE)
+    client = offline(dir="here").connect()
+    client.start(info(process=ProcessInfo(cwd="/nowhere"), texts={"a.txt": "x"}))
+    client.metrics(loss_rows(0, 3))
+    client.finish(DONE)
     assert capfd.readouterr() == ("", "")
     assert {path.name for path in tmp_path.iterdir()} <= {"here", "home"}
 
@@ -600,10 +603,10 @@ def busy_process() -> subprocess.Popen[bytes]:
 
 
 def track_process(pid: int, time_ms: int) -> WandbRun:
-    tracker = offline()
-    tracker.start(info(time_ms=time_ms, process=ProcessInfo(pid=pid, host=platform.node())))
+    client = offline().connect()
+    client.start(info(time_ms=time_ms, process=ProcessInfo(pid=pid, host=platform.node())))
     time.sleep(0.5)
-    tracker.finish(DONE)
+    client.finish(DONE)
     return read_offline(Path(), UID)
 
 
@@ -622,19 +625,23 @@ def test_the_memory_is_that_of_the_training_while_it_lives_and_of_nobody_afterwa
 
 
 def shipping(code: str) -> subprocess.Popen[str]:
-    """A process that tracks, and says a line when it is told to wait."""
+    """A process that sends a run and prints what `code` prints."""
     head = (
-        "import os, sys, time, psutil, nntrain\nfrom nntrain.integrations.wandb import WandbTracker\n"
-        "from nntrain.integrations.tracker import *\nfrom nntrain.core.events import StopReason\n"
-        f"run, tracker = RunInfo(uid={UID!r}), WandbTracker(mode='offline')\n"
+        "import os, sys, time, psutil\nfrom nntrain.integrations.wandb import WandbTracker\n"
+        "from nntrain.integrations.tracker import *\nfrom nntrain.result import StopReason\n"
+        f"run, client = RunInfo(uid={UID!r}), WandbTracker(mode='offline').connect()\n"
         "rows = [MetricRow(1000 + i, i, {'batch/loss': i / 7}) for i in range(100)]\n"
     )
     return subprocess.Popen([sys.executable, "-c", head + code], stdout=subprocess.PIPE, text=True)
 
 
 def test_a_killed_shipper_leaves_no_process_and_the_next_one_makes_the_run_whole() -> None:
-    code = "tracker.start(run); tracker.metrics(rows[:50]); print(*[p.pid for p in psutil.Process().children(True)], flush=True)\n"
-    with shipping(code + "time.sleep(60)") as shipper:
+    code = """
+client.start(run); client.metrics(rows[:50])
+print(*[p.pid for p in psutil.Process().children(True)], flush=True)
+time.sleep(60)
+"""
+    with shipping(code) as shipper:
         assert shipper.stdout is not None
         children = [psutil.Process(int(pid)) for pid in shipper.stdout.readline().split()]
         shipper.kill()
@@ -647,16 +654,16 @@ def test_a_killed_shipper_leaves_no_process_and_the_next_one_makes_the_run_whole
 
 def test_after_the_death_of_wandbs_side_process_a_new_start_makes_the_run_whole() -> None:
     code = """
-tracker.start(run); tracker.metrics(rows[:50])
+client.start(run); client.metrics(rows[:50])
 [core] = [p for p in psutil.Process().children() if "core" in p.name()]
 core.kill(); core.wait(5)
 for _ in range(2):
     try:
-        tracker.metrics(rows[50:]); print("no error")
+        client.metrics(rows[50:]); print("no error")
     except ConnectionError:
         pass
-print(tracker.start(run).rows)
-tracker.metrics(rows); tracker.finish(RunEnd(StopReason.COMPLETED))
+print(client.start(run).rows)
+client.metrics(rows); client.finish(RunEnd(StopReason.COMPLETED))
 os._exit(0)
 """
     with shipping(code) as shipper:
@@ -672,11 +679,11 @@ def test_a_warning_of_wandbs_does_not_hold_up_the_end_of_an_offline_run(
 ) -> None:
     import wandb
 
-    tracker = offline()
-    tracker.start(info())
-    tracker.metrics(loss_rows(0, 3))
+    client = offline().connect()
+    client.start(info())
+    client.metrics(loss_rows(0, 3))
     wandb.termwarn("take care")
-    tracker.finish(DONE)
+    client.finish(DONE)
     assert "take care" in caplog.text
 
 
@@ -695,14 +702,13 @@ def test_online_all_of_it_reaches_the_server(
     server: WandbServer, capfd: pytest.CaptureFixture[str]
 ) -> None:
     Path("console.log").write_text("hello\nworld\n")
-    tracker = online(server)
-    tracker.load()
-    started = tracker.start(info(params={"model.n": 3}, texts={"config.yaml": "x"}))
+    client = online(server).connect()
+    started = client.start(info(params={"model.n": 3}, texts={"config.yaml": "x"}))
     assert started.rows == 0
     assert f"{server.url}/team/nntrain/runs/{UID}" in started.where
-    tracker.metrics(loss_rows(0, 100))
-    tracker.artifact(Path("console.log"), "console.log")
-    tracker.finish(RunEnd(StopReason.INTERRUPTED, signum=15))
+    client.metrics(loss_rows(0, 100))
+    client.artifact(Path("console.log"), "console.log")
+    client.finish(RunEnd(StopReason.INTERRUPTED, signum=15))
     assert [row["batch/loss"] for row in server.rows.values()] == [i / 7 for i in range(100)]
     assert steps(server) == list(range(100))
     assert (server.exit_code, server.console) == (143, ["hello", "world"])
@@ -716,77 +722,77 @@ def test_online_a_resumed_run_says_what_the_server_holds_and_goes_on_there(
     server: WandbServer,
 ) -> None:
     for rows in (loss_rows(0, 60), loss_rows(60, 100)):
-        tracker = online(server)
-        assert tracker.start(info()).rows == rows[0].step
-        tracker.metrics(rows)
-        tracker.finish(DONE)
+        client = online(server).connect()
+        assert client.start(info()).rows == rows[0].step
+        client.metrics(rows)
+        client.finish(DONE)
     assert steps(server) == list(range(100))
     assert [row["train_iter"] for row in server.rows.values()] == list(range(100))
 
 
 @pytest.mark.parametrize("status", [401, 404])
 def test_online_an_upload_that_wandb_gives_up_is_no_end(server: WandbServer, status: int) -> None:
-    tracker = online(server)
-    tracker.start(info())
+    client = online(server).connect()
+    client.start(info())
     server.status = status
-    tracker.metrics(loss_rows(0, 10))
+    client.metrics(loss_rows(0, 10))
     with pytest.raises(ConnectionError, match="may not hold all"):
-        tracker.finish(DONE)
+        client.finish(DONE)
     server.status = 200
-    rows = tracker.start(info()).rows
+    rows = client.start(info()).rows
     assert rows == 0
-    tracker.metrics(loss_rows(rows, 10))
-    tracker.finish(DONE)
+    client.metrics(loss_rows(rows, 10))
+    client.finish(DONE)
     assert steps(server) == list(range(10))
-    assert tracker.start(info()).rows == 10
-    tracker.finish(DONE)
+    assert client.start(info()).rows == 10
+    client.finish(DONE)
 
 
 def test_online_finish_waits_no_longer_than_its_time_and_can_be_called_again(
     server: WandbServer,
 ) -> None:
-    tracker = online(server)
-    tracker.start(info())
+    client = online(server).connect()
+    client.start(info())
     server.status = 500
-    tracker.metrics(loss_rows(0, 10))
-    for call in (lambda: tracker.finish(DONE), lambda: tracker.start(info())):
+    client.metrics(loss_rows(0, 10))
+    for call in (lambda: client.finish(DONE), lambda: client.start(info())):
         began = time.monotonic()
-        with pytest.raises(TimeoutError, match="has not uploaded"):
+        with pytest.raises(TimeoutError, match="has not finished the upload"):
             call()
         assert time.monotonic() - began < 4
     server.status = 200
     deadline = time.monotonic() + 60
     while server.exit_code is None and time.monotonic() < deadline:
         time.sleep(0.2)
-    tracker.finish(DONE)
+    client.finish(DONE)
     assert steps(server) == list(range(10))
 
 
 def test_online_an_upload_that_takes_too_long_is_begun_once_more(
     server: WandbServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "UPLOAD_TIMEOUT_S", 1.0)
-    monkeypatch.setattr(module, "FINISH_TIMEOUT_S", 15.0)
-    tracker = online(server)
-    tracker.start(info())
+    monkeypatch.setattr(run_settings, "UPLOAD_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(session, "FINISH_TIMEOUT_S", 15.0)
+    client = online(server).connect()
+    client.start(info())
     server.status = 500
-    tracker.metrics(loss_rows(0, 10))
+    client.metrics(loss_rows(0, 10))
     with pytest.raises(TimeoutError, match="Timed out finishing run"):
-        tracker.finish(DONE)
+        client.finish(DONE)
     server.status = 200
-    assert tracker.start(info()).rows == 0
-    tracker.metrics(loss_rows(0, 10))
-    tracker.finish(DONE)
+    assert client.start(info()).rows == 0
+    client.metrics(loss_rows(0, 10))
+    client.finish(DONE)
     assert steps(server) == list(range(10))
 
 
 def test_online_an_artifact_that_the_server_refuses_is_no_end(server: WandbServer) -> None:
     Path("a.csv").write_text("1\n")
-    tracker = online(server)
-    tracker.start(info())
-    tracker.artifact(Path("a.csv"), "a.csv")
+    client = online(server).connect()
+    client.start(info())
+    client.artifact(Path("a.csv"), "a.csv")
     with pytest.raises(ValueError, match="no such query"):
-        tracker.finish(DONE)
+        client.finish(DONE)
     assert server.exit_code == 0
 
 
@@ -796,20 +802,18 @@ def test_online_a_server_that_hangs_or_is_gone_is_told_in_time_and_taken_when_it
     import wandb
 
     server.hangs = True
-    for tracker in (
-        online(server),
-        WandbTracker(mode="online", base_url="http://127.0.0.1:9"),
-        online(server),
-    ):
+    gone = WandbTracker(mode="online", base_url="http://127.0.0.1:9")
+    for tracker in (online(server), gone, online(server)):
+        client = tracker.connect()
         began = time.monotonic()
         with pytest.raises(wandb.errors.CommError):
-            tracker.start(info())
-        assert time.monotonic() - began < module.INIT_TIMEOUT_S + module.CLOSE_TIMEOUT_S + 1
+            client.start(info())
+        assert time.monotonic() - began < run_settings.INIT_TIMEOUT_S + session.CLOSE_TIMEOUT_S + 1
     server.hangs = False
-    tracker = online(server)
-    tracker.start(info())
-    tracker.metrics(loss_rows(0, 3))
-    tracker.finish(DONE)
+    client = online(server).connect()
+    client.start(info())
+    client.metrics(loss_rows(0, 3))
+    client.finish(DONE)
     assert steps(server) == [0, 1, 2]
 
 
@@ -823,7 +827,7 @@ def test_online_without_a_key_nobody_is_asked(
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
     began = time.monotonic()
     with pytest.raises(PermissionError, match=r"no API key .* 'wandb login'"):
-        WandbTracker(mode="online", base_url="http://localhost:9").start(info())
+        WandbTracker(mode="online", base_url="http://localhost:9").connect().start(info())
     assert time.monotonic() - began < 2
 
 
@@ -831,11 +835,11 @@ def test_wandb_sync_uploads_the_offline_folder(
     server: WandbServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path("console.log").write_text("hello\n")
-    tracker = offline()
-    tracker.start(info())
-    tracker.metrics(loss_rows(0, 50))
-    tracker.artifact(Path("console.log"), "console.log")
-    tracker.finish(RunEnd(StopReason.PRUNED))
+    client = offline().connect()
+    client.start(info())
+    client.metrics(loss_rows(0, 50))
+    client.artifact(Path("console.log"), "console.log")
+    client.finish(RunEnd(StopReason.PRUNED))
     folder = read_offline(Path(), UID).folder
     environ = {**os.environ, "WANDB_BASE_URL": server.url}
     environ.pop("WANDB_SERVICE", None)

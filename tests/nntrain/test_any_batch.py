@@ -21,7 +21,7 @@ def halves(n: int = 64) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class Difference(nn.Module):
-    """A linear model of two inputs, with Hugging Face's names for them where they come by name."""
+    """A linear model of two inputs, which it also accepts by Hugging Face's names."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,14 +75,14 @@ def test_an_unlabelled_batch_may_be_a_tensor_a_sequence_or_a_mapping(wrap: Any) 
     fitted(Lists([wrap(part) for part in x.split(16)], [wrap(x)]), Identity(4, 4), loss_func)
 
 
-def test_several_inputs_are_all_but_the_last_of_a_tuple() -> None:
+def test_the_last_item_of_a_tuple_is_the_label_and_the_others_are_inputs() -> None:
     learn = fitted(DataLoaders.from_tensors(halves(), halves(16), batch_size=16), Difference())
     pred, target = learn.get_preds()
     assert target is not None
     assert pred.shape == target.shape == (16, 1)
 
 
-def test_n_inp_says_how_many_items_are_inputs_and_every_label_reaches_the_loss() -> None:
+def test_n_inp_sets_the_number_of_inputs_and_every_label_reaches_the_loss() -> None:
     a, _, _ = halves()
     x = torch.cat([a, a.square()], dim=1)
     both = (x, x[:, :1], x[:, 1:2])
@@ -134,7 +134,7 @@ def test_a_mapping_gives_keyword_arguments_and_its_label_goes_to_loss_and_metric
 
 
 class Graph(NamedTuple):
-    """A named tuple is a tuple like any other."""
+    """A batch as a named tuple."""
 
     a: Tensor
     b: Tensor
@@ -175,7 +175,7 @@ def test_a_stream_without_length_trains() -> None:
     assert learn.train_iter == 20 * 3
 
 
-def test_the_same_tensors_train_alike_through_either_loader() -> None:
+def test_both_loaders_give_the_same_fit_for_the_same_tensors() -> None:
     def losses(dls: DataLoaders) -> Tensor:
         torch.manual_seed(0)
         learn = Learner(mlp(6, 4, 1), dls, nn.functional.mse_loss, lr=0.1, device="cpu")

@@ -1,4 +1,4 @@
-"""Checkpoint files: atomic, checked, and never a way to run code."""
+"""Checkpoint files are atomic and checked, and loading one never runs its code."""
 
 import ast
 import os
@@ -32,7 +32,7 @@ def _state(value: float = 1.0, n: int = 4) -> dict[str, Any]:
     }
 
 
-def test_what_is_written_is_read() -> None:
+def test_a_written_checkpoint_is_read_back() -> None:
     path = write_checkpoint(_state(), "deep/folder/last.ckpt")
     state = read_checkpoint(path)
     assert torch.equal(state.pop("model")["weight"], torch.ones(4))
@@ -93,13 +93,13 @@ def test_damaged_file_is_refused(damage: Callable[[bytes], bytes]) -> None:
 @pytest.mark.parametrize("content", [[1, 2], {"weights": torch.ones(1)}], ids=["list", "no model"])
 def test_file_of_another_kind_is_refused(content: Any) -> None:
     torch.save(content, "other.pt")
-    with pytest.raises(CheckpointError, match="expected to hold a dict with the key 'model'"):
+    with pytest.raises(CheckpointError, match="expected a dict with the key 'model'"):
         read_checkpoint("other.pt")
 
 
 def test_missing_file_and_folder_are_named() -> None:
     for path in ("nowhere.ckpt", "."):
-        with pytest.raises(FileNotFoundError, match=rf"There is no checkpoint {path}\."):
+        with pytest.raises(FileNotFoundError, match=rf"The checkpoint {path} does not exist\."):
             read_checkpoint(path)
 
 
@@ -111,7 +111,7 @@ def test_missing_file_and_folder_are_named() -> None:
 def test_state_that_could_not_be_loaded_is_not_written(value: Any, name: str) -> None:
     write_checkpoint(_state(1.0), "last.ckpt")
     with pytest.raises(
-        CheckpointError, match=rf"last.ckpt was not written, .* the state holds {name}"
+        CheckpointError, match=rf"last.ckpt was not written because .* the state holds {name}"
     ):
         write_checkpoint(_state(2.0) | {"extra": value}, "last.ckpt", previous="previous.ckpt")
     assert os.listdir() == ["last.ckpt"]
@@ -158,9 +158,7 @@ def test_full_disk_leaves_the_old_file_and_names_the_path() -> None:
             print(err)
     """)
     out, err = process.communicate(timeout=60)
-    assert out.startswith("last.ckpt could not be written, what was there before is untouched: "), (
-        err
-    )
+    assert out.startswith("last.ckpt could not be written, the previous file is unchanged: "), err
     assert os.listdir() == ["last.ckpt"]
     assert read_checkpoint("last.ckpt")["model"]["weight"][0] == 1
 
@@ -188,7 +186,7 @@ _KILLS = """
             write_for_ever(first, writer)
         os.close(writer)
         begun = b""
-        while begun.count(b" ") < 3:  # then two are written, and there is a previous one
+        while begun.count(b" ") < 3:  # two are written, so a previous one exists
             begun += os.read(reader, 100)
         time.sleep(rng.uniform(0, 0.2))
         os.kill(child, signal.SIGKILL)
@@ -208,23 +206,23 @@ def test_process_killed_while_it_writes_leaves_the_old_or_the_new_checkpoint() -
     kills = [tuple(int(word) for word in line.split()) for line in out.splitlines()]
     for begun, last, previous, _ in kills:
         assert last in (begun - 1, begun)
-        # killed between the link and the rename, the previous one is the last one too
+        # if killed between the link and the rename, both names lead to the same file
         assert previous in (last - 1, last) or begun % 100 == 1
     assert len(kills) == 8
     assert sum(half for *_, half in kills) > 0, (
-        "no kill fell into a write, so the test shows nothing"
+        "no kill happened during a write, so the test shows nothing"
     )
 
 
 class Toucher:
-    """Makes a file when it is unpickled by anything that runs code."""
+    """Creates a file when an unpickler that runs code loads it."""
 
     def __reduce__(self) -> Any:
         return os.system, ("touch touched",)
 
 
 class Evaluator:
-    """The same through `eval`."""
+    """Does the same through `eval`."""
 
     def __reduce__(self) -> Any:
         return eval, ("open('touched', 'w').close()",)
@@ -270,7 +268,7 @@ def test_hostile_checkpoint_is_refused_and_runs_nothing(make: Callable[[Path], N
 
 
 @pytest.mark.parametrize("payload", [Toucher(), Evaluator()], ids=["system", "eval"])
-def test_payloads_are_live(payload: Any) -> None:
+def test_the_hostile_payloads_work(payload: Any) -> None:
     function, args = payload.__reduce__()
     function(*args)
     assert Path("touched").exists()
@@ -319,12 +317,12 @@ def _sources() -> list[Path]:
 
 
 NO_FILES = {
-    "sweeps/worker_main.py": ["pickle.load"] * 3,  # the pipe from the process that started this one
+    "sweeps/workers/worker_main.py": ["pickle.load"] * 3,  # reads a pipe from the parent process
 }
-"""Where what is loaded comes from a process of the same command, and neither from a file nor from anybody else."""
+"""Files that unpickle only data from a pipe of their parent process."""
 
 
-def test_nothing_in_the_repository_loads_what_could_run_code() -> None:
+def test_nothing_in_the_repository_loads_files_that_could_run_code() -> None:
     unsafe = {str(path.relative_to(REPO)): _unsafe_calls(path.read_text()) for path in _sources()}
     assert {path: found for path, found in unsafe.items() if found != NO_FILES.get(path, [])} == {}
     assert len(_sources()) > 20
@@ -347,7 +345,9 @@ def test_nothing_in_the_repository_loads_what_could_run_code() -> None:
         ),
     ],
 )
-def test_learner_load_names_what_does_not_fit(kwargs: dict[str, Any], message: str) -> None:
+def test_the_error_of_learner_load_names_what_does_not_fit(
+    kwargs: dict[str, Any], message: str
+) -> None:
     learn = toy_learner()
     learn.fit(1)
     learn.save("model.pt")
@@ -356,7 +356,7 @@ def test_learner_load_names_what_does_not_fit(kwargs: dict[str, Any], message: s
         other.load("model.pt")
 
 
-def test_learner_save_and_load_bring_back_model_and_optimizer() -> None:
+def test_learner_load_restores_the_model_and_the_optimizer() -> None:
     learn = toy_learner(opt_func=torch.optim.Adam)
     learn.fit(1)
     learn.save("model.pt")
@@ -366,7 +366,7 @@ def test_learner_save_and_load_bring_back_model_and_optimizer() -> None:
     assert torch.equal(learn.model.weight, other.model.weight)
 
 
-def test_load_that_is_not_strict_takes_what_fits() -> None:
+def test_a_load_that_is_not_strict_loads_what_fits() -> None:
     learn = toy_learner()
     learn.save("model.pt")
     other = toy_learner(model=nn.Linear(1, 1, bias=False)).load(

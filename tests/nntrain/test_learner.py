@@ -1,4 +1,4 @@
-"""The Learner: a plain PyTorch loop bit for bit, and what may be changed about it."""
+"""The Learner equals a plain PyTorch loop bit for bit; its parts can be changed."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -13,11 +13,11 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from nntrain import Callback, CancelFitException, Event, Learner, Recorder, StopReason, accuracy
 from nntrain.checkpoint import CheckpointError
 from nntrain.core.rng import seed_everything
+from nntrain.testing import RaiseAt, SpyCallback
 from tests.common.reference import digits_learner, small_digits_lists
-from tests.common.spies import RaiseAt, Spy
 from tests.common.toys import Lists, batches, digits_mlp, regression_lists, toy_learner
 
-# --- against a loop written by hand
+# --- comparison with a handwritten loop
 
 
 def plain_loop(
@@ -50,7 +50,7 @@ def with_dropout() -> nn.Module:
     "opt_func", [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop]
 )
 @pytest.mark.parametrize("make", [digits_mlp, with_dropout])
-def test_losses_and_weights_are_those_of_a_plain_loop_to_the_last_bit(
+def test_losses_and_weights_equal_those_of_a_plain_loop_bit_for_bit(
     make: Callable[[], nn.Module], opt_func: Any
 ) -> None:
     lists, loss_func = small_digits_lists(), nn.functional.cross_entropy
@@ -67,7 +67,7 @@ def test_losses_and_weights_are_those_of_a_plain_loop_to_the_last_bit(
         assert torch.equal(ours.state_dict()[name], value), name
 
 
-def test_validation_metrics_are_those_of_the_whole_set() -> None:
+def test_validation_metrics_cover_the_whole_set() -> None:
     learn = digits_learner()
     learn.fit(1)
     x, y = (torch.cat(parts) for parts in zip(*small_digits_lists().valid or [], strict=True))
@@ -90,7 +90,7 @@ def shuffled_learner() -> Learner:
     )
 
 
-def test_the_same_seed_twice_gives_the_same_losses_to_the_last_bit() -> None:
+def test_the_same_seed_gives_the_same_losses_bit_for_bit() -> None:
     first, second = shuffled_learner(), shuffled_learner()
     seed_everything(3)
     first.fit_one_cycle(2)
@@ -194,7 +194,7 @@ class Scale(nn.Module):
 
 
 class Generated:
-    """Loaders that are generators' factories: they have no length."""
+    """A loader that makes a new generator for each epoch and has no length."""
 
     def __init__(self, items: Any) -> None:
         self.items = items
@@ -227,7 +227,7 @@ def test_a_loader_without_a_length_gives_the_same_fit(wrap: Callable[[Any], Any]
 
 
 @pytest.mark.parametrize(("n_train", "n_batch"), [(8, 1), (9, 2), (1, 1), (16, 2)])
-def test_one_batch_and_a_last_batch_of_one(n_train: int, n_batch: int) -> None:
+def test_a_single_batch_and_a_last_batch_of_one_item_train(n_train: int, n_batch: int) -> None:
     learn = toy_learner(regression_lists(n_train, n_train, bs=8))
     learn.fit(2)
     assert (learn.n_iter, learn.train_iter, len(learn.recorder.losses)) == (
@@ -239,13 +239,13 @@ def test_one_batch_and_a_last_batch_of_one(n_train: int, n_batch: int) -> None:
 
 
 def test_without_a_validation_set_there_is_only_training() -> None:
-    spy = Spy()
+    spy = SpyCallback()
     learn = toy_learner(Lists(regression_lists().train, None), cbs=[spy])
     assert learn.fit(2).reason is StopReason.COMPLETED
     assert "before_validate" not in spy.events
     assert "valid/loss" not in learn.recorder.row
     for run in (learn.validate, learn.get_preds):
-        with pytest.raises(ValueError, match="There is no validation set: pass a loader"):
+        with pytest.raises(ValueError, match="The Learner has no validation set: pass a loader"):
             run()
     assert learn.validate(regression_lists().valid).keys() == {"valid/loss"}
 
@@ -267,7 +267,7 @@ def test_counters_at_every_training_batch() -> None:
     assert seen == [(0, 0, 2, 0, 0.0), (0, 1, 2, 1, 0.25), (1, 0, 2, 2, 0.5), (1, 1, 2, 3, 0.75)]
 
 
-def test_train_iter_goes_on_in_a_second_fit() -> None:
+def test_train_iter_continues_in_a_second_fit() -> None:
     learn = toy_learner()
     assert learn.fit(2).train_iter == 10
     assert learn.fit(1).train_iter == 15
@@ -280,8 +280,8 @@ def test_a_fit_of_no_epochs_trains_nothing() -> None:
     assert (result.reason, result.n_epoch, result.metrics) == (StopReason.COMPLETED, 0, {})
 
 
-def test_start_epoch_leaves_out_the_first_epochs() -> None:
-    spy = Spy()
+def test_start_epoch_skips_the_first_epochs() -> None:
+    spy = SpyCallback()
     learn = toy_learner(cbs=[spy])
     assert learn.fit(3, start_epoch=1).n_epoch == 2
     assert [row["epoch"] for row in learn.recorder.rows] == [1.0, 2.0]
@@ -291,7 +291,7 @@ def test_start_epoch_leaves_out_the_first_epochs() -> None:
 @pytest.mark.parametrize(("n_epoch", "start_epoch"), [(2, 3), (2, -1)])
 def test_start_epoch_must_be_within_the_fit(n_epoch: int, start_epoch: int) -> None:
     with pytest.raises(
-        ValueError, match=f"start_epoch={start_epoch} is not between 0 and n_epoch={n_epoch}"
+        ValueError, match=f"start_epoch={start_epoch} must be from 0 to n_epoch={n_epoch}"
     ):
         toy_learner().fit(n_epoch, start_epoch=start_epoch)
 
@@ -299,7 +299,7 @@ def test_start_epoch_must_be_within_the_fit(n_epoch: int, start_epoch: int) -> N
 @pytest.mark.parametrize("n_epoch", [-1, 1.5, None])
 def test_n_epoch_must_be_a_whole_number_of_at_least_0(n_epoch: Any) -> None:
     with pytest.raises(
-        ValueError, match=f"^n_epoch={n_epoch} must be a whole number of at least 0"
+        ValueError, match=f"^n_epoch={n_epoch} must be a whole number of epochs, 0 or more"
     ):
         toy_learner().fit(n_epoch)
 
@@ -307,13 +307,13 @@ def test_n_epoch_must_be_a_whole_number_of_at_least_0(n_epoch: Any) -> None:
 @pytest.mark.parametrize("lr", [-0.1, math.nan, math.inf])
 def test_a_learning_rate_is_finite_and_not_negative(lr: float) -> None:
     with pytest.raises(
-        ValueError, match=f"lr={lr} gives a learning rate of {lr}: it must be finite"
+        ValueError, match=f"lr={lr} must be finite and at least 0, but one rate is {lr}"
     ):
         toy_learner(lr=lr).fit(1)
     learn = toy_learner()
     learn.fit(1)
     with pytest.raises(
-        ValueError, match=f"lr={lr} gives a learning rate of {lr}: it must be finite"
+        ValueError, match=f"lr={lr} must be finite and at least 0, but one rate is {lr}"
     ):
         learn.fit(1, lr=lr)
 
@@ -336,7 +336,7 @@ def test_reset_opt_makes_a_new_optimizer(reset_opt: bool, steps: int) -> None:
     assert adam_steps(learn) == steps
 
 
-def test_two_fits_go_on_from_each_other() -> None:
+def test_a_second_fit_continues_from_the_first() -> None:
     once, twice = digits_learner(), digits_learner()
     once.fit(2)
     twice.fit(1)
@@ -348,18 +348,18 @@ def test_two_fits_go_on_from_each_other() -> None:
 # --- callbacks of the learner
 
 
-def test_default_callbacks_are_there_in_order() -> None:
+def test_a_learner_has_the_default_callbacks_in_order() -> None:
     names = [type(cb).__name__ for cb in toy_learner().cbs]
     assert names == ["DeviceCallback", "CastToTensor", "TrainEvalCallback", "Recorder"]
 
 
-def test_remove_cb_takes_an_object_or_a_class() -> None:
-    first, second, other = Spy(), Spy(), Callback()
+def test_remove_cb_accepts_an_object_or_a_class() -> None:
+    first, second, other = SpyCallback(), SpyCallback(), Callback()
     learn = toy_learner(cbs=[first, second, other])
     learn.remove_cb(first)
     assert first not in learn.cbs
     assert second in learn.cbs
-    learn.add_cb(first).remove_cbs([Spy, other])
+    learn.add_cb(first).remove_cbs([SpyCallback, other])
     assert [type(cb).__name__ for cb in learn.cbs] == [
         type(cb).__name__ for cb in toy_learner().cbs
     ]
@@ -367,12 +367,12 @@ def test_remove_cb_takes_an_object_or_a_class() -> None:
 
 def test_removing_a_class_removes_its_subclasses() -> None:
     learn = toy_learner(cbs=[RaiseAt(Event.BEFORE_FIT, ValueError())])
-    learn.remove_cb(Spy)
+    learn.remove_cb(SpyCallback)
     assert learn.fit(1).reason is StopReason.COMPLETED
 
 
-def test_added_cbs_are_there_within_the_block_only() -> None:
-    learn, spy = toy_learner(), Spy()
+def test_added_cbs_are_present_only_within_the_block() -> None:
+    learn, spy = toy_learner(), SpyCallback()
     before = list(learn.cbs)
     with learn.added_cbs(spy) as same:
         assert same is learn
@@ -383,7 +383,7 @@ def test_added_cbs_are_there_within_the_block_only() -> None:
     assert spy.events.count("before_fit") == 1
 
 
-def test_added_cbs_are_gone_after_an_error() -> None:
+def test_added_cbs_are_removed_after_an_error() -> None:
     learn = toy_learner()
     before = list(learn.cbs)
     with (
@@ -394,13 +394,13 @@ def test_added_cbs_are_gone_after_an_error() -> None:
     assert learn.cbs == before
 
 
-def test_the_list_given_to_the_learner_is_not_kept() -> None:
-    given: list[Callback] = [Spy()]
+def test_the_learner_copies_the_list_of_callbacks() -> None:
+    given: list[Callback] = [SpyCallback()]
     learn = toy_learner(cbs=given)
-    learn.add_cb(Spy())
+    learn.add_cb(SpyCallback())
     assert len(given) == 1
-    given.append(Spy())
-    assert sum(isinstance(cb, Spy) for cb in learn.cbs) == 2
+    given.append(SpyCallback())
+    assert sum(isinstance(cb, SpyCallback) for cb in learn.cbs) == 2
 
 
 class Meddling(Callback):
@@ -415,8 +415,8 @@ class Meddling(Callback):
     ("meddle", "message"),
     [
         (
-            lambda learn: learn.add_cb(Spy()),
-            r"Spy cannot be added during a fit: give it to fit\(cbs=...\)",
+            lambda learn: learn.add_cb(SpyCallback()),
+            r"SpyCallback cannot be added during a fit: pass it to fit\(cbs=...\)",
         ),
         (lambda learn: learn.remove_cb(Recorder), "Callbacks cannot be removed during a fit"),
         (lambda learn: learn.fit(1), "The loop is already running"),
@@ -452,7 +452,7 @@ def test_a_callback_changes_the_batch_the_predictions_and_the_loss() -> None:
 # --- validate and get_preds
 
 
-def test_validate_gives_the_metrics_of_a_loader() -> None:
+def test_validate_returns_the_metrics_of_a_loader() -> None:
     learn = digits_learner()
     learn.fit(1)
     assert learn.validate() == {
@@ -480,7 +480,7 @@ def counters(learn: Learner) -> dict[str, Any]:
     [lambda learn: learn.validate(), lambda learn: learn.get_preds()],
     ids=["validate", "get_preds"],
 )
-def test_validate_and_get_preds_leave_record_counters_and_weights_alone(
+def test_validate_and_get_preds_do_not_change_record_counters_or_weights(
     run: Callable[[Learner], object],
 ) -> None:
     learn = digits_learner()
@@ -504,8 +504,8 @@ def test_validate_and_get_preds_leave_record_counters_and_weights_alone(
     assert learn.cbs == cbs
 
 
-def test_validate_takes_callbacks_for_itself_only() -> None:
-    spy, learn = Spy(), toy_learner()
+def test_callbacks_passed_to_validate_run_only_there() -> None:
+    spy, learn = SpyCallback(), toy_learner()
     learn.validate(cbs=[spy])
     learn.validate()
     assert spy.events.count("before_validate") == 1
@@ -515,7 +515,7 @@ def test_validate_takes_callbacks_for_itself_only() -> None:
     assert "after_loss" in spy.events
 
 
-def test_get_preds_are_those_of_the_model_in_eval_mode() -> None:
+def test_get_preds_uses_the_model_in_eval_mode() -> None:
     lists = small_digits_lists()
     learn = Learner(with_dropout(), lists, nn.functional.cross_entropy, device="cpu")
     learn.fit(1)
@@ -534,7 +534,7 @@ def test_get_preds_needs_no_loss() -> None:
     def no_loss(pred: Tensor, target: Tensor) -> Tensor:
         raise AssertionError("called")
 
-    spy = Spy()
+    spy = SpyCallback()
     assert toy_learner(loss_func=no_loss).get_preds(cbs=[spy])[0].shape == (20, 1)
     assert "after_loss" not in spy.events
 
@@ -543,7 +543,7 @@ def test_get_preds_needs_no_loss() -> None:
 
 
 @pytest.mark.parametrize("with_opt", [True, False])
-def test_a_saved_learner_goes_on_as_if_never_stopped(tmp_path: Path, with_opt: bool) -> None:
+def test_a_loaded_learner_continues_like_the_saved_one(tmp_path: Path, with_opt: bool) -> None:
     learn, other = digits_learner(), digits_learner()
     learn.fit(1)
     path = learn.save(tmp_path / "sub" / "model.pt", with_opt=with_opt)
@@ -553,12 +553,12 @@ def test_a_saved_learner_goes_on_as_if_never_stopped(tmp_path: Path, with_opt: b
     assert torch.equal(learn.recorder.losses, other.recorder.losses)
 
 
-def test_saving_leaves_no_other_file(tmp_path: Path) -> None:
+def test_saving_writes_only_its_file(tmp_path: Path) -> None:
     toy_learner().save(tmp_path / "model.pt")
     assert [file.name for file in tmp_path.iterdir()] == ["model.pt"]
 
 
-def test_loading_without_the_optimizer_keeps_the_own_one(tmp_path: Path) -> None:
+def test_loading_without_the_optimizer_keeps_the_current_one(tmp_path: Path) -> None:
     learn, other = digits_learner(), digits_learner()
     learn.fit(2)
     other.fit(1)
@@ -567,7 +567,7 @@ def test_loading_without_the_optimizer_keeps_the_own_one(tmp_path: Path) -> None
     assert torch.equal(other.model[0].weight, learn.model[0].weight)  # type: ignore[index]
 
 
-def test_load_is_strict_unless_told_not_to_be(tmp_path: Path) -> None:
+def test_load_is_strict_by_default(tmp_path: Path) -> None:
     path = toy_learner().save(tmp_path / "model.pt")
     other = toy_learner(model=nn.Linear(1, 1, bias=False))
     with pytest.raises(RuntimeError, match="bias"):
@@ -575,19 +575,19 @@ def test_load_is_strict_unless_told_not_to_be(tmp_path: Path) -> None:
     assert other.load(path, strict=False) is other
 
 
-def test_load_of_no_file_and_of_no_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"There is no checkpoint .*none.pt"):
+def test_loading_a_missing_file_or_one_that_is_not_a_checkpoint_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"The checkpoint .*none.pt does not exist"):
         toy_learner().load(tmp_path / "none.pt")
     (tmp_path / "text.pt").write_text("hello")
     with pytest.raises(CheckpointError, match=r"text.pt cannot be loaded"):
         toy_learner().load(tmp_path / "text.pt")
 
 
-# --- overriding what is done with a batch
+# --- overriding the steps of a batch
 
 
 class Overriding(Learner):
-    """Does each step its own way, and counts."""
+    """Overrides each step of a batch and counts the calls."""
 
     calls: list[str]
 
@@ -612,7 +612,7 @@ class Overriding(Learner):
         super().zero_grad()
 
 
-def test_a_subclass_does_each_step_its_own_way() -> None:
+def test_a_subclass_may_override_each_step() -> None:
     lists = Lists(
         [(torch.ones(2, 1), torch.full((2, 1), 5.0))], [(torch.ones(1, 1), torch.ones(1, 1))]
     )
@@ -634,7 +634,7 @@ def test_a_subclass_does_each_step_its_own_way() -> None:
     assert model.weight.item() == pytest.approx(0.5 + 0.1 * 3 * 2)
 
 
-def test_a_cancel_out_of_an_overridden_loss_is_a_cancel() -> None:
+def test_an_overridden_loss_may_cancel() -> None:
     class Stopping(Learner):
         def get_loss(self) -> Tensor:
             raise CancelFitException("no more", reason=StopReason.BUDGET)
@@ -670,13 +670,13 @@ def test_a_learner_has_no_magic_attributes() -> None:
         _ = toy_learner().recoder  # type: ignore[attr-defined]
 
 
-def test_show_training_loop_names_ones_own_callback(capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_training_loop_names_a_users_callback(capsys: pytest.CaptureFixture[str]) -> None:
     text = toy_learner(cbs=[Meddling(print)]).show_training_loop()
     assert "before_batch: DeviceCallback, CastToTensor, Meddling\n" in text
     assert capsys.readouterr().out == text + "\n"
 
 
-def test_a_loss_of_nan_is_recorded_as_it_is() -> None:
+def test_a_loss_of_nan_is_recorded_unchanged() -> None:
     learn = toy_learner(lr=1e38)
     learn.fit(1)
     assert learn.recorder.losses.isnan().any()

@@ -16,7 +16,7 @@ REFERENCE = json.loads((Path(__file__).parents[1] / "reference" / "losses.json")
 @pytest.mark.parametrize(
     "case", REFERENCE["label_smoothing"], ids=lambda case: f"{case['eps']}-{case['reduction']}"
 )
-def test_label_smoothing_of_torch_is_that_of_fastai(case: dict[str, Any]) -> None:
+def test_label_smoothing_of_torch_equals_fastais(case: dict[str, Any]) -> None:
     pred, target = torch.tensor(REFERENCE["pred"]), torch.tensor(REFERENCE["target"])
     loss = nn.CrossEntropyLoss(label_smoothing=case["eps"], reduction=case["reduction"])(
         pred, target
@@ -39,7 +39,7 @@ def test_each_loss_is_weighted_and_named() -> None:
     assert {name: part.item() for name, part in parts.items()} == {"recon": 2.5, "size": 1.0}
 
 
-def test_every_label_is_handed_to_every_loss() -> None:
+def test_every_loss_gets_every_label() -> None:
     seen = []
     loss = MultiLoss({"a": lambda *args: seen.append(args) or torch.zeros(())})
     loss("pred", "first", "second")
@@ -70,22 +70,22 @@ def test_the_learner_trains_on_the_sum_and_records_the_parts() -> None:
 @pytest.mark.parametrize(
     ("losses", "weights", "message"),
     [
-        ({}, None, "MultiLoss got no loss: give it at least one."),
+        ({}, None, "MultiLoss needs at least one loss."),
         (
             {"a": recon, "b": size},
             {"c": 1.0},
-            "MultiLoss has a weight for 'c' but no such loss: it has a, b.",
+            "MultiLoss has a weight for the unknown loss 'c'; it has a, b.",
         ),
     ],
 )
-def test_names_that_do_not_fit_are_told(
+def test_missing_or_unknown_losses_are_an_error(
     losses: dict[str, Any], weights: dict[str, float] | None, message: str
 ) -> None:
     with pytest.raises(ValueError, match=f"^{message}$"):
         MultiLoss(losses, weights)
 
 
-def test_the_callers_mappings_are_not_kept() -> None:
+def test_the_loss_copies_the_given_mappings() -> None:
     losses, weights = {"a": recon}, {"a": 2.0}
     loss = MultiLoss(losses, weights)
     losses.clear()

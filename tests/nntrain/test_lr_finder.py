@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from nntrain import Callback, CancelBatchException, Event, Learner
 from nntrain.core.optimizer import split_by_children
 from nntrain.lr_finder import LRFindResult, SuggestFunc, lr_find, minimum, slide, steep, valley
-from tests.common.spies import Spy
+from nntrain.testing import SpyCallback
 from tests.common.toys import Lists, digits_lists, digits_mlp, regression_lists, toy_learner
 from tests.common.twins import assert_same_training, shuffled_learner
 
@@ -30,7 +30,7 @@ def scripted_learner(raw: list[float]) -> Learner:
     return toy_learner(loss_func=loss_func)
 
 
-def assert_as_in_fastai(result: LRFindResult, case: dict[str, Any], rel: float) -> None:
+def assert_equals_fastai(result: LRFindResult, case: dict[str, Any], rel: float) -> None:
     assert len(result.lrs) == len(case["lrs"])
     assert result.lrs == pytest.approx(case["lrs"], rel=1e-6)
     assert result.losses == pytest.approx(case["losses"], rel=rel)
@@ -39,7 +39,7 @@ def assert_as_in_fastai(result: LRFindResult, case: dict[str, Any], rel: float) 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
 @pytest.mark.parametrize("case", REFERENCE["curves"].values(), ids=REFERENCE["curves"])
-def test_rules_suggest_what_fastai_does(case: dict[str, Any], rule: Any) -> None:
+def test_the_suggestions_of_the_rules_equal_fastais(case: dict[str, Any], rule: Any) -> None:
     assert rule(case["lrs"], case["losses"]) == pytest.approx(
         case["suggestions"][rule.__name__], rel=1e-5
     )
@@ -48,7 +48,7 @@ def test_rules_suggest_what_fastai_does(case: dict[str, Any], rule: Any) -> None
 @pytest.mark.parametrize(
     "case", REFERENCE["short valleys"].values(), ids=REFERENCE["short valleys"]
 )
-def test_valley_of_a_few_losses_is_that_of_fastai(case: dict[str, Any]) -> None:
+def test_the_valley_of_a_few_losses_equals_fastais(case: dict[str, Any]) -> None:
     assert valley(case["lrs"], case["losses"]) == case["valley"]
 
 
@@ -64,13 +64,13 @@ def test_a_rule_says_how_many_losses_it_needs(rule: SuggestFunc, n: int) -> None
 
 
 @pytest.mark.parametrize("case", REFERENCE["scripts"].values(), ids=REFERENCE["scripts"])
-def test_smoothing_stopping_and_cutting_are_those_of_fastai(case: dict[str, Any]) -> None:
+def test_smoothing_stopping_and_cutting_equal_fastais(case: dict[str, Any]) -> None:
     result = lr_find(scripted_learner(case["raw"]), suggest_funcs=RULES, **case["kwargs"])
-    assert_as_in_fastai(result, case, rel=1e-5)
+    assert_equals_fastai(result, case, rel=1e-5)
 
 
 @pytest.mark.parametrize("case", REFERENCE["runs"].values(), ids=REFERENCE["runs"])
-def test_runs_on_digits_give_the_curves_of_fastai(case: dict[str, Any]) -> None:
+def test_the_curves_of_runs_on_digits_equal_fastais(case: dict[str, Any]) -> None:
     def opt_func(params: Any, *, lr: float) -> torch.optim.Optimizer:
         optimizer: torch.optim.Optimizer = getattr(torch.optim, case["opt"])(
             params, lr=lr, **case["opt_kwargs"]
@@ -80,20 +80,22 @@ def test_runs_on_digits_give_the_curves_of_fastai(case: dict[str, Any]) -> None:
     learn = toy_learner(
         digits_lists(), digits_mlp(), loss_func=nn.functional.cross_entropy, opt_func=opt_func
     )
-    assert_as_in_fastai(learn.lr_find(suggest_funcs=RULES, **case["kwargs"]), case, rel=1e-3)
+    assert_equals_fastai(learn.lr_find(suggest_funcs=RULES, **case["kwargs"]), case, rel=1e-3)
 
 
-def test_a_negative_loss_does_not_look_like_divergence() -> None:
+def test_a_negative_loss_does_not_count_as_divergence() -> None:
     raw = [-1 - 0.01 * i for i in range(60)] + [5.0] * 40
     result = lr_find(scripted_learner(raw))
     best = min(result.losses)
     assert best < -1
-    assert len(result.losses) == 100  # smoothed, it rises to 1.5 and no further than 2 * |best|
+    assert (
+        len(result.losses) == 100
+    )  # the smoothed loss rises to 1.5, which is less than 2 * |best|
     raw[60:] = [50.0] * 40
     assert 60 < len(lr_find(scripted_learner(raw)).losses) < 70
 
 
-def test_all_groups_have_the_same_rate_meanwhile_and_their_own_again_afterwards() -> None:
+def test_all_groups_have_the_same_rate_during_the_test_and_their_own_afterward() -> None:
     seen: list[list[float]] = []
 
     class Rates(Callback):
@@ -121,10 +123,10 @@ def test_all_groups_have_the_same_rate_meanwhile_and_their_own_again_afterwards(
     assert result.lrs[10] == pytest.approx(1e-3)
 
 
-def test_the_loader_is_cycled_and_validation_is_left_out() -> None:
-    seen: list[Event] = []  # a spy's own list would be put back
+def test_the_loader_is_cycled_and_validation_is_skipped() -> None:
+    seen: list[Event] = []  # the list of a spy would be restored
 
-    class Seen(Spy):
+    class Seen(SpyCallback):
         order = 80
 
         def on(self, event: Event, learn: Learner) -> None:
@@ -137,7 +139,7 @@ def test_the_loader_is_cycled_and_validation_is_left_out() -> None:
     assert seen.count(Event.AFTER_CANCEL_FIT) == 1
 
 
-def test_it_goes_on_with_the_optimizer_of_the_last_fit() -> None:
+def test_it_uses_the_optimizer_of_the_last_fit() -> None:
     seen: list[Any] = []
 
     class SeeOptimizer(Callback):
@@ -150,7 +152,7 @@ def test_it_goes_on_with_the_optimizer_of_the_last_fit() -> None:
     assert seen == [learn.opt]
 
 
-def test_a_loader_without_a_length_will_do() -> None:
+def test_a_loader_may_have_no_length() -> None:
     class Endless:
         def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
             return itertools.cycle(regression_lists().train)
@@ -169,7 +171,7 @@ def test_skipped_batches_are_not_counted() -> None:
     assert result.lrs[15] == pytest.approx(1e-3)  # halfway from 1e-7 to 10 by ratio
 
 
-def test_suggestions_are_named_by_their_rule_even_of_your_own() -> None:
+def test_suggestions_are_named_after_their_rule_also_a_users_own() -> None:
     def last(lrs: Any, losses: Any) -> float:
         return float(lrs[-1])
 
@@ -194,7 +196,7 @@ def test_suggestions_are_named_by_their_rule_even_of_your_own() -> None:
         ({"num_it": 15}, "num_it of at least 16 batches but got 15"),
     ],
 )
-def test_senseless_arguments_are_errors(kwargs: dict[str, float], message: str) -> None:
+def test_invalid_arguments_are_errors(kwargs: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         toy_learner().lr_find(**kwargs)
 
@@ -223,7 +225,7 @@ def test_too_few_losses_are_an_error_that_says_what_to_do(raw: list[float], mess
     assert learn.opt is None
 
 
-def test_callbacks_that_cancel_every_batch_do_not_make_it_endless() -> None:
+def test_it_ends_even_if_a_callback_cancels_every_batch() -> None:
     class SkipAll(Callback):
         def before_batch(self, learn: Learner) -> None:
             raise CancelBatchException
@@ -259,7 +261,7 @@ def test_without_matplotlib_plot_names_the_pip_command(monkeypatch: pytest.Monke
 @pytest.mark.parametrize("own_generator", [False, True], ids=["global generator", "own generator"])
 @pytest.mark.parametrize("opt_func", [torch.optim.SGD, torch.optim.Adam], ids=["SGD", "Adam"])
 @pytest.mark.parametrize("fitted", [0, 1], ids=["before the first fit", "between two fits"])
-def test_training_after_lr_find_is_that_of_a_twin_that_never_called_it(
+def test_training_is_the_same_with_and_without_lr_find(
     own_generator: bool, opt_func: type, fitted: int
 ) -> None:
     assert_same_training(
@@ -269,7 +271,7 @@ def test_training_after_lr_find_is_that_of_a_twin_that_never_called_it(
     )
 
 
-def test_an_error_within_leaves_no_trace_either() -> None:
+def test_an_error_during_the_test_leaves_no_trace() -> None:
     class FailLate(Callback):
         def __init__(self) -> None:
             self.n, self.armed = 0, False

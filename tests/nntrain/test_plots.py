@@ -1,4 +1,4 @@
-"""Plots show the recorded numbers, are figures of their own, and say what is missing."""
+"""Plots show the recorded numbers without changing pyplot; errors say what is missing."""
 
 import math
 import sys
@@ -46,7 +46,7 @@ def labels(axes: Axes) -> tuple[str, str, str]:
     return axes.get_title(), axes.get_xlabel(), axes.get_ylabel()
 
 
-def test_plot_loss_shows_batches_their_smoothed_course_and_validation_at_epoch_ends() -> None:
+def test_plot_loss_shows_raw_and_smoothed_losses_and_validation_at_the_ends_of_epochs() -> None:
     recorder = trained().recorder
     [axes] = drawn(recorder.plot_loss()).axes
     assert lines(axes) == {
@@ -58,7 +58,7 @@ def test_plot_loss_shows_batches_their_smoothed_course_and_validation_at_epoch_e
     assert axes.get_legend() is not None
 
 
-def test_validation_points_stay_at_their_epochs_after_a_cancelled_one() -> None:
+def test_validation_points_stay_at_their_epochs_after_a_cancelled_epoch() -> None:
     class CutShort(Callback):
         def before_batch(self, learn: Learner) -> None:
             if learn.training and (learn.epoch, learn.iter) == (1, 2):
@@ -76,7 +76,7 @@ def test_epoch_ends_are_kept_in_the_state() -> None:
     assert restored.epoch_ends == [6, 12]
 
 
-def test_plot_loss_without_validation_has_no_such_line() -> None:
+def test_plot_loss_without_validation_has_no_validation_line() -> None:
     learn = toy_learner(Lists([(torch.ones(4, 1), torch.ones(4, 1))], None))
     learn.fit(1)
     assert list(lines(drawn(plots.plot_loss(learn.recorder)).axes[0])) == [
@@ -142,7 +142,7 @@ def test_plot_dead_shows_percent(stats: ActivationStats) -> None:
     assert axes.get_ylabel() == "units (%)"
 
 
-def test_plot_histograms_has_a_panel_a_layer_with_the_log_of_the_counts(
+def test_plot_histograms_has_a_panel_per_layer_with_the_log_of_the_counts(
     stats: ActivationStats,
 ) -> None:
     figure = drawn(plots.plot_histograms(stats))
@@ -159,14 +159,14 @@ def test_plot_histograms_has_a_panel_a_layer_with_the_log_of_the_counts(
     assert colourbar.get_ylabel() == "log(1 + count), most = 1"
 
 
-def test_histogram_ticks_stand_where_their_bins_are() -> None:
+def test_histogram_ticks_are_at_the_positions_of_their_bins() -> None:
     edges = histogram_edges()
     assert bin_positions(edges).tolist() == pytest.approx(list(range(82)))
     assert bin_positions(torch.tensor([0.0, 1e9])).tolist() == pytest.approx([40.5, 81])
 
 
 @pytest.mark.parametrize("n_layer", [1, 5])
-def test_histograms_of_few_and_many_layers_of_nan_and_of_layers_that_never_run(
+def test_layers_with_nan_and_layers_that_never_run_can_be_drawn(
     n_layer: int,
 ) -> None:
     class Idle(nn.Sequential):
@@ -182,7 +182,7 @@ def test_histograms_of_few_and_many_layers_of_nan_and_of_layers_that_never_run(
     drawn(plots.plot_dead(stats))
 
 
-def test_a_layer_that_runs_now_and_then_shows_the_batches_in_which_it_ran() -> None:
+def test_a_layer_that_runs_in_every_second_batch_shows_those_batches() -> None:
     class EverySecond(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -215,7 +215,7 @@ def test_a_recorder_without_batches_is_an_error(plot: Any) -> None:
         plot(Recorder())
 
 
-def test_a_missing_matplotlib_gives_one_line_with_the_remedy(
+def test_without_matplotlib_the_error_is_one_line_with_the_pip_command(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     recorder = trained().recorder
@@ -226,7 +226,7 @@ def test_a_missing_matplotlib_gives_one_line_with_the_remedy(
         recorder.plot_loss()
 
 
-def test_plotting_leaves_pyplots_global_state_alone(stats: ActivationStats) -> None:
+def test_plotting_does_not_change_the_global_state_of_pyplot(stats: ActivationStats) -> None:
     import matplotlib.pyplot as plt
 
     plots.plot_histograms(stats)

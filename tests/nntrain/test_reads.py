@@ -1,4 +1,4 @@
-"""The device is never read for a batch: the number of reads depends on the epochs alone."""
+"""The device is not read per batch: the number of reads depends only on the epochs."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from nntrain import AccumMetric, AvgSmoothLoss, Callback, Learner, accuracy
-from tests.common.spies import counted_reads
+from nntrain.testing import counted_reads
 from tests.common.toys import Lists, batches, digits_mlp
 
 N_EPOCH = 2
@@ -52,7 +52,9 @@ def validate(learn: Learner) -> object:
 
 
 @pytest.mark.parametrize("run", [one_cycle, validate])
-def test_twice_as_many_batches_need_no_more_reads(run: Callable[[Learner], object]) -> None:
+def test_twice_as_many_batches_need_the_same_number_of_reads(
+    run: Callable[[Learner], object],
+) -> None:
     reads = reads_of(learner_on(10), run)
     assert reads > 0
     assert reads_of(learner_on(20), run) == reads

@@ -1,4 +1,4 @@
-"""What a fit leaves in its record: fastai's values, by name, whatever was cancelled."""
+"""The record of a fit has fastai's values by name, whatever was cancelled."""
 
 import math
 import time
@@ -21,31 +21,30 @@ from nntrain import (
     Learner,
     Recorder,
 )
-from nntrain.recorder import scalar_log, smooth
+from nntrain.testing import RaiseAt
 from tests.common.reference import digits_learner, fitted, reference
-from tests.common.spies import RaiseAt
 from tests.common.toys import Lists, regression_lists, toy_learner
 
 REFERENCE = reference("learner")["fits"]
 
 
 @pytest.mark.parametrize("name", REFERENCE)
-def test_losses_of_every_batch_are_fastais(name: str) -> None:
+def test_losses_of_every_batch_equal_fastais(name: str) -> None:
     assert fitted(name).recorder.losses.tolist() == pytest.approx(
         REFERENCE[name]["losses"], rel=1e-6
     )
 
 
 @pytest.mark.parametrize("name", REFERENCE)
-def test_smooth_losses_of_every_batch_are_fastais(name: str) -> None:
-    """Ours are smoothed in float64; fastai's 1 - 0.98 in float32 is 1e-6 off."""
+def test_smooth_losses_of_every_batch_equal_fastais(name: str) -> None:
+    """The tolerance is needed because fastai's 1 - 0.98 in float32 is off by 1e-6."""
     assert fitted(name).recorder.smooth_losses.tolist() == pytest.approx(
         REFERENCE[name]["smooth_losses"], rel=3e-6
     )
 
 
 @pytest.mark.parametrize("name", REFERENCE)
-def test_losses_and_metrics_of_every_epoch_are_fastais(name: str) -> None:
+def test_losses_and_metrics_of_every_epoch_equal_fastais(name: str) -> None:
     rows = REFERENCE[name]["rows"]
     expected = [{key.replace("_", "/", 1): value for key, value in row.items()} for row in rows]
     ours = [
@@ -56,7 +55,7 @@ def test_losses_and_metrics_of_every_epoch_are_fastais(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", REFERENCE)
-def test_weights_after_the_fit_are_fastais(name: str) -> None:
+def test_weights_after_the_fit_equal_fastais(name: str) -> None:
     for key, value in fitted(name).model.state_dict().items():
         expected = REFERENCE[name]["weights"][key]
         assert value.double().norm().item() == pytest.approx(expected["norm"], rel=1e-6)
@@ -81,7 +80,7 @@ def test_a_row_has_these_names() -> None:
 
 
 class Slow:
-    """Batches that take their time."""
+    """A loader that waits before each batch."""
 
     def __init__(self, batches: Any, wait_s: float) -> None:
         self.batches, self.wait_s = batches, wait_s
@@ -103,35 +102,6 @@ def test_times_are_in_the_units_of_their_names() -> None:
     assert 20 <= row["time/data_wait_ms"] < 2000
     assert 0.1 <= row["time/epoch_s"] < 10
     assert 0 < 5 * (row["time/batch_ms"] + row["time/data_wait_ms"]) / 1000 < row["time/epoch_s"]
-
-
-def test_smooth_by_hand() -> None:
-    """(1) 0.5*4 / 0.5; (2) (0.5*2 + 0.5*1) / 0.75; (3) (0.5*1.5 + 0.5*1) / 0.875."""
-    assert smooth(torch.tensor([4.0, 1.0, 1.0]), beta=0.5).tolist() == pytest.approx(
-        [4.0, 2.0, 10 / 7]
-    )
-
-
-def test_smooth_of_nothing_is_empty() -> None:
-    assert smooth(torch.empty(0)).shape == (0,)
-
-
-@pytest.mark.parametrize("n", [0, 1, 1023, 1024, 1025, 3000])
-def test_a_log_of_scalars_keeps_all_in_order(n: int) -> None:
-    log = scalar_log()
-    for i in range(n):
-        log.append(torch.tensor(float(i)))
-    assert len(log) == n
-    assert log.tensor().tolist() == list(range(n))
-    log.append(torch.tensor(-1.0))
-    assert (len(log), log.tensor()[-1].item()) == (n + 1, -1)
-
-
-def test_a_loaded_log_goes_on() -> None:
-    log = scalar_log()
-    log.load(torch.tensor([1.0, 2.0]))
-    log.append(torch.tensor(3.0))
-    assert log.tensor().tolist() == [1, 2, 3]
 
 
 def names_of(rows: list[dict[str, float]]) -> list[list[str]]:
@@ -157,7 +127,7 @@ ALL = ["epoch", "train/loss", "valid/loss"]
     ],
     ids=str,
 )
-def test_a_cancelled_part_leaves_its_names_out_and_shifts_nothing(
+def test_the_names_of_a_cancelled_part_are_missing_and_other_values_stay_in_place(
     event: Event, err: CancelException, left: list[str], epoch: int
 ) -> None:
     plain, learn = toy_learner(), toy_learner(cbs=[RaiseAt(event, err, epoch)])
@@ -170,7 +140,7 @@ def test_a_cancelled_part_leaves_its_names_out_and_shifts_nothing(
         assert [ours[name] for name in ALL] == [before[name] for name in ALL]
 
 
-def test_a_part_that_is_cut_short_is_averaged_over_what_was_seen() -> None:
+def test_a_part_that_is_cut_short_is_averaged_over_its_batches() -> None:
     learn = toy_learner(cbs=[RaiseAt(Event.AFTER_BATCH, CancelTrainException(), iteration=1)])
     learn.fit(1)
     losses = learn.recorder.losses
@@ -178,14 +148,14 @@ def test_a_part_that_is_cut_short_is_averaged_over_what_was_seen() -> None:
     assert learn.recorder.row["train/loss"] == pytest.approx(losses.mean().item(), rel=1e-6)
 
 
-def test_a_fit_cancelled_within_an_epoch_gives_the_metrics_of_the_last_finished_one() -> None:
+def test_a_fit_cancelled_within_an_epoch_returns_the_metrics_of_the_last_complete_one() -> None:
     learn = toy_learner(cbs=[RaiseAt(Event.AFTER_BATCH, CancelFitException(), epoch=2)])
     result = learn.fit(5)
     assert (result.n_epoch, result.train_iter) == (2, 11)
     assert result.metrics == learn.recorder.rows[1]
 
 
-def test_a_fit_cancelled_at_once_does_not_give_the_metrics_of_the_fit_before() -> None:
+def test_a_fit_cancelled_at_once_does_not_return_the_metrics_of_an_earlier_fit() -> None:
     learn = toy_learner()
     learn.fit(1)
     result = learn.fit(1, cbs=[RaiseAt(Event.BEFORE_FIT, CancelFitException())])
@@ -193,7 +163,7 @@ def test_a_fit_cancelled_at_once_does_not_give_the_metrics_of_the_fit_before() -
     assert len(learn.recorder.losses) == 0
 
 
-def test_a_second_fit_begins_a_new_record() -> None:
+def test_a_second_fit_starts_a_new_record() -> None:
     learn = toy_learner()
     learn.fit(2)
     learn.fit(1)
@@ -204,7 +174,7 @@ def test_a_second_fit_begins_a_new_record() -> None:
     )
 
 
-def test_last_gives_the_latest_value_and_lists_the_names_for_any_other() -> None:
+def test_last_returns_the_latest_value_and_lists_the_names_if_one_is_unknown() -> None:
     learn = toy_learner(metrics=[nn.functional.l1_loss])
     learn.fit(1)
     assert learn.recorder.last("valid/l1_loss") == learn.recorder.rows[-1]["valid/l1_loss"]
@@ -215,14 +185,14 @@ def test_last_gives_the_latest_value_and_lists_the_names_for_any_other() -> None
         learn.recorder.last("valid/acc")
 
 
-def test_last_of_nothing_says_so() -> None:
+def test_the_error_of_last_says_that_nothing_was_recorded() -> None:
     with pytest.raises(
         LookupError, match="'valid/loss' was not recorded; recorded were no metrics"
     ):
         toy_learner().recorder.last("valid/loss")
 
 
-def test_last_holds_through_the_epoch_that_follows() -> None:
+def test_last_returns_the_value_of_the_previous_epoch_until_there_is_a_new_one() -> None:
     seen: list[float] = []
 
     class Reading(Callback):
@@ -257,7 +227,7 @@ def test_parts_of_the_loss_are_weighted_by_batch_size() -> None:
     assert learn.recorder.row["train/size"] == pytest.approx(expected, rel=1e-6)
 
 
-def test_parts_in_training_only_stay_in_training() -> None:
+def test_parts_of_the_training_loss_alone_are_recorded_for_training_only() -> None:
     class Mixed(Learner):
         def get_loss(self) -> Tensor:
             self.loss_func = parts_loss if self.training else nn.functional.mse_loss
@@ -270,7 +240,7 @@ def test_parts_in_training_only_stay_in_training() -> None:
     ]
 
 
-def test_the_last_batch_of_one_weighs_one() -> None:
+def test_a_last_batch_of_one_item_has_weight_one() -> None:
     learn = toy_learner(regression_lists(17, 9, bs=8), lr=0.0)
     learn.fit(1)
     for part, loader in (("train", learn.dls.train), ("valid", learn.dls.valid or [])):
@@ -293,7 +263,7 @@ def vector(pred: Tensor, target: Tensor) -> Tensor:
 
 
 def test_a_metric_must_be_one_number() -> None:
-    with pytest.raises(ValueError, match="must be one number"):
+    with pytest.raises(ValueError, match="must return one number"):
         toy_learner(regression_lists(16, 16, bs=8), metrics=[vector]).fit(1)
 
 
@@ -304,7 +274,7 @@ def test_learning_rates_and_momentum_are_kept_by_group() -> None:
     assert learn.recorder.moms == {"0": [0.9] * 5}
 
 
-def test_a_record_taken_back_is_the_same(tmp_path: Path) -> None:
+def test_a_record_loaded_from_its_state_is_the_same(tmp_path: Path) -> None:
     learn, other = digits_learner(), digits_learner()
     learn.fit_one_cycle(2)
     torch.save(learn.recorder.state_dict(), tmp_path / "state.pt")
@@ -316,7 +286,7 @@ def test_a_record_taken_back_is_the_same(tmp_path: Path) -> None:
     assert other.recorder.moms == learn.recorder.moms
 
 
-def test_a_learner_without_a_recorder_says_how_to_get_one() -> None:
+def test_the_error_without_a_recorder_says_how_to_add_one() -> None:
     learn = toy_learner().remove_cb(Recorder)
     assert learn.fit(1).metrics == {}
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""The composition root's own decisions: the final table, the objective."""
+"""The final table of a run, and the check of its objective."""
 
 import pytest
 

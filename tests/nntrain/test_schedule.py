@@ -1,4 +1,4 @@
-"""Schedules: their values at every point, and in a fit those of fastai at every batch."""
+"""Schedules have fastai's values at every position and in every batch of a fit."""
 
 import math
 from collections.abc import Callable
@@ -41,14 +41,14 @@ SCHEDULES: dict[str, Schedule] = {
 
 
 @pytest.mark.parametrize("name", REFERENCE["schedules"])
-def test_a_schedule_has_fastais_values(name: str) -> None:
+def test_the_values_of_a_schedule_equal_fastais(name: str) -> None:
     assert [SCHEDULES[name](i / 16) for i in range(17)] == pytest.approx(
         REFERENCE["schedules"][name], rel=1e-6
     )
 
 
 @pytest.mark.parametrize("name", REFERENCE["fits"])
-def test_learning_rates_of_every_batch_are_fastais(name: str) -> None:
+def test_learning_rates_of_every_batch_equal_fastais(name: str) -> None:
     expected = list(zip(*REFERENCE["fits"][name]["lr"], strict=True))
     lrs = fitted(name).recorder.lrs
     assert len(lrs) == len(expected)
@@ -57,7 +57,7 @@ def test_learning_rates_of_every_batch_are_fastais(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", REFERENCE["fits"])
-def test_momentum_of_every_batch_is_fastais(name: str) -> None:
+def test_momentum_of_every_batch_equals_fastais(name: str) -> None:
     expected = list(zip(*REFERENCE["fits"][name]["mom"], strict=True))
     for ours, theirs in zip(fitted(name).recorder.moms.values(), expected, strict=True):
         assert ours == pytest.approx(theirs, rel=1e-6)
@@ -69,7 +69,7 @@ def test_every_reference_fit_is_run() -> None:
 
 @pytest.mark.parametrize("n_cycles", [1, 2, 3, 5])
 @pytest.mark.parametrize("cycle_mult", [1, 2, 3])
-def test_every_sgdr_cycle_begins_at_the_peak(n_cycles: int, cycle_mult: int) -> None:
+def test_every_sgdr_cycle_starts_at_the_peak(n_cycles: int, cycle_mult: int) -> None:
     lists = regression_lists(8, 8, bs=8)
     learn = toy_learner(Lists(lists.train, None))
     learn.fit_sgdr(n_cycles, 2, 0.05, cycle_mult=cycle_mult)
@@ -86,7 +86,7 @@ def test_sgdr_needs_cycles(n_cycles: int, cycle_mult: int) -> None:
 
 
 @pytest.mark.parametrize(("start", "end"), [(0, 1), (1, 0), (-1, 1)])
-def test_sched_exp_needs_one_sign(start: float, end: float) -> None:
+def test_sched_exp_needs_ends_of_the_same_sign(start: float, end: float) -> None:
     with pytest.raises(
         ValueError, match="sched_exp needs start and end of the same sign, neither 0"
     ):
@@ -96,27 +96,27 @@ def test_sched_exp_needs_one_sign(start: float, end: float) -> None:
 @pytest.mark.parametrize(
     ("pcts", "message"),
     [
-        ([0.5], "a share for each schedule but got 1 for 2"),
+        ([0.5], "one fraction per schedule but got 1 for 2"),
         ([0.5, 0.4], r"add up to 1 but got \[0.5, 0.4\]"),
-        ([1.5, -0.5], "not negative"),
+        ([1.5, -0.5], "fractions of at least 0"),
     ],
 )
-def test_combine_scheds_needs_shares_of_one(pcts: list[float], message: str) -> None:
+def test_combine_scheds_needs_fractions_that_add_up_to_one(pcts: list[float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         combine_scheds(pcts, [sched_no(1, 1), sched_no(2, 2)])
 
 
 @pytest.mark.parametrize(("pos", "expected"), [(0.0, 2.0), (0.5, 2.5), (1.0, 3.0)])
-def test_a_share_of_zero_is_passed_over(pos: float, expected: float) -> None:
+def test_a_schedule_with_a_fraction_of_zero_is_skipped(pos: float, expected: float) -> None:
     assert combine_scheds([0, 1], [sched_no(1, 1), sched_lin(2, 3)])(pos) == expected
 
 
 @pytest.mark.parametrize(("pct", "expected"), [(0.0, 4.0), (1.0, 1.0)])
-def test_combined_cos_may_be_all_of_one_half(pct: float, expected: float) -> None:
+def test_combined_cos_may_use_only_one_of_its_halves(pct: float, expected: float) -> None:
     assert combined_cos(pct, 1, 4, 0.5)(0.0) == expected
 
 
-def test_thirds_add_up_to_one() -> None:
+def test_fractions_of_one_third_add_up_to_one() -> None:
     third = combine_scheds([1 / 3] * 3, [sched_no(i, i) for i in range(3)])
     assert [third(pos) for pos in (0.0, 1 / 3, 2 / 3, 1.0)] == [0, 1, 2, 2]
 
@@ -127,7 +127,7 @@ def test_a_scheduler_sets_any_hyper_parameter_of_training_batches_only() -> None
     assert sched.hps == {"weight_decay": pytest.approx([i / 8 for i in range(8)])}
 
 
-def test_a_scheduler_takes_a_schedule_for_each_group() -> None:
+def test_a_scheduler_accepts_a_schedule_for_each_group() -> None:
     learn = three_groups_learner()
     scheds = [sched_no(1e-3, 0), sched_no(1e-2, 0), sched_lin(0, 0.1)]
     learn.fit(1, cbs=[ParamScheduler({"lr": scheds})])
@@ -136,12 +136,12 @@ def test_a_scheduler_takes_a_schedule_for_each_group() -> None:
     assert learn.recorder.lrs["2"] == pytest.approx([0, 0.02, 0.04, 0.06, 0.08])
 
 
-def test_an_unknown_hyper_parameter_is_an_error_that_names_the_known() -> None:
-    with pytest.raises(ValueError, match="no hyper-parameter 'beta': it has lr, momentum"):
+def test_an_unknown_hyper_parameter_is_an_error_that_lists_the_known_ones() -> None:
+    with pytest.raises(ValueError, match="no hyper-parameter 'beta'; it has lr, momentum"):
         toy_learner().fit(1, cbs=[ParamScheduler({"beta": sched_no(1, 1)})])
 
 
-def test_one_cycle_leaves_an_optimizer_without_momentum_alone() -> None:
+def test_one_cycle_works_with_an_optimizer_without_momentum() -> None:
     learn = toy_learner(opt_func=torch.optim.Adagrad)
     learn.fit_one_cycle(1)
     assert learn.recorder.moms == {}
@@ -149,7 +149,7 @@ def test_one_cycle_leaves_an_optimizer_without_momentum_alone() -> None:
 
 
 class NoLength:
-    """Batches that cannot be counted."""
+    """A loader without a length."""
 
     def __init__(self, batches: Any) -> None:
         self.batches = batches
@@ -158,7 +158,7 @@ class NoLength:
         yield from self.batches
 
 
-def test_without_a_length_the_position_advances_by_whole_epochs() -> None:
+def test_without_a_length_the_position_advances_per_epoch() -> None:
     lists = regression_lists()
     learn = toy_learner(Lists(NoLength(lists.train), lists.valid))
     learn.fit(2, cbs=[ParamScheduler({"lr": sched_lin(0, 1)})])
@@ -182,7 +182,7 @@ def test_a_scheduled_fit_leaves_no_scheduler_behind(name: str) -> None:
 
 @pytest.mark.parametrize("name", FIT_NAMES)
 def test_the_peak_is_the_learners_rate_in_every_fit(name: str) -> None:
-    """A second fit starts from the learner's rate, not from the tiny one with which the first ended."""
+    """A second fit starts from the learner's rate, not from the last rate of the first fit."""
     learn = toy_learner(lr=0.04, dls=regression_lists(320))
     FIT_NAMES[name](learn)
     first = max(learn.recorder.lrs["0"])
@@ -201,7 +201,7 @@ def test_cosine_by_hand() -> None:
     assert sched_cos(0, 2)(0.25) == pytest.approx(1 + math.cos(0.75 * math.pi))
 
 
-def test_fits_hand_their_options_on() -> None:
+def test_fit_flat_cos_passes_its_options_to_fit() -> None:
     learn = toy_learner(opt_func=partial(torch.optim.SGD, momentum=0.5))
     learn.fit_flat_cos(1, wd=0.25)
     assert learn.opt is not None
@@ -211,18 +211,22 @@ def test_fits_hand_their_options_on() -> None:
 @pytest.mark.parametrize(
     ("make", "kwargs", "message"),
     [
-        (OneCycle, {"pct_start": 1.5}, r"OneCycle got pct_start=1\.5: it must be from 0 to 1"),
+        (
+            OneCycle,
+            {"pct_start": 1.5},
+            r"OneCycle got pct_start=1\.5: it must be a fraction of the fit, from 0 to 1",
+        ),
         (OneCycle, {"pct_start": math.nan}, "OneCycle got pct_start=nan"),
         (OneCycle, {"div": 0}, "OneCycle got div=0: it must be above 0"),
         (OneCycle, {"div_final": -1}, "OneCycle got div_final=-1: it must be above 0"),
         (
             OneCycle,
             {"moms": (0.9, 0.8)},
-            r"OneCycle got moms=\(0\.9, 0\.8\): they must be three numbers",
+            r"OneCycle got moms=\(0\.9, 0\.8\): it must have three numbers",
         ),
-        (OneCycle, {"moms": (0.9, 0.8, 1.0)}, "each at least 0 and less than 1"),
-        (OneCycle, {"moms": 0.9}, r"moms=0\.9: they must be three numbers"),
-        (OneCycle, {"moms": (0.9, 0.8, None)}, "they must be three numbers"),
+        (OneCycle, {"moms": (0.9, 0.8, 1.0)}, "numbers of at least 0 and less than 1"),
+        (OneCycle, {"moms": 0.9}, r"moms=0\.9: it must have three numbers"),
+        (OneCycle, {"moms": (0.9, 0.8, None)}, "it must have three numbers"),
         (FlatCos, {"pct_start": -0.1}, r"FlatCos got pct_start=-0\.1"),
         (FlatCos, {"div_final": 0}, "FlatCos got div_final=0"),
     ],
@@ -235,6 +239,6 @@ def test_arguments_out_of_range_are_refused_at_creation(
 
 
 @pytest.mark.parametrize("pct_start", [0, 1])
-def test_the_ends_of_the_range_are_allowed(pct_start: float) -> None:
+def test_the_limits_of_the_ranges_are_allowed(pct_start: float) -> None:
     for sched in (OneCycle(pct_start=pct_start, moms=(0, 0.5, 0)), FlatCos(pct_start=pct_start)):
         assert toy_learner(cbs=[sched]).fit(1).n_epoch == 1

@@ -1,4 +1,4 @@
-"""The summary's numbers are torch's, and making it leaves no trace."""
+"""The numbers of the summary equal torch's, and making it leaves no trace."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -56,7 +56,7 @@ def test_macs_are_half_of_the_flops_that_torch_counts(case: str) -> None:
 
 
 class Shared(nn.Module):
-    """One layer used twice, one that never runs, tied weights, a parameter of its own, a frozen layer."""
+    """Has layers that run twice or never, tied weights, its own parameter, and a frozen layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class Shared(nn.Module):
         return out[:, 0]
 
 
-def test_shared_modules_and_weights_are_counted_once_and_each_run_adds_macs() -> None:
+def test_shared_weights_are_counted_once_and_macs_once_per_run() -> None:
     model = Shared()
     summary = summarize(learner_on(model, torch.randn(5, 3)))
     assert {row.name: (row.parameters, row.trainable, row.macs) for row in summary.rows} == {
@@ -91,7 +91,7 @@ def test_shared_modules_and_weights_are_counted_once_and_each_run_adds_macs() ->
     assert (unused.input_shape, unused.output_shape) == (None, None)
 
 
-def test_layers_with_tuples_several_inputs_and_dict_batches() -> None:
+def test_layers_may_have_several_inputs_and_batches_may_be_tuples_or_mappings() -> None:
     class TwoInputs(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -130,7 +130,7 @@ def test_the_text_is_an_aligned_table_with_totals() -> None:
     ]
 
 
-def test_the_batch_is_validations_first_else_trainings() -> None:
+def test_the_batch_is_the_first_of_validation_or_else_of_training() -> None:
     both = Lists([(torch.randn(4, 1), torch.randn(4, 1))], [(torch.randn(3, 1), torch.randn(3, 1))])
     assert toy_learner(both).summary().rows[0].input_shape == (3, 1)
     both.valid = None
@@ -138,11 +138,11 @@ def test_the_batch_is_validations_first_else_trainings() -> None:
 
 
 def test_an_empty_loader_is_an_error() -> None:
-    with pytest.raises(ValueError, match="gave no batch"):
+    with pytest.raises(ValueError, match="yielded no batch"):
         summarize(toy_learner(Lists([], None)))
 
 
-def test_training_after_a_summary_is_bit_for_bit_what_it_would_have_been() -> None:
+def test_training_is_the_same_with_and_without_a_summary() -> None:
     def run(with_summary: bool) -> Iterator[Any]:
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(1, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 1))

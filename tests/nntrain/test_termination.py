@@ -1,4 +1,4 @@
-"""The termination table of docs/architecture.md: what follows a normal end, a cancel, an error and Ctrl-C, cell by cell."""
+"""How a fit may end: every cell of the termination table in docs/architecture.md."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,7 +22,7 @@ from nntrain import (
     StopReason,
 )
 from nntrain.core.events import BACKWARD, BATCH, EPOCH, FIT, STEP, TRAIN, VALIDATE, Level
-from tests.common.spies import RaiseAt, Spy
+from nntrain.testing import RaiseAt, SpyCallback
 from tests.common.toys import Lists, regression_lists, toy_learner
 
 LEVELS = [FIT, EPOCH, TRAIN, VALIDATE, BATCH, BACKWARD, STEP]
@@ -35,7 +35,7 @@ def name_of(value: object) -> str:
 
 @dataclass
 class Ended:
-    """What was seen of a fit of two epochs of two batches."""
+    """The events and the result of a fit of two epochs of two batches."""
 
     events: list[str]
     result: FitResult | None
@@ -49,7 +49,7 @@ class Ended:
 def ended(
     err: BaseException | None, event: Event = Event.BEFORE_FIT, *cbs: Callback, **kwargs: Any
 ) -> Ended:
-    spy = Spy() if err is None else RaiseAt(event, err)
+    spy = SpyCallback() if err is None else RaiseAt(event, err)
     learn = toy_learner(regression_lists(16, 8), cbs=[*cbs, spy], **kwargs)
     try:
         result = learn.fit(2)
@@ -59,7 +59,7 @@ def ended(
 
 
 PLAIN = {FIT: 1, EPOCH: 2, TRAIN: 2, VALIDATE: 2, BATCH: 6, BACKWARD: 4, STEP: 4}
-"""How often each level runs."""
+"""How often each level runs in that fit."""
 
 # --- the normal end
 
@@ -92,7 +92,7 @@ def test_a_normal_end_returns_completed() -> None:
 
 
 @pytest.mark.parametrize("level", LEVELS, ids=name_of)
-def test_a_cancel_has_after_cancel_x_once_and_no_other(level: Level) -> None:
+def test_a_cancel_of_x_runs_after_cancel_x_once_and_no_other(level: Level) -> None:
     end = ended(level.cancel(), level.before)
     assert [event for event in end.events if event.startswith("after_cancel_")] == [
         level.after_cancel
@@ -100,7 +100,7 @@ def test_a_cancel_has_after_cancel_x_once_and_no_other(level: Level) -> None:
 
 
 @pytest.mark.parametrize("level", LEVELS, ids=name_of)
-def test_a_cancel_has_after_x_right_after_after_cancel_x(level: Level) -> None:
+def test_a_cancel_of_x_runs_after_x_right_after_after_cancel_x(level: Level) -> None:
     events = ended(level.cancel(), level.before).events
     at = events.index(level.before)
     assert events[at : at + 3] == [level.before, level.after_cancel, level.after]
@@ -113,7 +113,7 @@ def test_a_cancel_cleans_up_once_and_last(level: Level) -> None:
 
 
 @pytest.mark.parametrize("level", LEVELS[1:], ids=name_of)
-def test_after_a_cancel_the_fit_goes_on_and_completes(level: Level) -> None:
+def test_after_a_cancel_the_fit_continues_and_completes(level: Level) -> None:
     end = ended(level.cancel(reason=StopReason.PRUNED), level.before)
     assert end.count(level.before) == PLAIN[level]
     assert end.result is not None
@@ -129,18 +129,20 @@ def test_a_cancelled_fit_returns_its_reason(reason: StopReason) -> None:
     assert (end.result.reason, end.result.message) == (reason, "enough")
 
 
-# --- a cancel of level X from deep within passes through the levels between
+# --- a cancel of level X that is raised at an inner level skips the levels between
 
 
 @pytest.mark.parametrize("level", [FIT, EPOCH, TRAIN, BATCH, STEP], ids=name_of)
-def test_a_cancel_from_deep_within_has_no_after_at_the_levels_it_passed(level: Level) -> None:
+def test_a_cancel_from_an_inner_level_skips_the_after_events_of_the_levels_between(
+    level: Level,
+) -> None:
     events = ended(level.cancel(), Event.BEFORE_STEP).events
     at = events.index(Event.BEFORE_STEP)
     assert events[at + 1 : at + 3] == [level.after_cancel, level.after]
 
 
 @pytest.mark.parametrize("level", [FIT, EPOCH, VALIDATE, BATCH], ids=name_of)
-def test_a_cancel_from_a_validation_batch_has_no_after_at_the_levels_it_passed(
+def test_a_cancel_from_a_validation_batch_skips_the_after_events_of_the_levels_between(
     level: Level,
 ) -> None:
     class InValidation(RaiseAt):
@@ -155,7 +157,9 @@ def test_a_cancel_from_a_validation_batch_has_no_after_at_the_levels_it_passed(
 
 
 @pytest.mark.parametrize(("level", "outer"), OUTER.items(), ids=name_of)
-def test_a_cancel_out_of_its_level_is_an_error_that_says_where(level: Level, outer: Level) -> None:
+def test_a_cancel_raised_outside_its_level_is_an_error_that_says_where(
+    level: Level, outer: Level
+) -> None:
     end = ended(level.cancel(), outer.before)
     assert isinstance(end.err, level.cancel)
     assert end.events[-2:] == [outer.before, "cleanup_fit"]
@@ -167,7 +171,7 @@ def test_a_cancel_out_of_its_level_is_an_error_that_says_where(level: Level, out
 
 
 class Special(Exception):
-    """Needs two arguments, so nobody can make it anew."""
+    """Takes two arguments, so it cannot be created again from its message."""
 
     def __init__(self, first: int, second: int) -> None:
         super().__init__(f"{first}{second}")
@@ -198,7 +202,7 @@ at_every_event = pytest.mark.parametrize("event", EVENTS)
 
 @failing
 @at_every_event
-def test_a_failure_ends_the_events_but_for_the_clean_up(
+def test_after_a_failure_the_only_event_is_cleanup_fit(
     event: Event, make: Callable[[], BaseException], reason: StopReason
 ) -> None:
     end = ended(make(), event)
@@ -208,7 +212,7 @@ def test_a_failure_ends_the_events_but_for_the_clean_up(
 
 @failing
 @at_every_event
-def test_a_failure_is_raised_as_it_is(
+def test_a_failure_is_raised_unchanged(
     event: Event, make: Callable[[], BaseException], reason: StopReason
 ) -> None:
     err = make()
@@ -216,7 +220,7 @@ def test_a_failure_is_raised_as_it_is(
 
 
 @failing
-def test_a_failure_is_told_to_the_clean_up(
+def test_cleanup_fit_sees_the_failure_in_the_result(
     make: Callable[[], BaseException], reason: StopReason
 ) -> None:
     seen: list[FitResult] = []
@@ -246,7 +250,7 @@ def test_a_failure_after_a_cancel_is_raised(level: Level) -> None:
     assert spy.events[-2:] == [level.after_cancel, "cleanup_fit"]
 
 
-# --- the note
+# --- the note with the place of an error
 
 
 def notes_of(learn: Learner, n_epoch: int = 3) -> list[str]:
@@ -255,7 +259,7 @@ def notes_of(learn: Learner, n_epoch: int = 3) -> list[str]:
     return info.value.__notes__
 
 
-def test_an_error_in_a_callback_says_callback_event_epoch_iteration_and_part() -> None:
+def test_the_note_has_callback_event_epoch_iteration_and_part() -> None:
     class Late(RaiseAt):
         order: ClassVar[int] = 7
 
@@ -265,7 +269,7 @@ def test_an_error_in_a_callback_says_callback_event_epoch_iteration_and_part() -
     ]
 
 
-def test_an_error_in_validation_says_so() -> None:
+def test_the_note_of_an_error_in_validation_says_so() -> None:
     cb = RaiseAt(Event.AFTER_VALIDATE, ArithmeticError(), epoch=1)
     assert notes_of(toy_learner(cbs=[cb])) == [
         "nntrain: raised in RaiseAt.after_validate (order=0), epoch 1, iteration 2, valid"
@@ -277,7 +281,7 @@ class FailingModel(nn.Linear):
         raise ArithmeticError
 
 
-def test_an_error_in_the_model_is_from_the_loop() -> None:
+def test_the_note_of_an_error_in_the_model_names_the_loop() -> None:
     assert notes_of(toy_learner(model=FailingModel(1, 1))) == [
         "nntrain: raised in the loop, epoch 0, iteration 0, train"
     ]
@@ -287,14 +291,14 @@ def failing_loss(pred: Tensor, target: Tensor) -> Tensor:
     raise ArithmeticError
 
 
-def test_an_error_in_the_loss_says_what_it_was_given() -> None:
+def test_the_notes_of_an_error_in_the_loss_have_its_arguments() -> None:
     assert notes_of(toy_learner(loss_func=failing_loss)) == [
         "nntrain: the loss was given pred float32 (8, 1) and target float32 (8, 1)",
         "nntrain: raised in the loop, epoch 0, iteration 0, train",
     ]
 
 
-def test_a_second_fit_notes_its_own_place() -> None:
+def test_the_note_of_an_error_in_a_second_fit_has_its_own_place() -> None:
     learn = toy_learner(cbs=[RaiseAt(Event.AFTER_BATCH, ArithmeticError(), epoch=2)])
     learn.fit(2)
     learn.add_cb(RaiseAt(Event.BEFORE_FIT, ArithmeticError()))
@@ -304,20 +308,20 @@ def test_a_second_fit_notes_its_own_place() -> None:
 
 
 def test_a_bare_error_in_a_callback_keeps_its_type() -> None:
-    """fastai reads `args[0]` of it, and so raises an IndexError instead."""
+    """fastai reads `args[0]` of it and raises an IndexError instead."""
     end = ended(ValueError(), Event.AFTER_BATCH)
     assert type(end.err) is ValueError
     assert end.err.args == ()
 
 
-def test_an_error_raised_again_in_another_fit_is_noted_again() -> None:
+def test_an_error_raised_again_in_another_fit_gets_another_note() -> None:
     err = ArithmeticError()
     for _ in range(2):
         assert ended(err, Event.BEFORE_FIT).err is err
     assert len(err.__notes__) == 2
 
 
-# --- the clean-up
+# --- cleanup
 
 
 class Cleaning(Callback):
@@ -341,14 +345,14 @@ ENDS = [
 
 
 @pytest.mark.parametrize("err", ENDS, ids=name_of)
-def test_cleanup_is_in_reverse_order_however_the_fit_ended(err: BaseException | None) -> None:
+def test_cleanup_runs_in_reverse_order_however_the_fit_ended(err: BaseException | None) -> None:
     log: list[str] = []
     ended(err, Event.BEFORE_BATCH, Cleaning("a", log), Cleaning("b", log), Cleaning("c", log))
     assert log == ["c", "b", "a"]
 
 
 @pytest.mark.parametrize("err", ENDS, ids=name_of)
-def test_cleanup_reaches_every_callback_even_where_another_fails(err: BaseException | None) -> None:
+def test_cleanup_reaches_every_callback_even_if_one_fails(err: BaseException | None) -> None:
     log: list[str] = []
     trouble = OSError("disk full")
     end = ended(
@@ -364,7 +368,7 @@ def test_cleanup_reaches_every_callback_even_where_another_fails(err: BaseExcept
         )
 
 
-def test_a_failed_clean_up_makes_the_result_an_error() -> None:
+def test_a_failed_cleanup_makes_the_result_an_error() -> None:
     end = ended(None, Event.BEFORE_FIT, Cleaning("a", [], OSError("disk full")))
     assert (end.learn.result.reason, end.learn.result.message) == (
         StopReason.ERROR,
@@ -372,7 +376,7 @@ def test_a_failed_clean_up_makes_the_result_an_error() -> None:
     )
 
 
-def test_several_failed_clean_ups_are_raised_together() -> None:
+def test_several_failed_cleanups_are_raised_together() -> None:
     end = ended(
         None, Event.BEFORE_FIT, Cleaning("a", [], OSError()), Cleaning("b", [], ValueError())
     )
@@ -380,7 +384,7 @@ def test_several_failed_clean_ups_are_raised_together() -> None:
     assert [type(err) for err in end.err.exceptions] == [ValueError, OSError]
 
 
-# --- what must be as before
+# --- what a fit must restore
 
 
 class Hooking(Callback):
@@ -397,7 +401,7 @@ class Hooking(Callback):
 
 
 def mixed_model() -> nn.Sequential:
-    """A model with one part in eval mode, as a frozen backbone would be."""
+    """Returns a model with one part in eval mode, like a frozen backbone."""
     model = nn.Sequential(nn.Linear(1, 2), nn.Dropout(0.1), nn.Linear(2, 1))
     model[1].eval()
     return model
@@ -406,7 +410,7 @@ def mixed_model() -> nn.Sequential:
 @pytest.mark.parametrize("err", ENDS, ids=name_of)
 @pytest.mark.parametrize("event", [Event.BEFORE_FIT, Event.BEFORE_VALIDATE, Event.AFTER_STEP])
 @pytest.mark.parametrize("cleans_up_well", [True, False])
-def test_no_hook_grad_mode_or_training_flag_is_left_changed(
+def test_hooks_grad_mode_and_training_flags_are_restored(
     event: Event, err: BaseException | None, cleans_up_well: bool
 ) -> None:
     model = mixed_model()
@@ -416,10 +420,10 @@ def test_no_hook_grad_mode_or_training_flag_is_left_changed(
     assert len(model._forward_hooks) == 0
     assert torch.is_grad_enabled()
     assert [module.training for module in model.modules()] == modes
-    assert end.learn._handlers is None
+    assert end.learn.loop is None
 
 
-def test_a_callback_that_leaves_gradients_off_is_put_right() -> None:
+def test_gradients_that_a_callback_disabled_are_enabled_again() -> None:
     class Off(Callback):
         def before_validate(self, learn: Learner) -> None:
             torch.set_grad_enabled(False)
@@ -431,7 +435,7 @@ def test_a_callback_that_leaves_gradients_off_is_put_right() -> None:
     assert torch.is_grad_enabled()
 
 
-def test_a_fit_within_no_grad_trains_and_leaves_it_off() -> None:
+def test_a_fit_within_no_grad_trains_and_restores_no_grad() -> None:
     plain, within = toy_learner(), toy_learner()
     plain.fit(2)
     with torch.no_grad():
@@ -453,16 +457,16 @@ def test_validation_computes_no_gradients() -> None:
 
 
 @pytest.mark.parametrize("err", ENDS, ids=name_of)
-def test_a_fit_can_follow_however_the_last_one_ended(err: BaseException | None) -> None:
+def test_another_fit_works_however_the_last_one_ended(err: BaseException | None) -> None:
     end = ended(err, Event.AFTER_STEP)
     assert end.learn.fit(1).reason is StopReason.COMPLETED
 
 
 @pytest.mark.parametrize("err", ENDS, ids=name_of)
-def test_temporary_callbacks_are_gone_and_the_callers_list_has_not_grown(
+def test_callbacks_of_a_fit_are_removed_and_the_callers_list_is_not_changed(
     err: BaseException | None,
 ) -> None:
-    given = [Spy() if err is None else RaiseAt(Event.BEFORE_BATCH, err)]
+    given = [SpyCallback() if err is None else RaiseAt(Event.BEFORE_BATCH, err)]
     learn = toy_learner(regression_lists(16, 8))
     own = list(learn.cbs)
     with suppress(ValueError, KeyboardInterrupt):
@@ -471,12 +475,12 @@ def test_temporary_callbacks_are_gone_and_the_callers_list_has_not_grown(
     assert len(given) == 1
 
 
-def test_a_callback_that_cannot_be_created_leaves_none_behind() -> None:
+def test_an_error_in_after_create_leaves_no_callback_behind() -> None:
     class Failing(Callback):
         def after_create(self, learn: Learner) -> None:
             raise ValueError("no such layer")
 
-    learn, given = toy_learner(), [Spy(), Failing()]
+    learn, given = toy_learner(), [SpyCallback(), Failing()]
     own = list(learn.cbs)
     with pytest.raises(ValueError, match="no such layer"):
         learn.fit(1, cbs=given)
@@ -484,11 +488,11 @@ def test_a_callback_that_cannot_be_created_leaves_none_behind() -> None:
 
 
 def test_the_failure_does_not_keep_the_batch_alive() -> None:
-    """The traceback is the user's to hold, but the learner itself holds no exception after the fit."""
+    """The user may keep the traceback, but the learner keeps no exception after the fit."""
     learn = toy_learner(cbs=[RaiseAt(Event.AFTER_BATCH, ValueError("lost"))])
     with pytest.raises(ValueError, match="lost"):
         learn.fit(1)
-    assert learn._noted is None
+    assert learn.loop is None
 
 
 # --- loaders that end the fit
@@ -496,18 +500,18 @@ def test_the_failure_does_not_keep_the_batch_alive() -> None:
 
 def test_an_empty_training_loader_is_an_error_that_says_why() -> None:
     with pytest.raises(
-        ValueError, match="The training loader gave no batch: it is empty, or drop_last dropped"
+        ValueError, match="The training loader yielded no batch: it is empty, or drop_last dropped"
     ):
         toy_learner(Lists([], regression_lists().valid)).fit(1)
 
 
 def test_an_empty_validation_loader_is_an_error_that_says_why() -> None:
-    with pytest.raises(ValueError, match="The validation loader gave no batch"):
+    with pytest.raises(ValueError, match="The validation loader yielded no batch"):
         toy_learner(Lists(regression_lists().train, [])).fit(1)
 
 
 class Failing:
-    """Gives some batches and then fails."""
+    """Yields some batches and then fails."""
 
     def __init__(self, batches: Any, err: BaseException) -> None:
         self.batches, self.err = batches, err
@@ -518,8 +522,8 @@ class Failing:
 
 
 @pytest.mark.parametrize("n_batch", [0, 1, 3])
-def test_a_loader_that_fails_ends_the_fit_as_any_error(n_batch: int) -> None:
-    spy, err = Spy(), OSError("file gone")
+def test_an_error_in_a_loader_ends_the_fit_as_any_other_error(n_batch: int) -> None:
+    spy, err = SpyCallback(), OSError("file gone")
     lists = regression_lists()
     learn = toy_learner(Lists(Failing(list(lists.train)[:n_batch], err), lists.valid), cbs=[spy])
     with pytest.raises(OSError, match="file gone") as info:

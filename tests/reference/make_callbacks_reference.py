@@ -1,8 +1,8 @@
-"""Computes what fastai itself gives for the callbacks that it has too, and writes callbacks.json beside this file.
+"""Computes fastai's results for the callbacks that it shares with nntrain; writes callbacks.json.
 
-It needs an environment of its own, without nntrain: `pip install torch==2.13.0 "fastai==2.8.*"`. Data, models and seeds
-are those of tests/common/toys.py, and torch's own optimizers run behind fastai's `OptimWrapper`, so the weights can be
-compared.
+It runs in a separate environment without nntrain: `pip install torch==2.13.0 "fastai==2.8.*"`.
+Data, models and seeds are the same as in tests/common/toys.py, and torch's optimizers run behind
+fastai's `OptimWrapper`, so the weights can be compared.
 """
 
 import contextlib
@@ -54,7 +54,7 @@ def seeded(make: Callable[[], nn.Module]) -> nn.Module:
 
 
 class Trace(Callback):
-    """Each training batch's loss and the weights after it, each epoch's validation loss and learning rate."""
+    """Records loss and weights per training batch, validation loss and learning rate per epoch."""
 
     order = 90
 
@@ -128,7 +128,7 @@ def toy(
 
 
 class Scripted(Callback):
-    """Replaces the recorded validation loss of each epoch by a given one."""
+    """Replaces the recorded validation loss of each epoch by a given value."""
 
     order = TrackerCallback.order - 1
 
@@ -149,7 +149,10 @@ PLATEAUS = {
 
 
 def plateaus() -> dict[str, Any]:
-    """With fastai's own SGD: its ReduceLROnPlateau changes a copy of what `OptimWrapper` gives, and so nothing."""
+    """Returns the results of ReduceLROnPlateau with fastai's own SGD.
+
+    With `OptimWrapper`, fastai's callback would change only a copy of the learning rates.
+    """
     made: dict[str, Any] = {}
     for name, values in PLATEAUS.items():
         for patience in (1, 2, 3):

@@ -1,9 +1,10 @@
-"""Computes what fastai itself gives, for our learner to be compared with, and writes learner.json beside this file.
+"""Computes fastai's results for a comparison with nntrain's Learner; writes learner.json.
 
-It needs an environment of its own, without nntrain: `pip install torch==2.13.0 "fastai==2.8.*"`. Nothing of fastai is
-replaced or patched; its default callbacks take part, except in the traces of cancelling, where only its train/eval
-callback does: its Recorder fails by itself after some of the cancels. Data, models and seeds are those of
-tests/common/toys.py, and torch's own optimizers run behind fastai's `OptimWrapper`, so the weights can be compared.
+It runs in a separate environment without nntrain: `pip install torch==2.13.0 "fastai==2.8.*"`.
+fastai is not patched. Its default callbacks are used, except in the traces of cancels, which use
+only its train/eval callback, because its Recorder fails after some cancels. Data, models and seeds
+are the same as in tests/common/toys.py, and torch's optimizers run behind fastai's `OptimWrapper`,
+so the weights can be compared.
 """
 
 import json
@@ -91,7 +92,7 @@ def by_children(model: nn.Module) -> list[list[nn.Parameter]]:
 
 
 class BatchLog(Callback):
-    """Keeps each training batch's loss and hyper-parameters."""
+    """Records the loss and hyperparameters of each training batch."""
 
     order = 100
 
@@ -210,7 +211,7 @@ def schedules() -> dict[str, list[float]]:
 
 
 class CountingSGD(torch.optim.SGD):
-    """Counts its calls."""
+    """SGD that counts its calls."""
 
     n_step, n_zero_grad = 0, 0
 
@@ -224,7 +225,7 @@ class CountingSGD(torch.optim.SGD):
 
 
 class Cancelling(Callback):
-    """Writes down every event, and raises the planned exceptions, each once."""
+    """Records every event, and raises each planned exception once."""
 
     def __init__(self, plan: list[tuple[str, bool | None, type[Exception]]]) -> None:
         self.plan, self.events = list(plan), []
@@ -246,7 +247,10 @@ for _name in EVENTS:
 
 
 def plans() -> Iterator[tuple[str, str, str]]:
-    """Every level cancelled at every event: `(level, event, part)`; the events of a batch once in each part."""
+    """Returns a plan `(level, event, part)` for each level cancelled at each event.
+
+    Batch events are planned once per part of the epoch.
+    """
     for level in CANCELS:
         for name in EVENTS:
             yield level, name, "any"
@@ -295,7 +299,7 @@ def traced(plan: list[tuple[str, bool | None, type[Exception]]]) -> dict[str, An
 
 
 def rounded(value: Any) -> Any:
-    """Floats with 9 digits: a float32 to its last bit, and a file of half the size."""
+    """Rounds floats to 9 digits, which keeps a float32 exactly and halves the size of the file."""
     if isinstance(value, float):
         return float(f"{value:.9g}")
     if isinstance(value, dict):

@@ -1,6 +1,6 @@
-"""Writes losses.json: label smoothing as the original fastai computes it.
+"""Writes losses.json: label smoothing as computed by fastai.
 
-Run in an environment of its own: pip install torch fastai==2.8.*; python tests/reference/make_losses_reference.py
+It runs in a separate environment without nntrain: `pip install torch fastai==2.8.*`.
 """
 
 import json

@@ -1,7 +1,8 @@
-"""Computes what fastai's learning-rate finder gives, for ours to be compared with, and writes lr_find.json beside this file.
+"""Computes the results of fastai's learning-rate finder for a comparison; writes lr_find.json.
 
-It needs an environment of its own, without nntrain: `pip install torch==2.13.0 "fastai==2.8.*" scikit-learn`. Data, models
-and seeds are those of tests/common/toys.py. Scripted runs train a model whose loss is a given list of numbers.
+It runs in a separate environment without nntrain:
+`pip install torch==2.13.0 "fastai==2.8.*" scikit-learn`. Data, models and seeds are the same as in
+tests/common/toys.py. Scripted runs train a model whose losses are a given list of numbers.
 """
 
 import json
@@ -26,7 +27,7 @@ RULES = (valley, slide, minimum, steep)
 
 
 def curves() -> dict[str, list[float]]:
-    """Losses over 85 rates from 1e-6 to 3, and a few short ones."""
+    """Returns loss curves over 85 rates from 1e-6 to 3, and a few short curves."""
     at = [i / 84 for i in range(85)]
     dip = [2.3 - 1.8 / (1 + math.exp(-30 * (p - 0.7))) + 40 * max(p - 0.9, 0) ** 2 for p in at]
     return {
@@ -44,7 +45,7 @@ def curves() -> dict[str, list[float]]:
 
 
 def rounded_curves() -> dict[str, list[float]]:
-    # Six digits, so that fastai's single precision sees no ties where double precision sees none.
+    # Six digits, so that single precision (fastai) has the same ties as double precision.
     return {name: [float(f"{loss:.6g}") for loss in losses] for name, losses in curves().items()}
 
 
@@ -58,7 +59,7 @@ def suggest_all(lrs: list[float], losses: list[float]) -> dict[str, float]:
 
 
 def short_valleys() -> dict[str, Any]:
-    """The valley rule alone takes fewer losses than the others."""
+    """Returns short curves for the valley rule, which needs fewer losses than the other rules."""
     cases = {
         "one": [1.0],
         "two": [2.0, 1.0],
@@ -78,7 +79,7 @@ def short_valleys() -> dict[str, Any]:
 
 
 def scripts() -> dict[str, dict[str, Any]]:
-    """Raw losses of each batch, and what lr_find is called with."""
+    """Returns the raw losses of each batch and the arguments of lr_find."""
     falling = [2.5 - 0.015 * i + 0.02 * math.sin(11 * i) for i in range(100)]
     nan, inf = math.nan, math.inf
     return {

@@ -1,8 +1,9 @@
-"""Computes what fastai's metrics give, for ours to be compared with, and writes metrics.json beside this file.
+"""Computes the values of fastai's metrics for a comparison; writes metrics.json.
 
-It needs an environment of its own, without nntrain: `pip install torch==2.13.0 "fastai==2.8.*"`. Predictions are the inputs
-of a model that returns them as they are, so a real `Learner.validate` sees them in batches, the last one smaller. The file
-holds the predictions and labels as well, rounded to three decimals, so that both sides start from the same numbers.
+It runs in a separate environment without nntrain: `pip install torch==2.13.0 "fastai==2.8.*"`. The
+predictions are the inputs of an identity model, so a real `Learner.validate` sees them in batches,
+the last one smaller. The file also holds the predictions and labels, rounded to three decimals, so
+that both libraries start from the same numbers.
 """
 
 import json
@@ -140,7 +141,7 @@ def make_data() -> dict[str, dict[str, Any]]:
 class Same(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.unused = nn.Parameter(torch.zeros(()))  # fastai reads the device off a parameter
+        self.unused = nn.Parameter(torch.zeros(()))  # fastai takes the device from a parameter
 
     def forward(self, x: Tensor) -> Tensor:
         return x

@@ -1,4 +1,4 @@
-"""A Hydra application that knows nothing of nntrain but its sweeps, started from the command line as a user does."""
+"""A Hydra application that uses only the sweeps of nntrain, started from the command line."""
 
 from __future__ import annotations
 
@@ -82,12 +82,12 @@ STUDY = "parabola"
 
 
 class SweepCommand:
-    """A sweep over the application, as a command that can be given again.
+    """A sweep over the application, as a command that can be repeated.
 
     Args:
-        folder: where it is started.
-        overrides: what stands on the command line beside the space and the study's name.
-        storage: URL of the storage; `None` means the file in the study's folder.
+        folder: the working directory.
+        overrides: overrides in addition to the search space and the name of the study.
+        storage: the URL of the storage; `None` means the file in the study's folder.
     """
 
     def __init__(self, folder: Path, *overrides: str, storage: str | None = None) -> None:
@@ -108,7 +108,7 @@ class SweepCommand:
     def run(
         self, faults: Sequence[str] = (), sleep_s: float = 0.0
     ) -> subprocess.CompletedProcess[str]:
-        """The finished process, with what it printed."""
+        """Runs the command; returns the finished process with its output."""
         with self.started(faults, sleep_s) as process:
             out, err = process.communicate(timeout=200)
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
@@ -117,11 +117,11 @@ class SweepCommand:
     def started(
         self, faults: Sequence[str] = (), sleep_s: float = 0.0
     ) -> Iterator[subprocess.Popen[str]]:
-        """The process, begun; whatever is left of it, or was started by it, is killed at the end.
+        """Starts the command; kills it and all processes that it started at the end.
 
         Args:
-            faults: what the first trials do, of `FAULTS`.
-            sleep_s: how long the others take.
+            faults: what the first trials do, by key of `FAULTS`.
+            sleep_s: the duration of the other trials, in seconds.
         """
         process = subprocess.Popen(
             self.command,
@@ -147,7 +147,7 @@ class SweepCommand:
                 pass  # closes its pipes and waits for it
 
     def trials(self) -> list[FrozenTrial]:
-        """The trials of the study."""
+        """Returns the trials of the study."""
         return optuna.load_study(study_name=STUDY, storage=self._opened).get_trials(deepcopy=False)
 
     @cached_property
@@ -157,7 +157,7 @@ class SweepCommand:
     def wait_for(
         self, n: int, process: subprocess.Popen[str], state: TrialState = TrialState.COMPLETE
     ) -> None:
-        """Waits until there are so many trials in a state."""
+        """Waits until `n` trials are in a state."""
         self.wait_until_begun([0], process)
 
         def is_so() -> bool:
@@ -167,7 +167,7 @@ class SweepCommand:
         wait_until(is_so, f"{n} trials {state.name}")
 
     def wait_until_begun(self, numbers: Sequence[int], process: subprocess.Popen[str]) -> None:
-        """Waits until the jobs of trials run."""
+        """Waits until the jobs of these trials are running."""
 
         def is_so() -> bool:
             assert process.poll() is None, process.communicate()
@@ -176,11 +176,11 @@ class SweepCommand:
         wait_until(is_so, f"trials {numbers} begun")
 
     def processes(self) -> list[psutil.Process]:
-        """All living processes that were started in the folder."""
+        """Returns all processes that run in the folder."""
         return [process for process in psutil.process_iter() if _cwd(process) == str(self.folder)]
 
     def workers(self) -> list[psutil.Process]:
-        """Those of them that are workers."""
+        """Returns the processes that are workers."""
         return [
             process
             for process in self.processes()
@@ -188,7 +188,7 @@ class SweepCommand:
         ]
 
     def assert_no_process_is_left(self) -> None:
-        """Waits for the last to go, for one whose parent was killed notices it and ends."""
+        """Waits until the last process has ended; one without a parent needs a moment to notice."""
         wait_until(lambda: not self.processes(), f"processes in {self.folder} gone")
 
 
@@ -200,12 +200,12 @@ def _cwd(process: psutil.Process) -> str | None:
 
 
 def states(trials: Sequence[FrozenTrial]) -> Counter[str]:
-    """How many trials there are in each state."""
+    """Counts the trials in each state."""
     return Counter(trial.state.name for trial in trials)
 
 
 def assert_all_done(command: SweepCommand, n: int) -> None:
-    """Whether each of `n` configurations has been run to its end, once, and nothing is left behind."""
+    """Asserts that `n` configurations ran to their end, once each, and no process is left."""
     trials = command.trials()
     assert [trial.number for trial in trials] == list(range(len(trials)))
     assert states(counted(trials)) == {"COMPLETE": n}
@@ -214,7 +214,7 @@ def assert_all_done(command: SweepCommand, n: int) -> None:
 
 
 def causes(trials: Sequence[FrozenTrial]) -> dict[int, tuple[str, str, str]]:
-    """State, outcome and message of the trials that did not complete."""
+    """Returns state, outcome and message of the trials that did not complete."""
     return {
         trial.number: (
             trial.state.name,

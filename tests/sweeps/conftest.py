@@ -1,4 +1,4 @@
-"""What the tests of the sweeps share."""
+"""Fixtures of the tests of sweeps."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A Hydra application of a few keys, and plans and studies of sweeps over them."""
+"""A Hydra application with a few keys, and plans and studies of sweeps over them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import initialize_config_dir
 from hydra._internal.callbacks import Callbacks
 from hydra.core.config_loader import ConfigLoader
@@ -15,14 +16,14 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, RunMode
 from hydra_plugins.nntrain_sweeper import NntrainSweeper
-from hydra_plugins.nntrain_sweeper.config import PRUNERS, SAMPLERS
+from hydra_plugins.nntrain_sweeper.config import CONF
 from omegaconf import DictConfig
 
-from nntrain.sweeps.configure import make_sweep
+from nntrain.sweeps import register
 from nntrain.sweeps.spec.plan import SweepPlan
 from nntrain.sweeps.spec.space import Space, make_space, suggest
 from nntrain.sweeps.study.trials import SweepStudy
-from nntrain.sweeps.sweep import Sweep
+from nntrain.sweeps.sweep import Sweep, make_sweep
 
 CONFIG = """
 defaults:
@@ -37,23 +38,32 @@ opt: {lr: 0.1, momentum: 0.9}
 """
 
 
+def _configs(group: str) -> dict[str, dict[str, Any]]:
+    files = (CONF / "hydra/sweeper" / group).glob("*.yaml")
+    return {file.stem: yaml.safe_load(file.read_text()) for file in files}
+
+
+SAMPLERS, PRUNERS = _configs("sampler"), _configs("pruner")
+"""The arguments of Optuna's samplers and pruners, by the name of their config."""
+
+
 def job(cfg: DictConfig) -> float:
-    """What is optimised: a parabola."""
+    """Returns the value to optimise: a parabola."""
     return float(cfg.x) ** 2
 
 
 @dataclass
 class App:
-    """The application: what finds its configs."""
+    """The application, with its config loader."""
 
     loader: ConfigLoader
 
     def config(self, *overrides: str) -> DictConfig:
-        """Its configuration as Hydra composes it for `-m`."""
+        """Returns the configuration that Hydra composes for `-m`."""
         return self.loader.load_configuration("config", list(overrides), run_mode=RunMode.MULTIRUN)
 
     def sweep(self, *overrides: str) -> Sweep:
-        """The sweep that the command line asks for, made by the sweeper as Hydra makes it."""
+        """Returns the sweep for a command line, with the settings that Hydra gives the sweeper."""
         config = self.config(*overrides)
         context = HydraContext(config_loader=self.loader, callbacks=Callbacks())
         sweeper = Plugins.instance().instantiate_sweeper(
@@ -63,28 +73,28 @@ class App:
         return make_sweep(sweeper.settings, list(config.hydra.overrides.task), job, context, config)
 
     def plan(self, *overrides: str) -> SweepPlan:
-        """The plan of that sweep."""
+        """Returns the plan of that sweep."""
         return self.sweep(*overrides).plan
 
     def space(self, *arguments: str, params: Mapping[str, Any] | None = None) -> Space:
-        """The space that overrides and `params` ask for."""
+        """Returns the search space of overrides and `params`."""
         return make_space(params or {}, arguments, self.loader)
 
 
 @contextmanager
 def small_app(folder: Path) -> Iterator[App]:
-    """Writes the application into a folder and lets Hydra find it."""
+    """Writes the application into a folder, and initializes Hydra with it."""
     (folder / "model").mkdir(parents=True)
     for name in ("cnn", "mlp", "mlp_wide"):
         (folder / "model" / f"{name}.yaml").write_text(f"kind: {name}\nhidden: 8\n")
     (folder / "config.yaml").write_text(CONFIG)
-    Plugins.instance().register(NntrainSweeper)
+    register()
     with initialize_config_dir(str(folder), version_base="1.3"):
         yield App(GlobalHydra.instance().config_loader())
 
 
 def make_plan(folder: Path, *arguments: str, **options: Any) -> SweepPlan:
-    """A plan over a space, with a random sampler that is seeded and no pruner, unless the options say otherwise."""
+    """Returns a plan with a seeded random sampler and no pruner; options replace its fields."""
     chosen: dict[str, Any] = {
         "study_name": "small",
         "folder": folder,
@@ -99,7 +109,7 @@ def make_plan(folder: Path, *arguments: str, **options: Any) -> SweepPlan:
 
 
 def completed(study: SweepStudy, plan: SweepPlan, values: Sequence[float]) -> None:
-    """Adds trials that ended with these values, each with parameters of the sampler's."""
+    """Adds completed trials with these values and sampled parameters."""
     for value in values:
         trial = study.ask()
         suggest(trial, plan.space)

@@ -1,19 +1,20 @@
-"""docs/sweeps.md names all that there is."""
+"""docs/sweeps.md is complete: all keys, samplers and pruners, and its links work."""
 
 import dataclasses
 import re
 from pathlib import Path
 
 import pytest
-from hydra_plugins.nntrain_sweeper.config import PRUNERS, SAMPLERS, SweeperConfig
+from hydra_plugins.nntrain_sweeper.config import SweeperConfig
 
 import nntrain
+from tests.sweeps.small_app import PRUNERS, SAMPLERS
 
 PAGE = Path(nntrain.__file__).parents[1] / "docs/sweeps.md"
 
 
 def section(title: str) -> str:
-    """The text below a heading."""
+    """Returns the text below a heading."""
     return PAGE.read_text().split(f"\n## {title}\n")[1].split("\n## ")[0]
 
 
@@ -34,7 +35,7 @@ def test_the_table_of_keys_has_each_one_with_its_default() -> None:
 @pytest.mark.parametrize(
     ("title", "known"), [("Which sampler", SAMPLERS), ("Which pruner", PRUNERS)]
 )
-def test_the_table_has_each_choice(title: str, known: dict[str, object]) -> None:
+def test_the_table_has_each_config(title: str, known: dict[str, object]) -> None:
     assert sorted(first_column(title)) == sorted(known)
 
 

@@ -1,4 +1,4 @@
-"""Trials, workers, sweeps and storages that die: the others go on, the same command finishes the study, nothing is left."""
+"""Trials, workers, sweeps and storages that die: the rest continues, and nothing is left behind."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ CAUSES = {
     "sigkill": (
         "FAIL",
         "killed",
-        "its process was killed by SIGKILL, as the system does to one that takes too much memory",
+        "its process was killed by SIGKILL, which the system also sends when memory runs out",
     ),
     "exit": ("FAIL", "error", "the job called sys.exit(7)"),
     "out_of_memory": ("FAIL", "out_of_memory", "MemoryError: no room for 1 TiB"),
@@ -31,7 +31,7 @@ CAUSES = {
 
 
 def sweep(tmp_path: Path, *overrides: str, storage: str | None = None) -> SweepCommand:
-    """Forty short trials with two workers, unless the overrides say otherwise."""
+    """Returns a sweep of forty short trials with two workers; overrides change it."""
     options = [f"hydra.sweeper.n_trials={N}", "hydra.sweeper.n_jobs=2", *overrides]
     return SweepCommand(tmp_path / "app", *options, storage=storage)
 
@@ -39,7 +39,7 @@ def sweep(tmp_path: Path, *overrides: str, storage: str | None = None) -> SweepC
 # --- trials
 
 
-def test_each_way_to_die_costs_its_own_trial_and_is_named(tmp_path: Path) -> None:
+def test_each_way_to_die_ends_only_its_trial_and_is_named(tmp_path: Path) -> None:
     faults = [*CAUSES, "delete"]
     limits = [
         "hydra.sweeper.n_trials=14",
@@ -57,12 +57,12 @@ def test_each_way_to_die_costs_its_own_trial_and_is_named(tmp_path: Path) -> Non
     again = [trial for trial in trials if RETRY_OF in trial.user_attrs]
     assert [trial.user_attrs[RETRY_OF] for trial in again] == [
         faults.index("sigkill")
-    ]  # it may have been the system
+    ]  # because the system may have sent the signal
     assert len(counted(trials)) == 14
     command.assert_no_process_is_left()
 
 
-def test_in_the_foreground_a_trial_that_fails_costs_only_itself(tmp_path: Path) -> None:
+def test_in_the_foreground_a_failure_ends_only_its_trial(tmp_path: Path) -> None:
     faults = ["exit", "out_of_memory", "fail", "delete"]
     limits = [
         "hydra.sweeper.n_trials=6",
@@ -97,7 +97,7 @@ def test_a_killed_worker_is_replaced_and_its_trial_run_again(tmp_path: Path) -> 
             )  # it may have died before all were chosen
 
 
-def test_after_the_death_of_the_sweep_the_same_command_finishes_it(tmp_path: Path) -> None:
+def test_the_same_command_finishes_a_killed_sweep(tmp_path: Path) -> None:
     command = sweep(tmp_path)
     with command.started(sleep_s=0.05) as process:
         command.wait_for(10, process)
@@ -123,7 +123,7 @@ def server() -> Iterator[Postgresql]:
         yield made
 
 
-def test_a_storage_that_comes_back_is_waited_for(server: Postgresql, tmp_path: Path) -> None:
+def test_a_sweep_waits_for_a_storage_that_restarts(server: Postgresql, tmp_path: Path) -> None:
     command = sweep(tmp_path, storage=server.uri)
     with command.started(sleep_s=0.05) as process:
         command.wait_for(10, process)
@@ -135,7 +135,7 @@ def test_a_storage_that_comes_back_is_waited_for(server: Postgresql, tmp_path: P
     assert_all_done(command, N)
 
 
-def test_after_the_death_of_its_storage_the_same_command_finishes_it(
+def test_the_same_command_finishes_a_sweep_whose_storage_died(
     proxy: OptunaProxy, tmp_path: Path
 ) -> None:
     command = sweep(tmp_path, storage=proxy.uri)
@@ -144,7 +144,7 @@ def test_after_the_death_of_its_storage_the_same_command_finishes_it(
         proxy.kill()
         _, err = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert f"nntrain: storage={proxy.uri} does not answer any more" in err
+    assert f"nntrain: storage={proxy.uri} stopped responding" in err
     assert "Traceback" not in err
     command.assert_no_process_is_left()
     proxy.start()
@@ -159,7 +159,7 @@ def test_after_the_death_of_its_storage_the_same_command_finishes_it(
 @pytest.mark.parametrize(
     ("n_jobs", "signum"), [(1, signal.SIGINT), (1, signal.SIGTERM), (2, signal.SIGINT)]
 )
-def test_a_signal_stops_the_trials_and_the_same_command_goes_on(
+def test_a_signal_stops_the_trials_and_the_same_command_continues(
     n_jobs: int, signum: int, tmp_path: Path
 ) -> None:
     command = sweep(tmp_path, f"hydra.sweeper.n_jobs={n_jobs}", "hydra.sweeper.n_trials=4")
@@ -181,7 +181,7 @@ def test_a_signal_stops_the_trials_and_the_same_command_goes_on(
         assert_all_done(command, 4)
 
 
-def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
+def test_a_second_signal_ends_the_sweep_at_once(tmp_path: Path) -> None:
     command = sweep(tmp_path, "hydra.sweeper.n_trials=4")
     with command.started(["deaf", "deaf"]) as process:
         command.wait_until_begun([0, 1], process)

@@ -1,4 +1,4 @@
-"""Stopping a trial that does not look promising, with a real learner, study and pruner."""
+"""The pruning callback, with a real learner, study and pruner."""
 
 from __future__ import annotations
 
@@ -21,23 +21,22 @@ from nntrain import (
     Learner,
     StopReason,
 )
-from nntrain.recorder import Smoother
+from nntrain.core.smoothing import Smoother
 from nntrain.sweeps import PruningCallback
-from nntrain.sweeps.context import Running, trial_runs
-from nntrain.sweeps.pruning import BATCH_METRICS, check_every
+from nntrain.sweeps.context import BATCH_METRICS, TrialContext, active_trial, check_every
 from nntrain.sweeps.study.opening import open_study
-from nntrain.sweeps.study.pruner import CONTROL, Judge
+from nntrain.sweeps.study.pruner import CONTROL, StudyPruner
+from nntrain.testing import RaiseAt, SpyCallback
 from tests.common.scripted import ScriptedMetric
-from tests.common.spies import RaiseAt, Spy
 from tests.common.toys import toy_learner
 from tests.sweeps.small_app import make_plan
 
 N_BATCH = 5
-"""Training batches of an epoch of the toy learner."""
+"""The number of training batches per epoch of the toy learner."""
 
 
 class AskedPruner(BasePruner):
-    """Prunes at one step, or never, and counts how often it is asked."""
+    """Prunes at one step, or never, and records when it is asked."""
 
     def __init__(self, at: int | None = None) -> None:
         self.at = at
@@ -49,21 +48,21 @@ class AskedPruner(BasePruner):
 
 
 class Small:
-    """A small study, its pruner, and what makes the pruning of each trial."""
+    """A small study with its pruner."""
 
     def __init__(self, folder: Path, pruner: BasePruner | None = None, **options: Any) -> None:
         self.plan = make_plan(folder, **options)
         self.study, storage = open_study(self.plan)
-        self.judge = Judge(self.plan, self.study, storage)
+        self.study_pruner = StudyPruner(self.plan, self.study, storage)
         self.pruner = pruner or AskedPruner()
-        (self.judge._shadow or self.study).pruner = self.pruner
+        (self.study_pruner._reports or self.study).pruner = self.pruner
 
     @contextmanager
-    def trial(self) -> Iterator[Running]:
-        """A trial that runs."""
+    def trial(self) -> Iterator[TrialContext]:
+        """A running trial."""
         trial = self.study.ask()
-        one = Running(trial, self.judge.of(trial))
-        with trial_runs(one):
+        one = TrialContext(trial, self.study_pruner.of(trial))
+        with active_trial(one):
             yield one
 
     @property
@@ -72,17 +71,17 @@ class Small:
         assert isinstance(self.pruner, AskedPruner)
         return self.pruner.asked
 
-    def fit(self, values: Sequence[float], *cbs: Callback, n_epoch: int | None = None) -> Running:
-        """A trial whose valid/loss goes through these values, told to Optuna as a worker does."""
+    def fit(
+        self, values: Sequence[float], *cbs: Callback, n_epoch: int | None = None
+    ) -> TrialContext:
+        """Runs a trial with these values of valid/loss, and ends it as a worker does."""
         with self.trial() as one:
             toy_learner(cbs=[ScriptedMetric(list(values)), PruningCallback(), *cbs]).fit(
                 n_epoch or len(values)
             )
-        assert one.result is not None
-        state = (
-            TrialState.COMPLETE if one.result.reason is StopReason.COMPLETED else TrialState.PRUNED
-        )
-        self.judge.end(one.trial, state)
+        assert one.fit is not None
+        state = TrialState.COMPLETE if one.fit.reason is StopReason.COMPLETED else TrialState.PRUNED
+        self.study_pruner.end(one.trial, state)
         n = len(self.plan.directions)
         self.study.tell(
             one.trial, [values[-1]] * n if state is TrialState.COMPLETE else None, state
@@ -90,71 +89,73 @@ class Small:
         return one
 
     def reported(self, number: int = -1) -> dict[int, float]:
-        """What a trial of the study that the pruner sees has reported."""
-        return (self.judge._shadow or self.study).trials[number].intermediate_values
+        """Returns the reports of a trial."""
+        return (self.study_pruner._reports or self.study).trials[number].intermediate_values
 
 
-def test_each_epoch_is_reported_and_the_pruner_asked_once_but_after_the_last(
+def test_each_epoch_is_reported_and_the_pruner_is_asked_after_all_but_the_last(
     tmp_path: Path,
 ) -> None:
     small = Small(tmp_path)
     one = small.fit([0.5, 0.4, 0.3])
     assert small.reported() == {1: 0.5, 2: 0.4, 3: 0.3}
     assert small.asked == [1, 2]
-    assert one.result is not None
-    assert one.result.reason is StopReason.COMPLETED
+    assert one.fit is not None
+    assert one.fit.reason is StopReason.COMPLETED
 
 
-def test_a_pruned_fit_ends_as_a_cancelled_one_and_says_why(tmp_path: Path) -> None:
+def test_a_pruned_fit_ends_like_a_cancelled_one_and_says_why(tmp_path: Path) -> None:
     small = Small(tmp_path, AskedPruner(at=2))
-    spy = Spy()
+    spy = SpyCallback()
     one = small.fit([0.5, 0.4, 0.3, 0.2], spy)
-    assert one.result is not None
-    assert (one.result.reason, one.result.n_epoch, one.result.train_iter) == (
+    assert one.fit is not None
+    assert (one.fit.reason, one.fit.n_epoch, one.fit.train_iter) == (
         StopReason.PRUNED,
         2,
         2 * N_BATCH,
     )
-    assert one.result.metrics["valid/loss"] == 0.4
-    assert one.result.message == "valid/loss=0.4 at step 2, AskedPruner; no other trial got there"
+    assert one.fit.metrics["valid/loss"] == 0.4
+    assert (
+        one.fit.message == "valid/loss=0.4 at step 2, AskedPruner; no other trial reached this step"
+    )
     assert spy.events[-3:] == [Event.AFTER_CANCEL_FIT, Event.AFTER_FIT, Event.CLEANUP_FIT]
     assert [epoch for event, epoch, _ in spy.entries if event == Event.AFTER_EPOCH] == [0, 1]
     assert small.asked == [1, 2]
     assert (small.study.trials[0].state, small.reported()) == (TrialState.PRUNED, {1: 0.5, 2: 0.4})
 
 
-def test_the_learner_goes_on_as_ever_after_it_was_pruned(tmp_path: Path) -> None:
+def test_a_learner_can_be_used_again_after_it_was_pruned(tmp_path: Path) -> None:
     small = Small(tmp_path, AskedPruner(at=1))
     with small.trial() as one:
         learn = toy_learner(cbs=[PruningCallback()])
         assert learn.fit(3).reason is StopReason.PRUNED
-    assert one.result is not None
+    assert one.fit is not None
     assert learn.fit(2).reason is StopReason.COMPLETED
-    assert one.result.reason is StopReason.PRUNED
+    assert one.fit.reason is StopReason.PRUNED
 
 
-def test_the_median_pruner_stops_what_is_worse_than_the_others_and_names_them(
+def test_the_median_pruner_stops_a_worse_trial_and_the_reason_has_the_others(
     tmp_path: Path,
 ) -> None:
     small = Small(tmp_path, optuna.pruners.MedianPruner(n_startup_trials=3))
     for value in (0.1, 0.2, 0.6):
         small.fit([value, value])
     one = small.fit([0.3, 0.3, 0.3])
-    assert one.result is not None
-    assert (one.result.reason, one.result.n_epoch) == (StopReason.PRUNED, 1)
-    assert one.result.message == (
-        "valid/loss=0.3 at step 1, MedianPruner; there 3 others had 0.1 to 0.6, median 0.2"
+    assert one.fit is not None
+    assert (one.fit.reason, one.fit.n_epoch) == (StopReason.PRUNED, 1)
+    assert one.fit.message == (
+        "valid/loss=0.3 at step 1, MedianPruner; 3 other trials had 0.1 to 0.6, median 0.2"
     )
-    good = small.fit([0.15, 0.15]).result
+    good = small.fit([0.15, 0.15]).fit
     assert good is not None
     assert good.reason is StopReason.COMPLETED
 
 
-def test_a_metric_that_is_to_grow_is_compared_the_other_way(tmp_path: Path) -> None:
+def test_a_maximised_metric_is_compared_the_other_way(tmp_path: Path) -> None:
     pruner = optuna.pruners.MedianPruner(n_startup_trials=1)
     small = Small(tmp_path, pruner, directions=["maximize"])
     small.fit([0.5, 0.5])
-    ends = [small.fit([value, value]).result for value in (0.4, 0.6)]
+    ends = [small.fit([value, value]).fit for value in (0.4, 0.6)]
     assert [end.reason for end in ends if end is not None] == [
         StopReason.PRUNED,
         StopReason.COMPLETED,
@@ -164,8 +165,8 @@ def test_a_metric_that_is_to_grow_is_compared_the_other_way(tmp_path: Path) -> N
 def test_a_control_runs_on_to_its_end(tmp_path: Path) -> None:
     small = Small(tmp_path, AskedPruner(at=2), control_fraction=1.0)
     one = small.fit([0.5, 0.4, 0.3, 0.2])
-    assert one.result is not None
-    assert (one.result.reason, one.result.n_epoch) == (StopReason.COMPLETED, 4)
+    assert one.fit is not None
+    assert (one.fit.reason, one.fit.n_epoch) == (StopReason.COMPLETED, 4)
     trial = small.study.trials[0]
     assert (trial.state, trial.value, trial.user_attrs) == (TrialState.COMPLETE, 0.2, {CONTROL: 2})
     assert small.asked == [1, 2]
@@ -173,7 +174,7 @@ def test_a_control_runs_on_to_its_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("directions", [["minimize"], ["minimize", "maximize"]])
-def test_another_metric_than_the_objective_is_reported_to_its_own_study(
+def test_a_metric_that_is_not_the_objective_is_reported_to_its_own_study(
     directions: list[str], tmp_path: Path
 ) -> None:
     options = {"monitor": "valid/loss", "monitor_direction": "minimize", "directions": directions}
@@ -184,21 +185,21 @@ def test_another_metric_than_the_objective_is_reported_to_its_own_study(
         **options,
     )
     one = small.fit([0.5, 0.4, 0.3])
-    assert one.result is not None
-    assert one.result.reason is StopReason.PRUNED
+    assert one.fit is not None
+    assert one.fit.reason is StopReason.PRUNED
     assert small.reported() == {1: 0.5, 2: 0.4}
-    assert small.judge._shadow is not None
-    assert [trial.state for trial in small.judge._shadow.trials] == [TrialState.PRUNED]
+    assert small.study_pruner._reports is not None
+    assert [trial.state for trial in small.study_pruner._reports.trials] == [TrialState.PRUNED]
     assert [(trial.state, trial.intermediate_values) for trial in small.study.trials] == [
         (TrialState.PRUNED, {})
     ]
 
 
-# --- every so many batches
+# --- every few batches
 
 
 @pytest.mark.parametrize("every", [1, 2, 3])
-def test_the_loss_of_batches_is_reported_every_few(every: int, tmp_path: Path) -> None:
+def test_the_batch_loss_is_reported_every_few_batches(every: int, tmp_path: Path) -> None:
     small = Small(
         tmp_path,
         monitor="batch/loss",
@@ -213,11 +214,11 @@ def test_the_loss_of_batches_is_reported_every_few(every: int, tmp_path: Path) -
     assert len(losses) == 2 * N_BATCH
     assert small.reported() == {n: losses[n - 1] for n in range(every, 2 * N_BATCH + 1, every)}
     assert small.asked == list(range(every, 2 * N_BATCH + 1, every))
-    assert one.result is not None
+    assert one.fit is not None
 
 
 @pytest.mark.parametrize("every", [1, 4])
-def test_the_smoothed_loss_is_that_of_all_batches_before(every: int, tmp_path: Path) -> None:
+def test_the_smoothed_loss_includes_all_earlier_batches(every: int, tmp_path: Path) -> None:
     small = Small(tmp_path, monitor="batch/loss_smooth", monitor_direction="minimize", every=every)
     with small.trial():
         learn = toy_learner(cbs=[PruningCallback()])
@@ -233,11 +234,11 @@ def test_a_fit_is_pruned_in_the_middle_of_an_epoch(tmp_path: Path) -> None:
     small = Small(tmp_path, pruner, monitor="batch/loss", monitor_direction="minimize", every=1)
     with small.trial() as one:
         toy_learner(cbs=[PruningCallback()]).fit(3)
-    assert one.result is not None
-    assert (one.result.reason, one.result.n_epoch) == (StopReason.PRUNED, 1)
-    assert one.result.train_iter == N_BATCH + 2
-    assert one.result.message.startswith("batch/loss=")
-    assert f"at step {N_BATCH + 2}" in one.result.message
+    assert one.fit is not None
+    assert (one.fit.reason, one.fit.n_epoch) == (StopReason.PRUNED, 1)
+    assert one.fit.train_iter == N_BATCH + 2
+    assert one.fit.message.startswith("batch/loss=")
+    assert f"at step {N_BATCH + 2}" in one.fit.message
 
 
 def test_the_callbacks_own_metric_wins_over_the_sweeps(tmp_path: Path) -> None:
@@ -251,16 +252,20 @@ def test_the_callbacks_own_metric_wins_over_the_sweeps(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("monitor", "every", "message"),
     [
-        (None, 0, "every=0 must be at least 1: the training batches between two reports."),
+        (
+            None,
+            0,
+            "every=0 must be at least 1: it is the number of training batches between two reports.",
+        ),
         ("batch/loss", -1, "every=-1 must be at least 1"),
         (
             "valid/loss",
             5,
-            "valid/loss is measured once an epoch and cannot be reported every 5 batches: leave that out, or",
+            "valid/loss is measured once per epoch and cannot be reported every 5 batches",
         ),
     ],
 )
-def test_what_cannot_be_reported_so_often_is_told(
+def test_an_impossible_interval_of_reports_is_an_error(
     monitor: str | None, every: int, message: str
 ) -> None:
     with pytest.raises(ValueError, match="every") as caught:
@@ -272,11 +277,11 @@ def test_what_cannot_be_reported_so_often_is_told(
     ("monitor", "every"),
     [(None, None), (None, 3), ("valid/loss", None), *((name, 1) for name in BATCH_METRICS)],
 )
-def test_what_can_be_reported_so_often_is_taken(monitor: str | None, every: int | None) -> None:
+def test_a_possible_interval_of_reports_is_accepted(monitor: str | None, every: int | None) -> None:
     check_every(monitor, every)
 
 
-# --- outside a sweep, and metrics that are not there
+# --- outside a sweep, and missing metrics
 
 
 def test_outside_a_sweep_it_does_nothing() -> None:
@@ -291,7 +296,7 @@ def test_outside_a_sweep_it_does_nothing() -> None:
         assert watched.recorder.losses.tolist() == plain.recorder.losses.tolist()
 
 
-def test_a_metric_that_was_not_recorded_is_told_with_those_that_were(tmp_path: Path) -> None:
+def test_a_missing_metric_is_an_error_that_lists_the_recorded_ones(tmp_path: Path) -> None:
     small = Small(tmp_path, monitor="valid/f1")
     learn = toy_learner(cbs=[PruningCallback()])
     with small.trial() as one, pytest.raises(LookupError) as caught:
@@ -300,8 +305,8 @@ def test_a_metric_that_was_not_recorded_is_told_with_those_that_were(tmp_path: P
     assert {"train/loss", "valid/loss"} <= set(
         caught.value.args[0].rstrip(".").partition("were ")[2].split(", ")
     )
-    assert one.result is not None
-    assert one.result.reason is StopReason.ERROR
+    assert one.fit is not None
+    assert one.fit.reason is StopReason.ERROR
 
 
 @pytest.mark.parametrize(
@@ -311,7 +316,7 @@ def test_a_metric_that_was_not_recorded_is_told_with_those_that_were(tmp_path: P
         (Event.BEFORE_TRAIN, CancelEpochException),
     ],
 )
-def test_an_epoch_in_which_the_metric_was_cancelled_is_left_out(
+def test_an_epoch_whose_metric_was_cancelled_is_skipped(
     event: Event, cancel: type[Exception], tmp_path: Path
 ) -> None:
     small = Small(tmp_path)
@@ -330,16 +335,16 @@ def test_an_epoch_whose_training_was_cut_short_is_reported(tmp_path: Path) -> No
     assert list(small.reported()) == [1, 2, 3]
 
 
-def test_a_job_that_names_no_metric_is_left_alone_but_its_result_is_kept(tmp_path: Path) -> None:
+def test_without_a_metric_nothing_is_reported_but_the_result_is_recorded(tmp_path: Path) -> None:
     small = Small(tmp_path, AskedPruner(at=0), objectives=[], monitor=None)
     with small.trial() as one:
         toy_learner(cbs=[PruningCallback()]).fit(2)
-    assert one.result is not None
-    assert one.result.reason is StopReason.COMPLETED
+    assert one.fit is not None
+    assert one.fit.reason is StopReason.COMPLETED
     assert small.reported() == {}
 
 
-def test_several_objectives_without_a_metric_to_prune_by_are_left_alone(tmp_path: Path) -> None:
+def test_several_objectives_without_a_pruning_metric_are_not_pruned(tmp_path: Path) -> None:
     small = Small(
         tmp_path,
         directions=["minimize", "maximize"],
@@ -347,21 +352,21 @@ def test_several_objectives_without_a_metric_to_prune_by_are_left_alone(tmp_path
         monitor=None,
     )
     one = small.fit([0.5, 0.4])
-    assert one.pruning is None
-    assert one.result is not None
-    assert one.result.reason is StopReason.COMPLETED
+    assert one.pruner is None
+    assert one.fit is not None
+    assert one.fit.reason is StopReason.COMPLETED
 
 
-def test_how_a_fit_ended_that_raised_is_kept_too(tmp_path: Path) -> None:
+def test_the_result_of_a_failed_fit_is_recorded_too(tmp_path: Path) -> None:
     small = Small(tmp_path)
     learn = toy_learner(cbs=[RaiseAt(Event.AFTER_LOSS, RuntimeError("broken")), PruningCallback()])
     with small.trial() as one, pytest.raises(RuntimeError, match="broken"):
         learn.fit(1)
-    assert one.result is not None
-    assert one.result.reason is StopReason.ERROR
+    assert one.fit is not None
+    assert one.fit.reason is StopReason.ERROR
 
 
-def test_a_trial_that_was_taken_for_lost_stops(tmp_path: Path) -> None:
+def test_a_trial_that_another_process_marked_as_lost_stops(tmp_path: Path) -> None:
     small = Small(tmp_path)
 
     class Elsewhere(Callback):
@@ -373,6 +378,6 @@ def test_a_trial_that_was_taken_for_lost_stops(tmp_path: Path) -> None:
 
     with small.trial() as one:
         toy_learner(cbs=[Elsewhere(), PruningCallback()]).fit(4)
-    assert one.result is not None
-    assert (one.result.reason, one.result.n_epoch) == (StopReason.INTERRUPTED, 2)
-    assert "taken for lost" in one.result.message
+    assert one.fit is not None
+    assert (one.fit.reason, one.fit.n_epoch) == (StopReason.INTERRUPTED, 2)
+    assert "marked the trial as lost" in one.fit.message

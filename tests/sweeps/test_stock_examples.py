@@ -1,4 +1,4 @@
-"""What hydra-optuna-sweeper shows in its documentation works through this sweeper, in programs that know nothing of nntrain."""
+"""The examples of hydra-optuna-sweeper's documentation work with this sweeper."""
 
 import os
 import subprocess
@@ -14,17 +14,17 @@ pytestmark = pytest.mark.slow
 
 REGISTER = """
 import hydra
-from hydra.core.plugins import Plugins
-from hydra_plugins.nntrain_sweeper import NntrainSweeper
 
-Plugins.instance().register(NntrainSweeper)  # which an editable install hides from Hydra
+from nntrain.sweeps import register
+
+register()  # Hydra does not find the sweeper in an editable install
 """
 
 BOWL = """
 @hydra.main(version_base="1.3", config_path=".", config_name="bowl")
 def bowl(cfg):
     if cfg.broken:
-        raise RuntimeError("it was asked to fail")
+        raise RuntimeError("this job always fails")
     return cfg.x**2 + cfg.y**2
 
 bowl()
@@ -120,7 +120,7 @@ APPS = {
 
 
 def run(app: str, *overrides: str) -> subprocess.CompletedProcess[str]:
-    """The finished process of `python APP.py --multirun`, in the folder of the test."""
+    """Runs `python APP.py --multirun` in the folder of the test; returns the finished process."""
     source, config = APPS[app]
     Path(f"{app}.py").write_text(REGISTER + source)
     Path(f"{app}.yaml").write_text(config)
@@ -135,17 +135,17 @@ def run(app: str, *overrides: str) -> subprocess.CompletedProcess[str]:
 
 
 def results(folder: str | Path) -> Any:
-    """What `optimization_results.yaml` says."""
+    """Returns the content of `optimization_results.yaml`."""
     return OmegaConf.to_container(OmegaConf.load(Path(folder, "optimization_results.yaml")))
 
 
 def configured(folder: str | Path) -> list[Any]:
-    """The configuration of each trial, as Hydra wrote it down."""
+    """Returns the configuration of each trial, as Hydra wrote it."""
     files = sorted(Path(folder).glob("*/.hydra/config.yaml"), key=lambda path: int(path.parts[-3]))
     return [OmegaConf.to_container(OmegaConf.load(file)) for file in files]
 
 
-def test_a_grid_in_the_config_is_tried_once_each_and_the_best_is_written_down() -> None:
+def test_each_configuration_of_a_grid_is_tried_once_and_the_best_is_written() -> None:
     done = run("bowl")
     assert done.returncode == 0, done.stderr
     tried = sorted((one["x"], one["y"]) for one in configured("multirun/bowl"))
@@ -154,9 +154,7 @@ def test_a_grid_in_the_config_is_tried_once_each_and_the_best_is_written_down() 
     assert results("multirun/bowl")["best_value"] == 1
 
 
-def test_the_command_line_changes_the_space_fixes_a_value_and_says_where_the_study_is_kept() -> (
-    None
-):
+def test_the_command_line_changes_the_space_fixes_a_value_and_names_the_storage() -> None:
     overrides = ["x=int(interval(-5.0, 5.0))", "y=2", "~unused", "+scale=tag(log, interval(1, 10))"]
     keys = [
         "hydra.sweep.dir=out",
@@ -182,7 +180,7 @@ def test_the_command_line_changes_the_space_fixes_a_value_and_says_where_the_stu
     assert {(one["y"], "unused" in one) for one in tried} == {(2, False)}
 
 
-def test_several_objectives_give_the_configurations_that_no_other_one_beats() -> None:
+def test_several_objectives_give_the_pareto_front() -> None:
     done = run("trade_off")
     assert done.returncode == 0, done.stderr
     tried = [
@@ -202,7 +200,7 @@ def test_several_objectives_give_the_configurations_that_no_other_one_beats() ->
     }
 
 
-def test_a_function_of_the_users_adds_to_the_space_and_sees_the_configuration() -> None:
+def test_a_function_of_the_user_adds_parameters_and_sees_the_configuration() -> None:
     done = run("neighbours", "reach=0.01")
     assert done.returncode == 0, done.stderr
     tried = configured("multirun/neighbours")
@@ -218,5 +216,5 @@ def test_too_many_failures_end_the_sweep(rate: float, n_run: int, code: int) -> 
     )
     assert done.returncode == code, done.stderr
     assert len(configured("multirun/bowl")) == n_run
-    assert done.stderr.count("failed (error): RuntimeError: it was asked to fail") == n_run
+    assert done.stderr.count("failed (error): RuntimeError: this job always fails") == n_run
     assert (f"more than max_failure_rate={rate:g} of n_trials=4" in done.stderr) == bool(code)

@@ -1,4 +1,4 @@
-"""Two workers and many trials on each storage: no error, no number given twice, exactly as many as asked for."""
+"""Two workers on each storage: no error, no number twice, and exactly the requested trials."""
 
 import os
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from tests.sweeps.command_line import SweepCommand, assert_all_done
 pytestmark = pytest.mark.slow
 
 N = 40
-"""500 by hand: see docs/benchmarks.md."""
+"""The number of trials; docs/benchmarks.md has the results with 500."""
 
 
 @pytest.fixture(params=["file", "sqlite", "postgresql", "grpc"])
@@ -33,7 +33,7 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str | No
                 yield proxy.uri
 
 
-def test_two_workers_share_out_all_trials(storage: str | None, tmp_path: Path) -> None:
+def test_two_workers_share_all_trials(storage: str | None, tmp_path: Path) -> None:
     command = SweepCommand(
         tmp_path / "app", f"hydra.sweeper.n_trials={N}", "hydra.sweeper.n_jobs=2", storage=storage
     )

@@ -1,4 +1,4 @@
-"""What the process prints is in the file, as a terminal would be left; the terminal notices nothing."""
+"""The file has what the process prints, in plain lines; the terminal shows everything as before."""
 
 import io
 import logging
@@ -20,13 +20,16 @@ from torch.utils.data import DataLoader, Dataset
 
 from nntrain import Callback, Learner
 from nntrain.callbacks import Progress
-from nntrain.integrations.capture.console import MAX_LINES, ConsoleLog, Screen
+from nntrain.integrations.capture.console import ConsoleLog
 from tests.common.toys import toy_learner
 
 
-def _screen(*texts: str) -> list[str]:
-    screen = Screen()
-    return [line for text in texts for line in screen.write(text)] + screen.close()
+def recorded(path: Path, *texts: str) -> list[str]:
+    """Returns the lines in the file after the texts were written to the standard output."""
+    with ConsoleLog(path, str):
+        for text in texts:
+            sys.stdout.write(text)
+    return path.read_text().splitlines()
 
 
 @pytest.mark.parametrize(
@@ -37,84 +40,84 @@ def _screen(*texts: str) -> list[str]:
         (["a\r\nb\r\n"], ["a", "b"]),
         (["\x1b[1;31mred\x1b[0m \x1b]8;;http://h\x1b\\link\x1b]8;;\x1b\\\n"], ["red link"]),
         (["a\x1b", "[3", "1mb\x1b]0;ti", "tle\x1b", "\\c\n"], ["abc"]),
-        (["abc\rd\n"], ["dbc"]),
         (["abcdef\rxy\x1b[K\n"], ["xy"]),
-        (["abcdef\x1b[3D\x1b[1K\n"], ["    ef"]),
         (["abc\x1b[2K\rd\n"], ["d"]),
-        (["abc\bd\n"], ["abd"]),
-        (["a\x1b[3Cb\x1b[2Gc\n"], ["ac  b"]),
+        (["abc\r\x1b[K\n", "d\x1b[K\n"], ["", "d"]),
         (["1\n2\n3\x1b[2A\r\x1b[Jx\n"], ["x"]),
+        (["1\n2\n\x1b[Fx\n"], ["1", "x"]),
         (["a\x07\x00b\x1b[?25l\tc\n"], ["ab\tc"]),
-        (["x" * 5000, "\r" + "y" * 4000 + "\n"], ["y" * 4000 + "x" * 1000]),
         (["\x1b[" + "9" * 5000 + "C|\n"], ["[" + "9" * 5000 + "C|"]),
-        (["\x1b[5A\x1b[9999Cx\n"], [" " * 1000 + "x"]),
+        (["\x1b[5A\x1b[9999Ax\n"], ["x"]),
         (["a   \nb", "  "], ["a", "b"]),
     ],
 )
-def test_a_screen_is_left_as_a_terminal_is(texts: Sequence[str], expected: list[str]) -> None:
-    assert _screen(*texts) == expected
+def test_the_file_has_plain_lines(
+    texts: Sequence[str], expected: list[str], tmp_path: Path
+) -> None:
+    assert recorded(tmp_path / "log", *texts) == expected
 
 
-def test_a_line_is_taken_when_it_ends() -> None:
-    screen = Screen()
-    assert [screen.write(text) for text in ("a", "\n", "b\nc", "d\n", "\n")] == [
-        [],
-        ["a"],
-        [],
-        ["b", "cd"],
-        [""],
+def test_a_line_is_in_the_file_when_it_ends(tmp_path: Path) -> None:
+    sizes = []
+    with ConsoleLog(tmp_path / "log", str):
+        for text in ("a", "\n", "b\nc", "d\n", "\n"):
+            sys.stdout.write(text)
+            sizes.append((tmp_path / "log").read_text())
+    assert sizes == ["", "a\n", "a\nb\n", "a\nb\ncd\n", "a\nb\ncd\n\n"]
+
+
+def test_of_a_bar_only_the_last_state_is_kept(tmp_path: Path) -> None:
+    bar = [f"\r{i:3}%|{'#' * i}" for i in range(101)]
+    assert recorded(tmp_path / "log", *bar, "\n", "after\n") == ["100%|" + "#" * 100, "after"]
+
+
+def test_a_bar_that_is_wiped_leaves_nothing(tmp_path: Path) -> None:
+    assert recorded(tmp_path / "log", "\r50%", "\r100%", "\r    \r", "after\n") == ["after"]
+
+
+def test_lines_above_a_live_display_stay_and_its_own_lines_are_removed(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    frame, up = "outer\ninner", "\r\x1b[2K\x1b[1A\x1b[2K"
+    lines = []
+    with ConsoleLog(log, str):
+        for text in (frame, f"{up}one\n{frame}", f"{up}two\n{frame}", up, "three\n"):
+            sys.stdout.write(text)
+            lines.append(log.read_text().split())
+    assert lines == [
+        ["outer"],
+        ["one", "outer"],
+        ["one", "two", "outer"],
+        ["one", "two"],
+        ["one", "two", "three"],
     ]
 
 
-def test_a_bar_is_its_last_state_and_is_taken_with_the_next_line() -> None:
-    screen = Screen()
-    bar = [screen.write(f"\r{i:3}%|{'#' * i}") for i in range(101)]
-    assert bar == [[]] * 101
-    assert screen.write("\n") == []
-    assert screen.write("after\n") == ["100%|" + "#" * 100, "after"]
-
-
-def test_lines_above_bars_that_are_drawn_again_and_again_are_taken_meanwhile() -> None:
-    screen = Screen()
-    frame = "outer\ninner"
-    up = "\r\x1b[2K\x1b[1A\x1b[2K"
-    assert screen.write(frame) == []
-    assert screen.write(f"{up}one\n{frame}") == []
-    assert screen.write(f"{up}two\n{frame}") == ["one"]
-    assert screen.write(f"{up}{frame}") == ["two"]
-    assert screen.write(up) == []
-    assert screen.write("three\n") == ["three"]
-    assert screen.close() == []
-
-
-def test_no_more_than_a_screen_is_kept() -> None:
-    screen = Screen()
-    lines = [line for i in range(3 * MAX_LINES) for line in screen.write(f"\r{i}\n")]
-    assert lines == [str(i) for i in range(2 * MAX_LINES)]
+def test_lines_of_the_other_stream_and_of_earlier_runs_are_not_removed(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("earlier\n")
+    with ConsoleLog(tmp_path / "log", str):
+        print("mine")
+        print("yours", file=sys.stderr)
+        sys.stdout.write("\x1b[9A")
+    assert (tmp_path / "log").read_text() == "earlier\nmine\nyours\n"
+    assert recorded(tmp_path / "log", "a\n\x1b[9A") == ["earlier", "mine", "yours"]
 
 
 @pytest.mark.parametrize("leave", [False, True])
-def test_tqdm_bars_inside_one_another_leave_what_they_leave_on_a_terminal(leave: bool) -> None:
+def test_nested_tqdm_bars_leave_their_last_state_or_nothing(leave: bool, tmp_path: Path) -> None:
     tqdm = pytest.importorskip("tqdm").tqdm
-    screen, lines = Screen(), []
-
-    class Terminal(io.StringIO):
-        def write(self, text: str) -> int:
-            lines.extend(screen.write(text))
-            return len(text)
-
-    options: dict[str, Any] = {
-        "file": Terminal(),
-        "mininterval": 0,
-        "ascii": True,
-        "bar_format": "{desc}{n}/{total}",
-    }
-    for epoch in tqdm(range(2), desc="epochs ", leave=leave, **options):
-        for _ in tqdm(range(3), desc="batches ", leave=False, **options):
-            pass
-        tqdm.write(f"epoch {epoch}", file=options["file"])
-        assert lines[-1:] == [f"epoch {epoch}"]
-    lines += screen.close()
+    with ConsoleLog(tmp_path / "log", str):
+        options: dict[str, Any] = {
+            "file": sys.stdout,
+            "mininterval": 0,
+            "ascii": True,
+            "bar_format": "{desc}{n}/{total}",
+        }
+        for epoch in tqdm(range(2), desc="epochs ", leave=leave, **options):
+            for _ in tqdm(range(3), desc="batches ", leave=False, **options):
+                pass
+            tqdm.write(f"epoch {epoch}", file=sys.stdout)
+            assert f"epoch {epoch}" in (tmp_path / "log").read_text().splitlines()
+    lines = (tmp_path / "log").read_text().splitlines()
     assert lines == ["epoch 0", "epoch 1", *(["epochs 2/2"] if leave else [])]
 
 
@@ -254,15 +257,13 @@ def test_what_a_write_raises_is_raised(tmp_path: Path, monkeypatch: pytest.Monke
     assert (tmp_path / "log").read_text() == "é\n"
 
 
-def test_one_log_may_be_entered_inside_itself_and_again(tmp_path: Path) -> None:
+def test_a_log_can_be_entered_again(tmp_path: Path) -> None:
     log = ConsoleLog(tmp_path / "log", str)
     for i in range(2):
         with log:
-            with log:
-                print("inner", i)
-            print("outer", i)
-    print("outside")
-    assert (tmp_path / "log").read_text() == "inner 0\nouter 0\ninner 1\nouter 1\n"
+            print("inside", i)
+        print("outside", i)
+    assert (tmp_path / "log").read_text() == "inside 0\ninside 1\n"
 
 
 def test_two_logs_may_be_entered_and_left_in_any_order(tmp_path: Path) -> None:

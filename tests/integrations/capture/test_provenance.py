@@ -2,13 +2,21 @@
 
 import os
 import pwd
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from nntrain.config.redact import Redactor
-from nntrain.integrations.capture.provenance import command_tags, git_tags, version_tags
+from nntrain.integrations.capture.provenance import (
+    command_tags,
+    git_tags,
+    process_info,
+    version_tags,
+)
 
 
 def test_outside_a_repository_there_are_no_git_tags(tmp_path: Path) -> None:
@@ -34,6 +42,35 @@ def test_the_command_can_be_pasted_and_holds_no_secret() -> None:
         tags["nntrain.command"]
         == "python -m nntrain.run lr=0.1 'model.hidden=[32, 64]' '+api_key=***'"
     )
+
+
+def test_the_command_of_a_script_holds_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    args = ["--api-key", "S3CRET", "--password=S3CRET", "--lr", "0.1", "--use-token", "--fast"]
+    monkeypatch.setattr(sys, "argv", ["train.py", *args])
+    tags = command_tags(sys.argv, Redactor(), ["train.py"])
+    safe = ["--api-key", "***", "--password=***", "--lr", "0.1", "--use-token", "--fast"]
+    assert shlex.split(tags["nntrain.command"]) == ["python", "train.py", *safe]
+    assert tags["mlflow.source.name"] == "train.py"
+    assert process_info(Redactor()).args == safe
+
+
+@pytest.mark.parametrize(
+    ("call", "expected"),
+    [
+        (["train.py"], "['train.py']"),
+        (["-m", "train"], "['-m', 'train']"),
+        (["-m", "package"], "['-m', 'package']"),
+    ],
+)
+def test_the_running_program_is_what_python_was_called_with(
+    tmp_path: Path, call: list[str], expected: str
+) -> None:
+    text = "from nntrain.integrations.capture.provenance import running_program as p\nprint(p())"
+    (tmp_path / "train.py").write_text(text)
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "__main__.py").write_text(text)
+    done = subprocess.run([sys.executable, *call], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == expected
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What a process uses is seen from outside: a real one for the CPU, functions of the same names for GPUs."""
+"""System metrics of another process: a real one for the CPU, and fake functions for GPUs."""
 
 import os
 import subprocess
@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +14,7 @@ import pytest
 import torch
 
 from nntrain.integrations.capture import system
-from nntrain.integrations.capture.system import NICENESS, SystemMetrics
+from nntrain.integrations.capture.system import SystemMetrics
 
 psutil = pytest.importorskip("psutil")
 
@@ -269,7 +268,10 @@ def test_no_driver_and_no_gpu_are_no_error(card: Card, monkeypatch: pytest.Monke
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_real_gpu() -> None:
     pytest.importorskip("pynvml")
-    allocate = "import torch\nblock = torch.ones(1 << 28, device='cuda')\ntorch.cuda.synchronize()\nprint(flush=True)\ninput()"
+    allocate = (
+        "import torch\nblock = torch.ones(1 << 28, device='cuda')\n"
+        "torch.cuda.synchronize()\nprint(flush=True)\ninput()"
+    )
     with _child(allocate, env={"CUDA_VISIBLE_DEVICES": "0"}) as child:
         assert child.stdout is not None
         child.stdout.readline()
@@ -289,28 +291,3 @@ def test_the_real_library_without_a_driver_is_no_error(monkeypatch: pytest.Monke
             assert not any("gpu" in key for key in SystemMetrics(child.pid).sample())
     else:
         pytest.skip("there is a driver")
-
-
-def test_children_that_are_sessions_of_their_own_give_way() -> None:
-    code = (
-        "import subprocess, sys\n"
-        "from nntrain.integrations.capture.system import children_give_way\n"
-        "waits = [sys.executable, '-c', 'input()']\n"
-        "own = subprocess.Popen(waits, stdin=subprocess.PIPE, start_new_session=True)\n"
-        "ours = subprocess.Popen(waits, stdin=subprocess.PIPE)\n"
-        "children_give_way()\n"
-        "print(own.pid, ours.pid, flush=True); input(); own.kill(); ours.kill()\n"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", code],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as process:
-        assert process.stdout is not None
-        own, ours = process.stdout.readline().split()
-        for pid, nice in ((own, NICENESS), (ours, 0)):
-            group = Path(f"/proc/{pid}/autogroup")
-            assert not group.exists() or group.read_text().endswith(f"nice {nice}\n")
-        process.communicate("\n")

@@ -1,4 +1,4 @@
-"""The journal's format: what was written is read back to the last bit, and damage costs the line that it hit."""
+"""The journal's format: it is read back bit for bit, and damage costs only the damaged line."""
 
 import struct
 from collections.abc import Mapping
@@ -238,7 +238,8 @@ def test_a_newer_version_is_refused_in_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(JournalError) as caught:
         read_journal(path)
     assert (
-        str(caught.value) == f"{path} is of version 2, this nntrain reads up to 1: update nntrain."
+        str(caught.value)
+        == f"{path} has version 2, and this nntrain reads versions up to 1: update nntrain."
     )
 
 
@@ -249,7 +250,7 @@ def test_what_does_not_say_its_run_is_refused_in_one_sentence(
     (tmp_path / JOURNAL).write_bytes(content)
     with pytest.raises(
         JournalError,
-        match=r"journal\.jsonl does not say which run it is of: expected a journal that",
+        match=r"journal\.jsonl has no start record: expected a journal that",
     ):
         read_journal(tmp_path)
 

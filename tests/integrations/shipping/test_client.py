@@ -19,14 +19,15 @@ from mlflow.entities import Run
 from nntrain.app import sync
 from nntrain.callbacks import Checkpoint
 from nntrain.integrations.callback import TrackerCallback
-from nntrain.integrations.capture.system import NICENESS
+from nntrain.integrations.capture.niceness import NICENESS
 from nntrain.integrations.journal.records import JOURNAL, Record, read_journal
 from nntrain.integrations.journal.writer import JournalWriter
 from nntrain.integrations.memory import MemoryTracker
-from nntrain.integrations.mlflow import CLIENT_SETTINGS, MLflowTracker
+from nntrain.integrations.mlflow import MLflowTracker
 from nntrain.integrations.shipping.client import InProcess, Shipment, ShipperProcess, tell_backlog
-from nntrain.integrations.shipping.delivery import delivery_lock, read_state
+from nntrain.integrations.shipping.lock import delivery_lock
 from nntrain.integrations.shipping.shipper import LOG
+from nntrain.integrations.shipping.state import read_state
 from tests.common.journals import END, START, append, batches, losses, start
 from tests.common.mlflow_store import only_run
 from tests.common.runs import InterruptAt
@@ -35,7 +36,7 @@ from tests.common.toys import toy_learner
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def shippers(pid: int) -> list[psutil.Process]:
@@ -50,9 +51,7 @@ def shippers(pid: int) -> list[psutil.Process]:
 
 
 @pytest.fixture(autouse=True)
-def _no_orphans(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    for name, value in CLIENT_SETTINGS.items():  # `sync.main` puts them into the environment
-        monkeypatch.setenv(name, value)
+def _no_orphans() -> Iterator[None]:
     yield
     assert shippers(os.getpid()) == []
     assert [
@@ -64,7 +63,7 @@ def _no_orphans(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def tracker(store_uri: str) -> MLflowTracker:
-    return MLflowTracker(store_uri, system_metrics=False).settled()
+    return MLflowTracker(store_uri, system_metrics=False).resolved()
 
 
 @pytest.fixture
@@ -219,7 +218,7 @@ def test_a_shipper_that_is_killed_is_followed_by_one_other(
     write(writer, *batches(401, 800))
     check_until(shipper, lambda: n_delivered(writer.path) == 201, "all rows")
     (message,) = warnings(caplog)
-    assert message == "the shipper died (exit code -9): another one goes on."
+    assert message == "the shipper died (exit code -9): it is restarted and continues."
     (second,) = shippers(os.getpid())
     second.kill()
     second.wait(10)
@@ -232,7 +231,7 @@ def test_a_shipper_that_is_killed_is_followed_by_one_other(
     writer.close()
     (missing,) = shipper.finish()
     first, second = warnings(caplog)
-    assert "another one goes on" in first
+    assert "it is restarted" in first
     assert "the shipper died again" in second
     assert str(missing) == f"mlflow lacks 4 rows of metrics of {writer.path}"
     assert missing.remedy == f"python -m nntrain.sync {writer.path.parent}"
@@ -243,15 +242,14 @@ def test_a_shipper_that_is_killed_is_followed_by_one_other(
 
 
 TRAINING = """
-import importlib.util, os, sys, time
+import os, sys, time
 from pathlib import Path
-sys.modules["nntrain"] = importlib.util.module_from_spec(importlib.util.find_spec("nntrain"))  # starts without torch
 from nntrain.integrations.shipping.client import Shipment, ShipperProcess
 from nntrain.integrations.mlflow import MLflowTracker
 from nntrain.integrations.journal.writer import JournalWriter
 from tests.common.journals import START, batches
 
-tracker = MLflowTracker(system_metrics=False).settled()
+tracker = MLflowTracker(system_metrics=False).resolved()
 shipper = ShipperProcess()
 shipper.start({"mlflow": tracker})
 if sys.argv[1] == "no run":
@@ -328,28 +326,33 @@ def test_a_process_that_has_no_run_is_not_held_up(
 
 MINE = """
 import json
-import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-from nntrain.integrations.memory import MemoryTracker
+from nntrain.integrations.memory import MemoryClient, MemoryTracker
 
 
-@dataclass
+@dataclass(frozen=True)
 class FileTracker(MemoryTracker):
     path: str = ""
 
-    def settled(self):
-        return self
+    def connect(self):
+        return FileClient(self)
+
+
+class FileClient(MemoryClient):
+    def __init__(self, tracker):
+        super().__init__(tracker)
+        self.path = Path(tracker.path)
 
     def finish(self, end):
-        Path(self.path).write_text(json.dumps([self.series("batch/loss"), str(end.reason)]))
+        self.path.write_text(json.dumps([self.run.series("batch/loss"), str(end.reason)]))
 """
 
 
 @pytest.fixture
 def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A tracker of the user's own, which writes what it got into a file."""
+    """A tracker of the user's own, which writes what it received to a file."""
     (tmp_path / "mine.py").write_text(MINE)
     monkeypatch.syspath_prepend(tmp_path)
     spec = importlib.util.spec_from_file_location("mine", tmp_path / "mine.py")
@@ -388,7 +391,7 @@ def test_a_tracker_of_another_package_is_refused_and_the_others_get_the_run(
     (missing,) = shipper.finish()
     (message,) = warnings(caplog)
     assert (
-        "mine takes nothing at present (ConfigError: tracker._target_=mine.FileTracker is not trusted"
+        "delivery to mine fails (ConfigError: tracker._target_=mine.FileTracker is not trusted"
         in message
     )
     assert missing.name == "mine"

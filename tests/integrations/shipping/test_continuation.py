@@ -1,4 +1,4 @@
-"""Going on with the journal of a run that was resumed: each point is in the tracker once, as if nothing had happened."""
+"""Resumed runs: the tracker has each point once, as if the run had not been interrupted."""
 
 import itertools
 from collections import Counter
@@ -11,13 +11,19 @@ from nntrain.integrations.journal.records import JOURNAL, Record, lines, read_jo
 from nntrain.integrations.journal.writer import JournalWriter
 from nntrain.integrations.memory import MemoryTracker
 from nntrain.integrations.shipping.continuation import continue_journal
-from nntrain.integrations.shipping.delivery import (
-    DeliveredByAnotherError,
-    Delivery,
-    delivery_lock,
-    read_state,
+from nntrain.integrations.shipping.delivery import Delivery
+from nntrain.integrations.shipping.lock import DeliveredByAnotherError, delivery_lock
+from nntrain.integrations.shipping.state import read_state
+from tests.common.journals import (
+    END,
+    START,
+    FailingTracker,
+    PlainTracker,
+    append,
+    batches,
+    deliver,
+    losses,
 )
-from tests.common.journals import END, START, FailingTracker, append, batches, deliver, losses
 
 LAST = 24
 
@@ -43,7 +49,7 @@ def table(step: int) -> Record:
 
 
 def training(first: int, last: int, time_ms: int = 1_000) -> Iterator[Record]:
-    """What is recorded of some batches: in groups of 3, with a histogram and a table every 4 batches."""
+    """Records of batches: in groups of 3, with a histogram and a table every 4 batches."""
     yield START
     for i in range(first, last + 1):
         if i % 3 == 0 or i == last:
@@ -223,3 +229,18 @@ def test_the_writer_goes_on_where_the_cut_was(tmp_path: Path) -> None:
     with JournalWriter(old) as writer:
         writer.write(*training(5, 8), END)
     assert read_journal(old).metrics["batch/loss"].step.tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+@pytest.mark.parametrize("cut", [0, 4, 10, 17])
+@pytest.mark.parametrize("counts_rows", [False, True])
+def test_a_tracker_that_keeps_metrics_only_has_each_point_of_a_resumed_run_once(
+    tmp_path: Path, cut: int, counts_rows: bool
+) -> None:
+    tracker = PlainTracker(counts_rows)
+    old, new = append(tmp_path / "old", training(1, 17)), tmp_path / "new" / JOURNAL
+    deliver(old, tracker)
+    continue_journal(old, new, cut)
+    append(new.parent, [*training(cut + 1, LAST, time_ms=5_000), END])
+    state = deliver(new, tracker).state
+    assert sorted(row.step for row in tracker.rows) == list(range(1, LAST + 1))
+    assert set(state.unsupported) == {"histograms", "table"}

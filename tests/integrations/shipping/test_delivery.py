@@ -1,6 +1,7 @@
 """Delivering a journal: everything once and in order, whatever the tracker does."""
 
 import json
+import logging
 import math
 import os
 import threading
@@ -11,19 +12,11 @@ from typing import Any
 import pytest
 
 from nntrain.integrations.journal.records import JOURNAL, Record, encode, metrics_record
-from nntrain.integrations.memory import MemoryTracker
-from nntrain.integrations.shipping.delivery import (
-    FOLDER,
-    NOTES,
-    STUCK_TRIES,
-    DeliveredByAnotherError,
-    Delivery,
-    backlog,
-    delivery_lock,
-    read_state,
-    state_path,
-    whereabouts,
-)
+from nntrain.integrations.memory import MemoryClient, MemoryTracker
+from nntrain.integrations.shipping.backlog import backlog
+from nntrain.integrations.shipping.delivery import NOTES, STUCK_TRIES, Delivery
+from nntrain.integrations.shipping.lock import DeliveredByAnotherError, delivery_lock
+from nntrain.integrations.shipping.state import FOLDER, read_state, state_path, whereabouts
 from nntrain.integrations.tracker import MetricRow, Refused
 from nntrain.result import StopReason
 from tests.common.journals import (
@@ -31,6 +24,7 @@ from tests.common.journals import (
     START,
     UID,
     FailingTracker,
+    PlainTracker,
     append,
     batches,
     deliver,
@@ -116,10 +110,14 @@ def test_rows_are_handed_over_many_at_once(tmp_path: Path) -> None:
     journal = append(tmp_path, [START, *batches(1, 3500, n_group=64), END])
     sizes: list[int] = []
 
-    class Counting(MemoryTracker):
+    class CountingClient(MemoryClient):
         def metrics(self, rows: Sequence[MetricRow]) -> None:
             sizes.append(len(rows))
             super().metrics(rows)
+
+    class Counting(MemoryTracker):
+        def connect(self) -> MemoryClient:
+            return CountingClient(self)
 
     tracker = Counting()
     deliver(journal, tracker)
@@ -207,7 +205,7 @@ def test_the_state_tells_why_a_try_failed_without_secrets_and_forgets_it_after_s
     assert missing is not None
     assert (
         str(missing)
-        == f"memory lacks 4 rows of metrics of {journal}, for it takes nothing ({state.error})"
+        == f"memory lacks 4 rows of metrics of {journal} because delivery fails ({state.error})"
     )
     deliver(journal, MemoryTracker())
     assert (read_state(journal, "memory").error, read_state(journal, "memory").n_tries) == (None, 0)
@@ -233,13 +231,18 @@ def test_a_disk_without_room_for_the_state_ends_no_delivery(
     assert delivery.tracker.series("batch/loss") == losses(1, 4)
 
 
-class Picky(FailingTracker):
+class Picky(MemoryTracker):
+    def connect(self) -> MemoryClient:
+        return PickyClient(self)
+
+
+class PickyClient(MemoryClient):
     """Refuses rows with values that are not finite, whole calls at a time."""
 
     n_calls = 0
 
     def metrics(self, rows: Sequence[MetricRow]) -> None:
-        type(self).n_calls += 1
+        PickyClient.n_calls += 1
         if not all(math.isfinite(value) for row in rows for value in row.values.values()):
             raise Refused("not finite")
         super().metrics(rows)
@@ -266,7 +269,7 @@ def test_of_what_is_refused_the_bad_values_are_found_and_the_rest_delivered(tmp_
     for key in "ab":
         expected = [(step, float(step)) for step in range(1, 1001) if (step, key) not in bad]
         assert tracker.series(key) == expected
-    assert Picky.n_calls < 200
+    assert PickyClient.n_calls < 200
     assert delivery.is_current()
 
 
@@ -300,7 +303,7 @@ def test_a_tracker_that_counts_rows_is_sent_the_rest_of_them(
     deliver(journal, tracker)
     expected = tracker.taken
     again = FailingTracker(counts_rows=True)
-    again.taken = expected[:n_taken]
+    again.taken.extend(expected[:n_taken])
     fresh = append(tmp_path / "again", records)
     deliver(fresh, again)
     assert [step for step, _ in again.taken] == [1, 2, 3, 4, 4, 5, 6, 7]
@@ -528,7 +531,7 @@ def test_what_a_tracker_never_manages_to_take_is_left_out_at_last_and_the_run_en
     assert tracker.series("batch/loss") == losses(1, 8)
     assert delivery.state.n_refused == 1
     assert (
-        f"left out after {STUCK_TRIES} tries: RuntimeError: 507 Insufficient Storage"
+        f"left out after {STUCK_TRIES} attempts: RuntimeError: 507 Insufficient Storage"
         in delivery.state.notes[0]
     )
 
@@ -548,3 +551,74 @@ def test_nothing_is_left_out_while_the_tracker_is_away(tmp_path: Path) -> None:
     assert until_delivered(delivery) == 3 * STUCK_TRIES
     assert tracker.run.artifacts == {"a.txt": b"a"}
     assert delivery.state.n_refused == 0
+
+
+EVERY_KIND = [
+    START,
+    *batches(1, 4),
+    TAGS,
+    HISTOGRAMS,
+    TABLE,
+    *(file_record("a", kind) for kind in ("figure", "artifact", "model")),
+    HISTOGRAMS,
+]
+
+
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records]
+
+
+def test_what_a_tracker_does_not_keep_is_counted_and_logged_once_and_is_no_refusal(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "nntrain.shipper")
+    (tmp_path / "a").write_bytes(b"")
+    tracker = PlainTracker()
+    journal = append(tmp_path, EVERY_KIND)
+    before = journal.read_bytes()
+    deliver(journal, tracker)
+    assert said(caplog) == [
+        f"memory does not keep {kind}: they stay in the journal."
+        for kind in ("tags", "histograms", "tables", "figures", "files", "models")
+    ]
+    append(tmp_path, [*batches(5, 8), HISTOGRAMS, END])
+    state = deliver(journal, tracker).state
+    assert len(said(caplog)) == 6
+    assert state.unsupported == {
+        **{"tags": 1, "histograms": 3, "table": 1, "figure": 1, "artifact": 1, "model": 1}
+    }
+    assert (state.n_refused, state.notes, state.error, state.done) == (0, [], None, True)
+    assert [row.step for row in tracker.rows] == list(range(1, 9))
+    assert journal.read_bytes().startswith(before)
+
+
+def test_a_tracker_that_counts_rows_does_not_count_what_it_does_not_keep(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"")
+    tracker = PlainTracker(counts_rows=True)
+    journal = append(tmp_path, [*EVERY_KIND, *batches(5, 8)])
+    deliver(journal, tracker)
+    append(tmp_path, [HISTOGRAMS, *batches(9, 12), END])
+    state = deliver(journal, tracker).state
+    assert [row.step for row in tracker.rows] == list(range(1, 13))
+    assert state.unsupported["histograms"] == 3
+
+
+def test_a_tracker_that_cannot_be_connected_is_tried_again(tmp_path: Path) -> None:
+    failures = [ImportError("no library"), OSError("no service")]
+    tracker = MemoryTracker()
+
+    class Flaky(MemoryTracker):
+        def connect(self) -> MemoryClient:
+            if failures:
+                raise failures.pop(0)
+            return MemoryClient(tracker)
+
+    delivery = Delivery(append(tmp_path, [START, *batches(1, 4), END]), "memory", Flaky())
+    for error in ("ImportError: no library", "OSError: no service"):
+        with pytest.raises(Exception, match="no ") as caught:
+            delivery.advance()
+        delivery.failed(caught.value)
+        assert read_state(delivery.journal, "memory").error == error
+    while delivery.advance():
+        pass
+    assert tracker.series("batch/loss") == losses(1, 4)

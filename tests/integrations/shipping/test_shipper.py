@@ -1,30 +1,48 @@
-"""Parts of the shipper: how long it waits, how many runs it delivers at once, how it closes a dead process's journal."""
+"""Parts of the shipper: what it imports, how long it waits, and how much it does at once."""
 
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
 
-from nntrain.integrations.journal.records import JournalError, read_journal
-from nntrain.integrations.journal.writer import JournalWriter
-from nntrain.integrations.memory import MemoryTracker
+from nntrain.integrations.memory import MemoryClient, MemoryTracker
 from nntrain.integrations.shipping.delivery import Delivery
+from nntrain.integrations.shipping.parent import Parent
 from nntrain.integrations.shipping.shipper import (
     AT_ONCE,
     FIRST_WAIT_S,
     LONGEST_WAIT_S,
     DeliveryThread,
-    Parent,
-    close_journal,
     wait_s,
 )
 from nntrain.integrations.tracker import MetricRow
-from nntrain.result import StopReason
 from tests.common.journals import END, START, append, batches
+
+IMPORTS = """
+import sys
+import nntrain.integrations.shipping.shipper_main
+print(*sys.modules)
+"""
+
+ROOMS = ("nntrain.config", "nntrain.core", "nntrain.integrations", "nntrain.lazy", "nntrain.result")
+"""The parts of nntrain that the shipper may import."""
+
+
+@pytest.mark.slow
+def test_the_shipper_imports_neither_torch_nor_the_trainer_nor_a_trackers_library() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTS], capture_output=True, text=True, check=True
+    )
+    modules = done.stdout.split()
+    assert [name for name in ("torch", "mlflow", "wandb", "hydra") if name in modules] == []
+    own = [name for name in modules if name.startswith("nntrain.")]
+    assert [name for name in own if not name.startswith(ROOMS)] == []
+    assert len(own) < 40
 
 
 @pytest.mark.parametrize(
@@ -36,9 +54,13 @@ def test_the_wait_is_doubled_with_each_try_up_to_the_longest(n_tries: int, longe
     assert 0.9 * longest < max(waits) <= longest
 
 
-@dataclass
 class Crowded(MemoryTracker):
-    """Lets go of those who deliver only when as many are there as may be; so it counts how many were there at once."""
+    def connect(self) -> MemoryClient:
+        return CrowdedClient(self)
+
+
+class CrowdedClient(MemoryClient):
+    """Holds each call until `AT_ONCE` calls are inside, and counts how many were inside at once."""
 
     gate: ClassVar[threading.Barrier] = threading.Barrier(AT_ONCE)
     lock: ClassVar[threading.Lock] = threading.Lock()
@@ -46,12 +68,12 @@ class Crowded(MemoryTracker):
     n_most: ClassVar[int] = 0
 
     def metrics(self, rows: Sequence[MetricRow]) -> None:
-        with Crowded.lock:
-            Crowded.n_inside += 1
-            Crowded.n_most = max(Crowded.n_most, Crowded.n_inside)
-        Crowded.gate.wait(60)
-        with Crowded.lock:
-            Crowded.n_inside -= 1
+        with CrowdedClient.lock:
+            CrowdedClient.n_inside += 1
+            CrowdedClient.n_most = max(CrowdedClient.n_most, CrowdedClient.n_inside)
+        CrowdedClient.gate.wait(60)
+        with CrowdedClient.lock:
+            CrowdedClient.n_inside -= 1
 
 
 def test_so_many_runs_are_delivered_to_a_tracker_at_once_and_no_more(tmp_path: Path) -> None:
@@ -64,41 +86,7 @@ def test_so_many_runs_are_delivered_to_a_tracker_at_once_and_no_more(tmp_path: P
     for thread in threads:
         thread.join(60)
     assert all(thread.delivery.is_current() for thread in threads)
-    assert Crowded.n_most == AT_ONCE
-
-
-def test_a_journal_without_an_end_is_closed_once(tmp_path: Path) -> None:
-    journal = append(tmp_path, [START, *batches(1, 7)])
-    assert close_journal(journal) is True
-    assert close_journal(journal) is False
-    record = read_journal(journal)
-    message = "the process ended without a word after batch 7: killed, out of memory, or crashed"
-    assert record.tags == {"nntrain.outcome": "interrupted", "nntrain.message": message}
-    assert record.end is not None
-    assert (record.end.reason, record.end.message, record.end.signum) == (
-        StopReason.INTERRUPTED,
-        message,
-        9,
-    )
-
-
-@pytest.mark.parametrize("last", [END, {"kind": "continued", "by": "elsewhere"}])
-def test_a_journal_that_is_whole_is_let_alone(tmp_path: Path, last: dict[str, object]) -> None:
-    journal = append(tmp_path, [START, *batches(1, 7), last])
-    before = journal.read_bytes()
-    assert close_journal(journal) is False
-    assert journal.read_bytes() == before
-
-
-def test_a_journal_that_is_being_written_is_let_alone(tmp_path: Path) -> None:
-    with JournalWriter(append(tmp_path, [START])) as writer:
-        assert close_journal(writer.path) is False
-        assert read_journal(writer.path).end is None
-
-
-def test_a_journal_that_never_began_cannot_be_closed(tmp_path: Path) -> None:
-    with pytest.raises(JournalError):
-        close_journal(append(tmp_path, []))
+    assert CrowdedClient.n_most == AT_ONCE
 
 
 @pytest.fixture

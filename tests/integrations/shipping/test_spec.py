@@ -1,33 +1,90 @@
-"""Trackers as settings: made again from them in the shipper, and only those that are trusted."""
+"""Specs of trackers: the shipper makes them again, and only those that are trusted."""
 
 import json
-import subprocess
-import sys
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import pytest
 
 from nntrain.config.errors import ConfigError
 from nntrain.integrations.memory import MemoryTracker
 from nntrain.integrations.mlflow import MLflowTracker
-from nntrain.integrations.shipping.spec import node_of, tracker_of
+from nntrain.integrations.shipping.spec import spec_of, tracker_of
+from nntrain.integrations.tracker import Tracker, TrackerClient
+from nntrain.integrations.wandb import WandbTracker
 
 OWN = "nntrain.integrations"
 
 
 @pytest.mark.parametrize(
-    "tracker", [MemoryTracker(True), MLflowTracker("sqlite:///a.db", "name", tags={"a": "b"})]
+    "tracker",
+    [
+        MemoryTracker(True),
+        MLflowTracker("sqlite:///a.db", "name", tags={"a": "b"}),
+        WandbTracker("project", tags=["a", "b"], mode="offline"),
+    ],
 )
-def test_a_tracker_is_made_again_from_its_settings(tracker: Any) -> None:
-    node = json.loads(json.dumps(node_of(tracker)))
-    assert tracker_of(node) == tracker
+def test_a_tracker_is_made_again_from_its_spec(tracker: Tracker) -> None:
+    spec = spec_of(tracker)
+    assert json.loads(json.dumps(spec)) == spec
+    again = tracker_of(spec)
+    assert (type(again), spec_of(again)) == (type(tracker), spec)
+
+
+@pytest.mark.parametrize(
+    ("tracker", "target"),
+    [
+        (MemoryTracker(), f"{OWN}.memory.MemoryTracker"),
+        (MLflowTracker(), f"{OWN}.mlflow.MLflowTracker"),
+        (WandbTracker(), f"{OWN}.wandb.WandbTracker"),
+    ],
+)
+def test_a_spec_names_the_class_as_old_journals_and_configurations_do(
+    tracker: Tracker, target: str
+) -> None:
+    assert spec_of(tracker)["_target_"] == target
+
+
+def test_settings_that_the_constructor_does_not_take_are_left_out() -> None:
+    tracker = MemoryTracker()
+    tracker.connect()
+    assert spec_of(tracker) == {"_target_": f"{OWN}.memory.MemoryTracker", "system_metrics": False}
 
 
 @dataclass
 class Impostor:
-    """A dataclass that is no tracker."""
+    """A dataclass that is not a tracker."""
+
+    made: ClassVar[int] = 0
+
+    def __post_init__(self) -> None:
+        Impostor.made += 1
+
+
+class Plain(Tracker):
+    """A tracker that is not a dataclass."""
+
+    made: ClassVar[int] = 0
+
+    def __init__(self) -> None:
+        Plain.made += 1
+
+    def connect(self) -> TrackerClient:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Holder(Tracker):
+    """A tracker with a setting that may hold anything."""
+
+    value: Any = None
+    held: list[Any] = field(default_factory=list)
+
+    def connect(self) -> TrackerClient:
+        raise NotImplementedError
+
+
+NOT_A_TRACKER = "is not a tracker: name a dataclass that derives from"
 
 
 @pytest.mark.parametrize(
@@ -35,44 +92,61 @@ class Impostor:
     [
         ("subprocess.Popen", (), "is not trusted"),
         ("nntrain.models.mlp", (), "is not trusted"),
-        (f"{OWN}.launch.subprocess.Popen", (), "is not trusted"),
-        (f"{OWN}.launch.os.system", (), "is not trusted"),
-        (f"{OWN}.resume.link_or_copy", (), "is no dataclass, as every tracker is"),
-        (f"{OWN}.writer.JournalWriter", (), "is no dataclass, as every tracker is"),
-        (f"{OWN}.journal.read_journal", (), "is no dataclass, as every tracker is"),
-        (f"{OWN}.base.RunInfo", (), "is no nntrain.integrations.tracker.Tracker"),
-        (f"{__name__}.Impostor", ("tests",), "is no nntrain.integrations.tracker.Tracker"),
-        (f"{OWN}.memory.MemoryTrackr", (), "did you mean MemoryTracker?"),
-        (f"{OWN}.memory._hidden", (), "is private"),
-        (7, (), "is no dotted path"),
+        ("torch.nn.Linear", (), "is not trusted"),
+        (f"{OWN}.shipping.client.subprocess.Popen", (), "is not trusted"),
+        (f"{OWN}.shipping.client.os.system", (), "is not trusted"),
+        (f"{OWN}.mlflow.os.remove", (), "is not trusted"),
+        (f"{OWN}.shipping.continuation.link_or_copy", (), "is not trusted"),
+        (f"{OWN}.shipping.continuation.continue_journal", (), NOT_A_TRACKER),
+        (f"{OWN}.journal.writer.JournalWriter", (), NOT_A_TRACKER),
+        (f"{OWN}.journal.records.read_journal", (), NOT_A_TRACKER),
+        (f"{OWN}.mlflow.use_client_settings", (), NOT_A_TRACKER),
+        (f"{OWN}.mlflow.client.MLflowTrackerClient", (), NOT_A_TRACKER),
+        (f"{OWN}.tracker.RunInfo", (), NOT_A_TRACKER),
+        (f"{OWN}.tracker.Tracker", (), NOT_A_TRACKER),
+        (f"{__name__}.Impostor", ("tests",), NOT_A_TRACKER),
+        (f"{__name__}.Plain", ("tests",), NOT_A_TRACKER),
+        (f"{OWN}.memory.MemoryTrackr", (), "did you mean"),
+        (f"{OWN}.memory._content", (), "is private"),
+        (7, (), "7"),
+        (None, (), "None"),
     ],
 )
-def test_what_is_no_trusted_tracker_is_refused_before_it_is_called(
+def test_anything_but_a_trusted_tracker_is_refused_before_it_is_called(
     target: Any, trusted: tuple[str, ...], message: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
         tracker_of({"_target_": target}, trusted)
     assert str(caught.value).startswith("tracker._target_=")
     assert message in str(caught.value)
+    assert (Impostor.made, Plain.made) == (0, 0)
 
 
-STANDIN = """
-import importlib.util, sys
-sys.modules["nntrain"] = importlib.util.module_from_spec(importlib.util.find_spec("nntrain"))
-import nntrain.integrations.shipping.shipper
-from nntrain.integrations.standin import run_whole_package
-assert "torch" not in sys.modules, "the shipper imports torch"
-run_whole_package()
-from nntrain import Learner, StopReason
-from nntrain.result import StopReason as same
-assert same is StopReason
-run_whole_package()
-"""
+@pytest.mark.parametrize("key", ["value", "held"])
+def test_a_target_among_the_settings_is_never_called(key: str) -> None:
+    harmful = {"_target_": f"{__name__}.Impostor"}
+    spec = {"_target_": f"{__name__}.Holder", key: [harmful] if key == "held" else harmful}
+    with pytest.raises(ConfigError, match="is not trusted"):
+        tracker_of({**spec, key: [{"_target_": "os.system", "command": "x"}]}, ["tests"])
+    assert spec_of(tracker_of(spec, ["tests"]))[key] == spec[key]
+    assert Impostor.made == 0
 
 
-@pytest.mark.slow
-def test_the_shipper_does_without_torch_until_a_package_needs_it(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", STANDIN], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stderr) == (0, "")
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"trackin_uri": "x"}, "did you mean"),
+        ({"system_metrics": "perhaps"}, "system_metrics"),
+        ({"tracking_uri": "foo://bar"}, "is not a store of MLflow"),
+    ],
+)
+def test_settings_that_the_class_does_not_accept_are_an_error(
+    settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        tracker_of({"_target_": f"{OWN}.mlflow.MLflowTracker", **settings})
+
+
+def test_a_tracker_that_is_not_a_dataclass_has_no_spec() -> None:
+    with pytest.raises(ConfigError, match="is not a tracker"):
+        spec_of(Plain())

@@ -1,4 +1,4 @@
-"""A resolved configuration is checked whole, and its nodes are made into objects."""
+"""A resolved configuration is checked as a whole, and then its nodes are instantiated."""
 
 import functools
 from pathlib import Path
@@ -19,13 +19,13 @@ from tests.common.compose import composed, minimal
     [
         (["seed=???"], "seed needs a value: add 'seed=VALUE'."),
         (["+x=${nosuch}"], "x cannot be resolved: Interpolation key 'nosuch' not found."),
-        (["lr=inf"], "lr=inf is no learning rate: give a finite number greater than 0."),
-        (["lr=nan"], "lr=nan is no learning rate"),
-        (["lr=0"], "lr=0.0 is no learning rate"),
-        (["n_epoch=-1"], "n_epoch=-1 trains nothing"),
+        (["lr=inf"], "lr=inf must be a finite number greater than 0."),
+        (["lr=nan"], "lr=nan must be a finite number"),
+        (["lr=0"], "lr=0.0 must be a finite number"),
+        (["n_epoch=-1"], "n_epoch=-1 must be a whole number of at least 1."),
         (
             ["resume=nowhere"],
-            "resume=nowhere is neither a checkpoint nor a folder with a last.ckpt",
+            "resume=nowhere must be a checkpoint, or the folder of a run with a last.ckpt.",
         ),
         (
             ["resume=nowhere", "callbacks=none"],
@@ -34,11 +34,11 @@ from tests.common.compose import composed, minimal
         (["model.hidden=many"], "model.hidden='many' has the wrong type"),
         (
             ["+model.hiden=3"],
-            "model.hiden is no parameter of nntrain.models.mlp: did you mean 'hidden'?",
+            "Unknown key model.hiden for nntrain.models.mlp: did you mean 'hidden'?",
         ),
         (
             ["model._target_=torch.nn.Linear"],
-            "model.n_in is no parameter of torch.nn.Linear: expected one of bias, device, dtype, in_features",
+            "Unknown key model.n_in for torch.nn.Linear: expected one of bias, device, dtype, ",
         ),
         (
             ["callbacks.progress.interval_s=soon"],
@@ -46,7 +46,9 @@ from tests.common.compose import composed, minimal
         ),
     ],
 )
-def test_a_mistake_is_told_before_anything_is_made(overrides: list[str], message: str) -> None:
+def test_a_mistake_is_reported_before_anything_is_instantiated(
+    overrides: list[str], message: str
+) -> None:
     with pytest.raises(ConfigError) as caught:
         resolve(composed(*overrides))
     assert str(caught.value).startswith(message)
@@ -69,14 +71,14 @@ def test_interpolations_are_resolved(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_node_that_cannot_be_made_is_told_with_its_key(
+def test_the_error_of_a_node_that_cannot_be_instantiated_names_its_key(
     node: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         instantiate(node, "model")
 
 
-def test_a_bug_in_a_target_is_no_mistake_of_the_users(
+def test_a_bug_in_a_target_is_not_reported_as_a_user_error(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "buggy_pkg.py").write_text("def make():\n    raise ZeroDivisionError('bug')\n")
@@ -86,7 +88,7 @@ def test_a_bug_in_a_target_is_no_mistake_of_the_users(
     assert not isinstance(caught.value, ConfigError)
 
 
-def test_nested_nodes_and_lists_are_made() -> None:
+def test_nested_nodes_and_lists_are_instantiated() -> None:
     node = {
         "_target_": "torch.nn.Sequential",
         "_args_": [{"_target_": "torch.nn.Linear", "in_features": 2, "out_features": 3}],
@@ -97,7 +99,7 @@ def test_nested_nodes_and_lists_are_made() -> None:
     assert model[0].out_features == 3
 
 
-def test_an_entry_set_to_null_is_left_out() -> None:
+def test_an_entry_set_to_null_is_skipped() -> None:
     relu = {"_target_": "torch.nn.ReLU"}
     assert list(make_all({"a": relu, "b": None, "c": relu}, "callbacks")) == ["a", "c"]
     assert make_all(None, "callbacks") == {}
@@ -110,15 +112,15 @@ def test_a_metric_is_named_after_its_entry_and_a_function_is_averaged() -> None:
     assert metric.name == "my_accuracy"
 
 
-def test_what_is_no_callback_is_refused() -> None:
+def test_an_object_that_is_not_a_callback_is_refused() -> None:
     plain = resolve(composed("+callbacks.relu._target_=torch.nn.ReLU"))
     with pytest.raises(
-        ConfigError, match=r"callbacks\.relu makes ReLU, which is no nntrain\.Callback"
+        ConfigError, match=r"callbacks\.relu must be an nntrain\.Callback but is ReLU"
     ):
         make_learner(plain)
 
 
-def test_the_learner_is_that_of_the_configuration() -> None:
+def test_the_learner_is_built_as_configured() -> None:
     learn = make_learner(
         resolve(composed("lr=0.5", "device=cpu", "metrics=none", "model.hidden=7"))
     )
@@ -130,14 +132,14 @@ def test_the_learner_is_that_of_the_configuration() -> None:
     assert learn.opt_func.keywords["betas"] == [0.9, 0.99]
 
 
-def test_what_is_called_each_batch_is_the_function_itself_and_no_wrapper_of_hydras() -> None:
+def test_a_function_that_runs_in_each_batch_is_not_wrapped_by_hydra() -> None:
     (metric,) = make_metrics(resolve(composed())["metrics"])
     assert isinstance(metric, AvgMetric)
     assert type(metric.func) is functools.partial
     assert metric.func.func is accuracy
 
 
-def test_a_node_that_is_not_recursive_hands_its_nodes_over_as_they_are() -> None:
+def test_a_node_that_is_not_recursive_does_not_instantiate_its_nodes() -> None:
     inner = {"_target_": "torch.nn.ReLU"}
     made = instantiate(
         {

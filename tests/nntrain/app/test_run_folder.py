@@ -1,4 +1,4 @@
-"""What is written in a run's folder, and that an empty one is taken away."""
+"""What is written to the folder of a run, and the removal of empty folders."""
 
 import os
 import time
@@ -22,7 +22,7 @@ def test_the_configuration_is_written_with_interpolations_and_without_secrets(
     assert (tmp_path / "run" / ".hydra" / "overrides.yaml").read_text() == "- +api_key=***\n"
 
 
-def test_empty_folders_that_were_just_made_are_removed_up_to_the_current_one(
+def test_new_empty_folders_are_removed_up_to_the_current_folder(
     tmp_path: Path,
 ) -> None:
     folder = tmp_path / "outputs" / "2026-01-31" / "12-00"
@@ -32,7 +32,7 @@ def test_empty_folders_that_were_just_made_are_removed_up_to_the_current_one(
     assert tmp_path.exists()
 
 
-def test_what_is_not_empty_stays(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_empty_stays(tmp_path: Path) -> None:
     folder = tmp_path / "outputs" / "2026-01-31" / "12-00"
     folder.mkdir(parents=True)
     (folder.parent / "11-00").mkdir()
@@ -41,7 +41,7 @@ def test_what_is_not_empty_stays(tmp_path: Path) -> None:
     assert not folder.exists()
 
 
-def test_an_older_folder_of_the_users_stays(tmp_path: Path) -> None:
+def test_a_folder_that_existed_before_the_run_stays(tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     folder.mkdir()
     os.utime(folder, (0, 0))

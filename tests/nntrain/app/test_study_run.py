@@ -1,4 +1,4 @@
-"""The study's own run: what its journal says, how it ends and goes on, and what is refused before a sweep begins."""
+"""The study's own run: its journal, its end, its continuation, and invalid configurations."""
 
 from pathlib import Path
 
@@ -7,15 +7,17 @@ from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, open_dict
 
 from nntrain.app.study_run import StudyRun
+from nntrain.config.errors import ConfigError
+from nntrain.core.names import RUN_UID
 from nntrain.integrations.journal.records import JOURNAL, RunRecord, read_journal
-from nntrain.integrations.mlflow import STATUS
+from nntrain.integrations.mlflow.client import STATUS
 from nntrain.result import StopReason, exit_code
-from nntrain.sweeps import StudyCallback, SweepEnd
+from nntrain.sweeps import StudyCallback, SweepEnd, register
 from nntrain.sweeps.errors import SweepError
 from nntrain.sweeps.report.html import write_report
 from nntrain.sweeps.report.results import write_results
 from nntrain.sweeps.spec.plan import SweepPlan
-from nntrain.sweeps.study.opening import RUN, open_study
+from nntrain.sweeps.study.opening import open_study
 from nntrain.sweeps.study.trials import SweepStudy
 from tests.sweeps.small_app import completed, make_plan
 
@@ -24,7 +26,8 @@ OFFLINE = ("tracker.offline=true",)
 
 
 def config(*overrides: str) -> DictConfig:
-    """A configuration of nntrain's as a sweep composes it."""
+    """Returns a configuration of nntrain as a sweep composes it."""
+    register()
     with initialize_config_module("nntrain.conf", version_base="1.3"):
         found = compose("config", overrides=list(overrides), return_hydra_config=True)
     with open_dict(found):
@@ -32,10 +35,10 @@ def config(*overrides: str) -> DictConfig:
     return found
 
 
-def begun(
+def started(
     folder: Path, *overrides: str, plan: SweepPlan | None = None
 ) -> tuple[StudyRun, SweepStudy, SweepPlan]:
-    """The run of a study, begun."""
+    """Starts the run of a study."""
     plan = plan or make_plan(folder, "lr=interval(0,1)")
     study, _ = open_study(plan)
     run = StudyRun()
@@ -47,23 +50,23 @@ def begun(
 def ended(
     run: StudyRun, study: SweepStudy, plan: SweepPlan, end: SweepEnd = COMPLETED
 ) -> RunRecord:
-    """What the journal says after the sweep."""
+    """Ends the sweep; returns the content of the journal."""
     write_results(plan, study.get_trials())
     run.after_sweep(study, plan, write_report(plan, study), end)
     return read_journal(plan.folder)
 
 
-def test_it_is_a_callback_of_the_sweep() -> None:
+def test_the_study_run_is_a_study_callback() -> None:
     assert isinstance(StudyRun(), StudyCallback)
 
 
 def test_without_a_tracker_nothing_is_written(tmp_path: Path) -> None:
-    run, study, plan = begun(tmp_path, "tracker=none")
+    run, study, plan = started(tmp_path, "tracker=none")
     run.after_sweep(study, plan, {}, COMPLETED)
     assert not (tmp_path / JOURNAL).exists()
 
 
-def test_another_application_has_no_run(tmp_path: Path) -> None:
+def test_an_application_without_trackers_has_no_run(tmp_path: Path) -> None:
     plan = make_plan(tmp_path)
     study, _ = open_study(plan)
     run = StudyRun()
@@ -73,11 +76,11 @@ def test_another_application_has_no_run(tmp_path: Path) -> None:
     assert not (tmp_path / JOURNAL).exists()
 
 
-def test_the_run_has_begun_before_the_first_trial(tmp_path: Path) -> None:
-    run, study, plan = begun(tmp_path)
+def test_the_run_starts_before_the_first_trial(tmp_path: Path) -> None:
+    run, study, plan = started(tmp_path)
     record = read_journal(tmp_path)
     assert (record.run.uid, record.run.name, record.run.group, record.run.parent) == (
-        study.user_attrs[RUN],
+        study.user_attrs[RUN_UID],
         *["small"] * 2,
         "",
     )
@@ -88,8 +91,8 @@ def test_the_run_has_begun_before_the_first_trial(tmp_path: Path) -> None:
     ended(run, study, plan)
 
 
-def test_what_was_found_is_kept(tmp_path: Path) -> None:
-    run, study, plan = begun(tmp_path)
+def test_the_results_are_recorded(tmp_path: Path) -> None:
+    run, study, plan = started(tmp_path)
     completed(study, plan, [0.3, 0.1, 0.2])
     record = ended(run, study, plan)
     (table,) = record.tables
@@ -118,7 +121,7 @@ def test_what_was_found_is_kept(tmp_path: Path) -> None:
 def test_the_run_ends_as_the_sweep_did(
     end: SweepEnd, status: str, code: int, tmp_path: Path
 ) -> None:
-    record = ended(*begun(tmp_path), end)
+    record = ended(*started(tmp_path), end)
     assert record.end is not None
     assert (STATUS[record.end.reason], exit_code(record.end.reason, record.end.signum)) == (
         status,
@@ -127,9 +130,9 @@ def test_the_run_ends_as_the_sweep_did(
     assert (record.end.message, record.tags["nntrain.outcome"]) == (end.message, str(end.reason))
 
 
-def test_the_next_command_goes_on_in_the_same_run(tmp_path: Path) -> None:
-    first = ended(*begun(tmp_path), SweepEnd(StopReason.INTERRUPTED, signum=2))
-    run, study, plan = begun(tmp_path)
+def test_the_next_command_continues_the_same_run(tmp_path: Path) -> None:
+    first = ended(*started(tmp_path), SweepEnd(StopReason.INTERRUPTED, signum=2))
+    run, study, plan = started(tmp_path)
     assert read_journal(tmp_path).end is None
     completed(study, plan, [0.3])
     second = ended(run, study, plan)
@@ -139,27 +142,27 @@ def test_the_next_command_goes_on_in_the_same_run(tmp_path: Path) -> None:
     assert len(second.tables[-1].rows) == 1
 
 
-def test_what_a_process_that_died_has_left_is_gone_on_with(tmp_path: Path) -> None:
-    run, study, plan = begun(tmp_path)
+def test_the_run_of_a_dead_process_is_continued(tmp_path: Path) -> None:
+    run, study, plan = started(tmp_path)
     ended(run, study, plan)
     with open(tmp_path / JOURNAL, "ab") as file:
         file.write(b'{"kind":"sta')
-    record = ended(*begun(tmp_path))
+    record = ended(*started(tmp_path))
     assert (record.end is not None, record.damaged) == (True, {})
 
 
 def test_two_commands_on_one_study_write_one_run(tmp_path: Path) -> None:
-    first, study, plan = begun(tmp_path)
-    second, _, _ = begun(tmp_path)
+    first, study, plan = started(tmp_path)
+    second, _, _ = started(tmp_path)
     completed(study, plan, [0.3])
     ended(second, study, plan)
     assert read_journal(tmp_path).end is None
     assert len(ended(first, study, plan).tables) == 1
 
 
-def test_the_command_that_ends_last_writes_what_was_found(tmp_path: Path) -> None:
-    first, study, plan = begun(tmp_path)
-    second, _, _ = begun(tmp_path)
+def test_the_command_that_ends_last_writes_the_results(tmp_path: Path) -> None:
+    first, study, plan = started(tmp_path)
+    second, _, _ = started(tmp_path)
     ended(first, study, plan)
     completed(study, plan, [0.3])
     record = ended(second, study, plan)
@@ -167,15 +170,15 @@ def test_the_command_that_ends_last_writes_what_was_found(tmp_path: Path) -> Non
     assert len(record.tables[-1].rows) == 1
 
 
-def test_the_journal_of_another_study_is_left_alone(tmp_path: Path) -> None:
-    ended(*begun(tmp_path))
+def test_the_journal_of_another_study_is_not_changed(tmp_path: Path) -> None:
+    ended(*started(tmp_path))
     (tmp_path / "study.jsonl").unlink()
     before = (tmp_path / JOURNAL).read_bytes()
     with pytest.raises(
         SweepError,
-        match=r"journal.jsonl is of another study: give another hydra.sweeper.study_name",
+        match=r"journal.jsonl belongs to another study: choose another hydra.sweeper.study_name",
     ):
-        begun(tmp_path)
+        started(tmp_path)
     assert (tmp_path / JOURNAL).read_bytes() == before
 
 
@@ -185,7 +188,7 @@ SECRET = "s3cr3t-of-the-user"
 
 
 def written(record: RunRecord) -> str:
-    """All that the trackers get."""
+    """Returns everything that the trackers receive."""
     return "\n".join(
         path.read_text()
         for path in [record.run.folder / JOURNAL, *(file.path for file in record.files)]
@@ -197,7 +200,7 @@ def test_no_secret_of_the_configuration_is_in_the_run(
 ) -> None:
     store = f"tracker.mlflow.tracking_uri=http://user:{SECRET}@127.0.0.1:9"
     monkeypatch.setattr("sys.argv", ["run", "-m", store])
-    run, study, plan = begun(tmp_path, store)
+    run, study, plan = started(tmp_path, store)
     (tmp_path / "best.yaml").write_text(
         f"tracker:\n  mlflow:\n    tracking_uri: http://user:{SECRET}@127.0.0.1:9\n"
     )
@@ -206,23 +209,23 @@ def test_no_secret_of_the_configuration_is_in_the_run(
     assert SECRET not in written(record)
 
 
-def test_no_secret_that_is_swept_over_is_in_the_run(tmp_path: Path) -> None:
+def test_no_secret_of_the_search_space_is_in_the_run(tmp_path: Path) -> None:
     plan = make_plan(tmp_path, f"+data.api_key={SECRET},{SECRET}2", "lr=interval(0,1)")
-    run, study, _ = begun(tmp_path, plan=plan)
+    run, study, _ = started(tmp_path, plan=plan)
     completed(study, plan, [0.1, 0.2])
     record = ended(run, study, plan)
     assert "trials.csv" in {file.name for file in record.files}
     assert SECRET not in written(record)
 
 
-# --- what is refused
+# --- invalid configurations
 
 MISTAKES = {
-    "tracker.finish_timeout_s=-1": "tracker.finish_timeout_s=-1 is no time to wait",
-    "+tracker.mlflow.url=x": "tracker.mlflow.url is no parameter",
-    "tracker.mlflow.tracking_uri=foo://bar": "tracker.mlflow.tracking_uri=foo://bar is no store",
-    "n_epoch=0": "n_epoch=0 trains nothing",
-    "objective=valid/acc": r"objective=valid/acc is not going to be recorded: .* valid/loss, valid/accuracy",
+    "tracker.finish_timeout_s=-1": "tracker.finish_timeout_s=-1 must be",
+    "+tracker.mlflow.url=x": "Unknown key tracker.mlflow.url",
+    "tracker.mlflow.tracking_uri=foo://bar": "tracker.mlflow.tracking_uri=foo://bar is not a store",
+    "n_epoch=0": "n_epoch=0 must be a whole number of at least 1",
+    "objective=valid/acc": "objective=valid/acc is not going to be recorded: .* valid/accuracy",
     "objective=[valid/loss,valid/los]": "objective=valid/los is not going",
     "model.hidden=many": "model.hidden='many' has the wrong type",
     "seed=???": "seed needs a value",
@@ -230,10 +233,10 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("override", MISTAKES)
-def test_a_mistake_of_all_trials_is_told_before_anything_is_written(
+def test_a_mistake_of_all_trials_is_an_error_before_anything_is_written(
     override: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(SweepError, match=MISTAKES[override]):
+    with pytest.raises(ConfigError, match=MISTAKES[override]):
         StudyRun().check(make_plan(tmp_path / "study"), config(override))
     assert not (tmp_path / "study").exists()
 
@@ -242,7 +245,7 @@ def test_a_mistake_of_all_trials_is_told_before_anything_is_written(
     "objective",
     ["valid/loss", "train/accuracy", "time/epoch_s", "[valid/loss,valid/accuracy]", "null"],
 )
-def test_what_is_recorded_can_be_the_objective(objective: str, tmp_path: Path) -> None:
+def test_a_recorded_metric_can_be_the_objective(objective: str, tmp_path: Path) -> None:
     StudyRun().check(make_plan(tmp_path), config(f"objective={objective}"))
 
 
@@ -252,17 +255,17 @@ def test_the_parts_of_a_loss_can_be_the_objective(tmp_path: Path) -> None:
     StudyRun().check(make_plan(tmp_path), config("objective=valid/a", "~loss", loss))
 
 
-def test_a_value_that_the_users_function_chooses_may_be_missing(tmp_path: Path) -> None:
+def test_a_value_that_a_users_search_space_sets_may_be_missing(tmp_path: Path) -> None:
     StudyRun().check(
         make_plan(tmp_path, custom_search_space="mine.space"), config("lr=???", "tracker=none")
     )
 
 
-# --- what is not delivered
+# --- undelivered runs
 
 
-def test_what_is_not_delivered_is_told_with_its_remedy(
+def test_an_undelivered_run_is_reported_with_the_command_that_delivers_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    ended(*begun(tmp_path))
+    ended(*started(tmp_path))
     assert f"python -m nntrain.sync {tmp_path}" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""The steps and gradients of accumulated batches: those of fastai, and of one big batch."""
+"""Accumulated gradients and steps equal those of fastai, and of one large batch."""
 
 from typing import Any
 
@@ -14,9 +14,9 @@ from nntrain import (
     Learner,
 )
 from nntrain.callbacks import GradientAccumulation, GradientClip
+from nntrain.testing import RaiseAt, SpyCallback
 from tests.common.reference import reference
 from tests.common.scripted import CourseSpy, flat
-from tests.common.spies import RaiseAt, Spy
 from tests.common.toys import digits_lists, digits_mlp, regression_lists, toy_learner
 
 FASTAI = reference("callbacks")["accumulation"]
@@ -38,7 +38,7 @@ def test_every_batch_leaves_fastais_weights_and_losses(name: str) -> None:
 
 
 @pytest.mark.parametrize("bs", [16, 32, 64])
-def test_the_steps_are_those_of_the_big_batch(bs: int) -> None:
+def test_the_steps_equal_those_of_one_large_batch(bs: int) -> None:
     def weights(bs: int, *cbs: Callback) -> list[Any]:
         dls = digits_lists(bs)
         dls.train = list(dls.train)[: 640 // bs]
@@ -55,7 +55,7 @@ def test_the_steps_are_those_of_the_big_batch(bs: int) -> None:
 
 
 def test_a_batch_without_a_step_has_the_events_of_a_cancelled_batch() -> None:
-    class Late(Spy):
+    class Late(SpyCallback):
         order = 11
 
     toy_learner(regression_lists(16), cbs=[GradientAccumulation(16), spy := Late()]).fit(1)
@@ -87,7 +87,7 @@ def test_the_loss_that_others_see_is_weighted_for_the_backward_pass_alone() -> N
     assert after_loss == after_backward == after_batch
 
 
-def test_what_is_clipped_is_the_accumulated_gradient() -> None:
+def test_the_accumulated_gradient_is_clipped() -> None:
     norms = []
 
     class Norms(Callback):
@@ -111,7 +111,7 @@ def test_the_last_unfinished_group_of_a_fit_does_not_reach_the_next_fit() -> Non
     assert torch.equal(flat(learn.model), flat(expected.model))
 
 
-def test_a_step_that_is_cancelled_by_another_begins_a_new_group() -> None:
+def test_a_step_cancelled_by_another_callback_starts_a_new_group() -> None:
     cancel = RaiseAt(Event.BEFORE_STEP, CancelStepException(), iteration=1)
     accumulate = GradientAccumulation(24)
     learn = toy_learner(cbs=[cancel, accumulate, spy := CourseSpy()])
@@ -121,7 +121,7 @@ def test_a_step_that_is_cancelled_by_another_begins_a_new_group() -> None:
     assert accumulate.count == 0
 
 
-def test_a_batch_whose_backward_pass_is_cancelled_counts_for_nothing() -> None:
+def test_a_batch_with_a_cancelled_backward_pass_is_not_counted() -> None:
     cancel = RaiseAt(Event.BEFORE_BACKWARD, CancelBackwardException(), iteration=1)
     accumulate = GradientAccumulation(1000)
     toy_learner(cbs=[cancel, accumulate]).fit(1)

@@ -1,4 +1,4 @@
-"""Resuming: bit for bit the fit that was never interrupted."""
+"""A resumed fit equals an uninterrupted fit bit for bit."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -26,8 +26,8 @@ from nntrain.core.rng import seed_everything
 from nntrain.data.tensors import TensorLoader
 from nntrain.metrics import AccumMetric, AvgSmoothLoss
 from nntrain.schedule import OneCycle
+from nntrain.testing import SpyCallback
 from tests.common.runs import InterruptAt, assert_identical, outcome
-from tests.common.spies import Spy
 from tests.common.toys import Lists, toy_learner
 
 N_EPOCH = 3
@@ -71,7 +71,7 @@ def on_device() -> Lists:
 
 
 class Unending:
-    """Draws a new noise for each batch from the global generator, and has no length."""
+    """A loader without a length that draws new noise for each batch from the global generator."""
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for x, y in zip(*(tensor.split(8) for tensor in _dataset().tensors), strict=True):
@@ -173,7 +173,7 @@ def test_resumed_fit_equals_the_uninterrupted_one_bit_for_bit(
 
 
 class CountsEpochs(Callback):
-    """Counts in place, and keeps the tensor that it is given, as a careless callback would."""
+    """Counts in place and keeps a reference to the loaded tensor, as a careless callback would."""
 
     def __init__(self) -> None:
         self.count = torch.zeros(())
@@ -200,8 +200,8 @@ def test_events_that_run_again_on_the_way_to_the_position_count_once(stop: Callb
 @pytest.mark.parametrize(
     ("stop", "n_left"), [(InterruptAt(1, 2), 2), (InterruptAt(1, 0, training=False), 0)]
 )
-def test_batches_that_were_done_are_not_trained_on_again(stop: Callback, n_left: int) -> None:
-    case, spy = "no_length-adam-none", Spy()
+def test_trained_batches_are_not_repeated_on_resume(stop: Callback, n_left: int) -> None:
+    case, spy = "no_length-adam-none", SpyCallback()
     _learner(case, Checkpoint(), stop).fit(N_EPOCH)
     _learner(case, Checkpoint(resume="checkpoints/last.ckpt"), spy).fit(N_EPOCH)
     assert spy.events.count("before_backward") == n_left + N_BATCH
@@ -232,7 +232,7 @@ def test_fit_interrupted_again_while_it_is_resumed_equals_the_uninterrupted_one(
 
 
 @pytest.mark.parametrize("case", ["own_generator-sgd-ema", "shuffled-sgd-schedulers"])
-def test_fit_that_crashed_goes_on_from_the_last_epochs_checkpoint(case: str) -> None:
+def test_crashed_fit_resumes_from_the_checkpoint_of_the_last_epoch(case: str) -> None:
     class Crash(Callback):
         def after_pred(self, learn: Learner) -> None:
             if (learn.epoch, learn.iter) == (2, 3):
@@ -265,7 +265,7 @@ def _position(path: str = "checkpoints/last.ckpt") -> tuple[int, int, bool]:
         (2, None, (3, 0, False)),
     ],
 )
-def test_position_is_that_of_the_interruption(
+def test_position_of_the_checkpoint_is_the_interrupted_batch(
     every_epoch: int, stop: Callback | None, position: tuple[int, int, bool]
 ) -> None:
     cbs = [Checkpoint(every_epoch=every_epoch), *([stop] if stop else [])]
@@ -273,8 +273,8 @@ def test_position_is_that_of_the_interruption(
     assert _position() == position
 
 
-class CancelAt(Spy):
-    """Ends the fit as interrupted at an event of epoch 1, from an iteration on."""
+class CancelAt(SpyCallback):
+    """Interrupts the fit at an event of epoch 1, from a given iteration on."""
 
     def __init__(self, event: str, iteration: int = 0) -> None:
         super().__init__()
@@ -307,7 +307,7 @@ class LateCancelAt(CancelAt):
         else ""
     ),
 )
-def test_interruption_within_a_batch_or_between_parts_leaves_a_checkpoint_that_resumes_exactly(
+def test_interrupt_within_a_batch_or_between_parts_saves_a_checkpoint_that_resumes_exactly(
     stop: Callback, position: tuple[int, int, bool]
 ) -> None:
     case = "shuffled-adam-one_cycle"
@@ -316,7 +316,7 @@ def test_interruption_within_a_batch_or_between_parts_leaves_a_checkpoint_that_r
     assert_identical(_resumed(case), _uninterrupted(case))
 
 
-def test_interruption_after_an_epoch_that_is_not_due_saves_its_end() -> None:
+def test_interrupt_after_an_epoch_without_a_due_checkpoint_saves_its_end() -> None:
     case = "own_generator-sgd-ema"
     _learner(case, Checkpoint(every_epoch=5), LateCancelAt("after_epoch")).fit(N_EPOCH)
     assert _position() == (2, 0, False)
@@ -355,14 +355,14 @@ def test_finished_fit_resumed_returns_at_once_with_its_metrics() -> None:
     case = "own_generator-sgd-ema"
     learn = _learner(case, Checkpoint())
     first = learn.fit(N_EPOCH)
-    spy = Spy()
+    spy = SpyCallback()
     again = _learner(case, Checkpoint(resume="checkpoints/last.ckpt"), spy)
     assert again.fit(N_EPOCH) == first
     assert "before_epoch" not in spy.events
     assert_identical(outcome(again), outcome(learn))
 
 
-def test_finished_fit_goes_on_when_n_epoch_is_raised() -> None:
+def test_finished_fit_continues_with_a_larger_n_epoch() -> None:
     learn = _learner("on_device-adam-accumulation", Checkpoint())
     learn.fit(2)
     assert_identical(
@@ -399,7 +399,7 @@ def test_fit_that_stopped_early_stops_again_unless_it_is_given_more_patience() -
     assert (third.reason, third.n_epoch) == (StopReason.COMPLETED, N_EPOCH)
 
 
-def test_pruned_fit_goes_on_from_the_last_epoch_that_was_saved() -> None:
+def test_pruned_fit_resumes_from_the_last_saved_epoch() -> None:
     class PruneInEpoch1(Callback):
         order = 70
 
@@ -413,7 +413,7 @@ def test_pruned_fit_goes_on_from_the_last_epoch_that_was_saved() -> None:
     assert_identical(_resumed(case), _uninterrupted(case))
 
 
-def test_second_fit_with_the_same_callback_begins_anew() -> None:
+def test_second_fit_with_the_same_callback_starts_from_scratch() -> None:
     _learner("no_length-adam-none", Checkpoint(), InterruptAt(1, 2)).fit(N_EPOCH)
     learn = _learner("no_length-adam-none", Checkpoint(resume="checkpoints/last.ckpt"))
     learn.fit(N_EPOCH)
@@ -430,7 +430,7 @@ def test_gradients_in_flight_are_kept() -> None:
     assert all(bool(grad.any()) for grad in grads.values() if grad.dim() == 2)
 
 
-def test_leftovers_of_a_killed_write_are_gone_when_the_next_fit_begins() -> None:
+def test_leftovers_of_a_killed_write_are_removed_at_the_next_fit() -> None:
     Path("checkpoints").mkdir()
     Path("checkpoints/.last.ckpt.abc.part").write_bytes(b"half")
     Path("checkpoints/notes.part").write_text("not ours")
@@ -480,13 +480,14 @@ MISFITS: dict[str, tuple[Callable[..., Learner], str]] = {
     ),
     "loader": (
         lambda *cbs: toy_learner(own_generator(), _model(), opt_func=torch.optim.Adam, cbs=cbs),
-        r"does not fit the loaders: .* had \[0, 0\] generators of their own \(train, valid\), these have \[1, 0\]\.\n",
+        r"does not fit the loaders: .* with \[0, 0\] random generators \(train, valid\), "
+        r"these have \[1, 0\]\.\n",
     ),
 }
 
 
 @pytest.mark.parametrize("name", MISFITS)
-def test_checkpoint_of_something_else_is_refused_in_one_sentence_and_changes_nothing(
+def test_checkpoint_of_another_learner_is_refused_in_one_sentence_and_changes_nothing(
     name: str,
 ) -> None:
     _interrupted()
@@ -499,28 +500,28 @@ def test_checkpoint_of_something_else_is_refused_in_one_sentence_and_changes_not
     assert learn.train_iter == 0
 
 
-def test_data_with_fewer_batches_than_were_done_is_refused() -> None:
+def test_data_with_fewer_batches_than_were_trained_is_refused() -> None:
     _interrupted()
     x, y = _tensors()
     learn = _without_length(cbs=[Checkpoint(resume="checkpoints/last.ckpt")])
     learn.dls = Lists([(x[:8], y[:8])], None)
-    with pytest.raises(CheckpointError, match="gave 1 batches, but 3 of them were done"):
+    with pytest.raises(CheckpointError, match="yielded only 1 batches, but 3 were trained"):
         learn.fit(N_EPOCH)
 
 
-def test_file_of_learner_save_is_refused_with_what_to_do() -> None:
+def test_file_of_learner_save_is_refused_with_a_remedy() -> None:
     _without_length().save("model.pt")
-    with pytest.raises(CheckpointError, match=r"read it with Learner\.load"):
+    with pytest.raises(CheckpointError, match=r"load it with Learner\.load"):
         _without_length(cbs=[Checkpoint(resume="model.pt")]).fit(1)
 
 
 def test_missing_checkpoint_is_named() -> None:
-    with pytest.raises(FileNotFoundError, match=r"There is no checkpoint nowhere\.ckpt\."):
+    with pytest.raises(FileNotFoundError, match=r"The checkpoint nowhere\.ckpt does not exist\."):
         _without_length(cbs=[Checkpoint(resume="nowhere.ckpt")]).fit(1)
 
 
 def test_every_epoch_below_one_is_refused() -> None:
-    with pytest.raises(ValueError, match="every_epoch must be at least 1 but got 0"):
+    with pytest.raises(ValueError, match="every_epoch=0 must be at least 1"):
         Checkpoint(every_epoch=0)
 
 

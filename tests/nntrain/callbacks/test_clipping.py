@@ -1,4 +1,4 @@
-"""Clipped gradients: the weights that fastai's callback leads to."""
+"""Training with clipped gradients gives the same weights as fastai's callback."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Short epochs, and the log of events."""
+"""Short epochs and the log of events."""
 
 import logging
 
@@ -6,15 +6,15 @@ import pytest
 
 from nntrain import Event, StopReason
 from nntrain.callbacks import EventTrace, ShortEpoch, SingleBatch
-from tests.common.spies import Spy
+from nntrain.testing import SpyCallback
 from tests.common.toys import toy_learner
 
 
 @pytest.mark.parametrize(
     ("n_batch", "n_train", "n_valid"), [(1, 1, 1), (2, 2, 2), (3, 3, 3), (4, 4, 3), (9, 5, 3)]
 )
-def test_each_part_of_an_epoch_is_cut(n_batch: int, n_train: int, n_valid: int) -> None:
-    learn = toy_learner(cbs=[ShortEpoch(n_batch), spy := Spy()])
+def test_each_part_of_an_epoch_is_cut_short(n_batch: int, n_train: int, n_valid: int) -> None:
+    learn = toy_learner(cbs=[ShortEpoch(n_batch), spy := SpyCallback()])
     result = learn.fit(2)
     assert spy.events.count(Event.AFTER_BACKWARD) == 2 * n_train
     assert spy.events.count(Event.AFTER_BATCH) == 2 * (n_train + n_valid)
@@ -23,7 +23,7 @@ def test_each_part_of_an_epoch_is_cut(n_batch: int, n_train: int, n_valid: int) 
 
 
 def test_a_single_batch_of_each_part() -> None:
-    learn = toy_learner(cbs=[SingleBatch(), spy := Spy()])
+    learn = toy_learner(cbs=[SingleBatch(), spy := SpyCallback()])
     assert learn.fit(2).train_iter == 2
     assert spy.events.count(Event.AFTER_BATCH) == 4
 
@@ -41,14 +41,14 @@ def test_at_least_one_batch_is_needed() -> None:
 
 def test_every_event_is_logged_with_its_place(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, logger="nntrain.callbacks.debug")
-    learn = toy_learner(cbs=[spy := Spy(), EventTrace()])
+    learn = toy_learner(cbs=[spy := SpyCallback(), EventTrace()])
     learn.fit(2)
     assert [message.split()[-1] for message in caplog.messages] == [Event.AFTER_CREATE, *spy.events]
     assert "epoch 1 train_iter 7 after_loss" in caplog.messages
     assert {record.levelno for record in caplog.records} == {logging.DEBUG}
 
 
-def test_nothing_is_logged_unless_asked_for(caplog: pytest.LogCaptureFixture) -> None:
+def test_nothing_is_logged_by_default(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     toy_learner(cbs=[EventTrace()]).fit(1)
     assert caplog.messages == []

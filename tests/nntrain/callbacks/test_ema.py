@@ -1,4 +1,4 @@
-"""The averaged weights: their values, and where the model holds them."""
+"""The values of the averaged weights, and when the model holds them."""
 
 from typing import Any
 
@@ -15,13 +15,13 @@ from nntrain import (
     Learner,
 )
 from nntrain.callbacks import EMA, GradientAccumulation
+from nntrain.testing import RaiseAt
 from tests.common.scripted import flat
-from tests.common.spies import RaiseAt
 from tests.common.toys import toy_learner
 
 
 class TorchAverage(Callback):
-    """The average that torch keeps of the same steps."""
+    """Keeps torch's average of the same steps."""
 
     order = 64
 
@@ -41,7 +41,7 @@ class TorchAverage(Callback):
 
 
 class Held(Callback):
-    """The weights that the model holds at every event of some kinds."""
+    """Records the weights of the model at chosen events."""
 
     order = 66
 
@@ -68,14 +68,14 @@ class Held(Callback):
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.5, 0.9, 0.999])
-def test_the_average_is_torchs(decay: float) -> None:
+def test_the_average_equals_torchs(decay: float) -> None:
     torchs = TorchAverage(decay)
     learn = toy_learner(cbs=[EMA(decay), torchs])
     learn.fit(3)
     assert torch.equal(flat(learn.model), torchs.weights)
 
 
-def test_the_average_is_the_formulas() -> None:
+def test_the_average_equals_the_formula() -> None:
     class Weights(Callback):
         def before_fit(self, learn: Learner) -> None:
             self.seen: list[Tensor] = []
@@ -91,7 +91,7 @@ def test_the_average_is_the_formulas() -> None:
     torch.testing.assert_close(flat(learn.model), average)
 
 
-def test_training_itself_is_not_changed() -> None:
+def test_training_is_not_changed() -> None:
     plain = toy_learner(cbs=[expected := Held()])
     plain.fit(3)
     learn = toy_learner(cbs=[EMA(0.9), held := Held()])
@@ -170,7 +170,7 @@ def test_buffers_stay_the_models_own_and_tied_weights_are_averaged_once() -> Non
 
 
 @pytest.mark.parametrize("event", [Event.AFTER_TRAIN, Event.AFTER_EPOCH])
-def test_the_state_goes_on_in_another_fit(event: Event) -> None:
+def test_the_state_continues_in_another_fit(event: Event) -> None:
     kept: list[Any] = []
 
     class Keep(Callback):

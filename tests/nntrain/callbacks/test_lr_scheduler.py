@@ -1,4 +1,4 @@
-"""torch's schedulers: the rate at every batch is the one that a loop written by hand has."""
+"""With torch's schedulers, the rate of every batch equals that of a handwritten loop."""
 
 from collections.abc import Callable
 from functools import partial
@@ -17,8 +17,8 @@ from nntrain import (
 )
 from nntrain.callbacks import GradientAccumulation, LRScheduler
 from nntrain.schedule import SGDR, FlatCos, OneCycle, ParamScheduler, sched_lin
+from nntrain.testing import RaiseAt
 from tests.common.scripted import CourseSpy
-from tests.common.spies import RaiseAt
 from tests.common.toys import toy_learner
 
 Per = Literal["batch", "epoch"]
@@ -48,7 +48,7 @@ def momentum_sgd(params: Any, lr: float) -> torch.optim.SGD:
 
 
 def by_hand(factory: Callable[..., Any], per: Per, n_epoch: int, n_batch: int = 5) -> list[float]:
-    """The rate with which each batch is trained."""
+    """Returns the learning rate of each batch in a handwritten loop."""
     opt = momentum_sgd([torch.zeros(1, requires_grad=True)], 0.05)
     sched, rates = factory(opt), []
     for _ in range(n_epoch):
@@ -68,14 +68,14 @@ def learner(*cbs: Callback) -> Learner:
 
 @pytest.mark.parametrize("per", ["batch", "epoch"])
 @pytest.mark.parametrize("name", FACTORIES)
-def test_the_rates_are_those_of_a_loop_written_by_hand(name: str, per: Per) -> None:
+def test_the_rates_equal_those_of_a_handwritten_loop(name: str, per: Per) -> None:
     learn = learner(LRScheduler(FACTORIES[name], per=per))
     learn.fit(3)
     assert learn.recorder.lrs["0"] == pytest.approx(by_hand(FACTORIES[name], per, 3), rel=1e-12)
 
 
 @pytest.mark.parametrize("name", ["StepLR", "LambdaLR"])
-def test_a_second_fit_begins_the_schedule_anew_with_its_own_rate(name: str) -> None:
+def test_a_second_fit_restarts_the_schedule_with_its_own_rate(name: str) -> None:
     learn = learner(LRScheduler(FACTORIES[name], per="epoch"))
     learn.fit(3)
     learn.fit(3, lr=1.0)
@@ -114,7 +114,7 @@ def test_an_epoch_without_training_is_not_counted() -> None:
 
 @pytest.mark.parametrize("per", ["batch", "epoch"])
 @pytest.mark.parametrize("name", FACTORIES)
-def test_the_state_goes_on_in_another_fit(name: str, per: Per) -> None:
+def test_the_state_continues_in_another_fit(name: str, per: Per) -> None:
     first, second = LRScheduler(FACTORIES[name], per=per), LRScheduler(FACTORIES[name], per=per)
 
     class Keep(Callback):
@@ -141,18 +141,18 @@ def test_the_state_goes_on_in_another_fit(name: str, per: Per) -> None:
     )
 
 
-def test_torchs_reduce_lr_on_plateau_is_refused_with_the_name_of_ours() -> None:
+def test_torchs_reduce_lr_on_plateau_is_refused_with_a_remedy() -> None:
     with pytest.raises(ValueError, match=r"use nntrain\.callbacks\.ReduceLROnPlateau"):
         learner(LRScheduler(lr_scheduler.ReduceLROnPlateau)).fit(1)
 
 
-def test_what_is_no_scheduler_is_refused() -> None:
-    with pytest.raises(TypeError, match="it made a int"):
+def test_a_factory_that_makes_no_scheduler_is_refused() -> None:
+    with pytest.raises(TypeError, match="but made an object of type int"):
         learner(LRScheduler(lambda opt: 3)).fit(1)
 
 
 def test_per_is_batch_or_epoch() -> None:
-    with pytest.raises(ValueError, match="per='step': choose batch or epoch"):
+    with pytest.raises(ValueError, match="per='step' of LRScheduler must be 'batch' or 'epoch'"):
         LRScheduler(FACTORIES["StepLR"], per="step")  # type: ignore[arg-type]
 
 

@@ -1,4 +1,4 @@
-"""Mixed items, labels and losses: those of fastai for the same seed, and of the formula."""
+"""Mixed items, labels and losses equal fastai's for the same seed, and the formula."""
 
 from functools import partial
 from typing import Any
@@ -11,9 +11,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from nntrain import Callback, Event, Learner
 from nntrain.callbacks import MixUp
 from nntrain.callbacks.mixup import reduction_of
+from nntrain.testing import RaiseAt
 from tests.common.reference import reference
 from tests.common.scripted import CourseSpy
-from tests.common.spies import RaiseAt
 from tests.common.toys import Lists, batches, regression_lists, toy_learner
 
 FASTAI = reference("callbacks")["mixup"]
@@ -26,7 +26,10 @@ def items(n: int = 24) -> tuple[Tensor, Tensor]:
 
 
 def loaders(lists: Lists, bs: int) -> Lists:
-    """The same batches from DataLoaders, which draw a number from torch's generator each epoch, as fastai's did."""
+    """Returns the same batches from torch loaders.
+
+    They draw a number from torch's generator in each epoch, as fastai's loaders did.
+    """
     x, y = (torch.cat(part) for part in zip(*lists.train, strict=True))
     xv, yv = (torch.cat(part) for part in zip(*(lists.valid or ()), strict=True))
     return Lists(DataLoader(TensorDataset(x, y), bs), DataLoader(TensorDataset(xv, yv), bs))
@@ -66,7 +69,7 @@ def test_losses_and_weights_are_fastais_for_the_same_seed(name: str) -> None:
 
 
 class Batches(Callback):
-    """The inputs, labels and predictions of the training batches."""
+    """Records the inputs, labels and predictions of the training batches."""
 
     order = 40
 
@@ -79,12 +82,12 @@ class Batches(Callback):
 
 
 def two_items() -> Lists:
-    """One batch of two items, 0 and 1, so the mixed input tells the share."""
+    """Returns one batch of two items, 0 and 1, so that the mixed input reveals the share."""
     batch = (torch.tensor([[0.0], [1.0]]), torch.tensor([0, 1]))
     return Lists([batch], None)
 
 
-def test_the_own_item_has_the_larger_share_and_the_loss_is_mixed_in_the_same_shares() -> None:
+def test_each_item_keeps_the_larger_share_and_the_loss_has_the_same_shares() -> None:
     shares = []
     for seed in range(5):
         torch.manual_seed(seed)
@@ -110,7 +113,7 @@ def test_the_own_item_has_the_larger_share_and_the_loss_is_mixed_in_the_same_sha
     assert 0.5 <= float(torch.stack(shares).min()) < 0.75
 
 
-def test_a_loss_that_cannot_be_taken_apart_gets_one_share_for_the_batch() -> None:
+def test_a_loss_without_reduction_gets_one_share_for_the_batch() -> None:
     def loss(pred: Tensor, target: Tensor) -> dict[str, Tensor]:
         return {"half": cross_entropy(pred, target) / 2, "rest": cross_entropy(pred, target) / 2}
 
@@ -185,9 +188,7 @@ def test_integer_inputs_are_refused() -> None:
     learn = Learner(
         nn.Embedding(3, 3), Lists([batch], None), cross_entropy, device="cpu", cbs=[MixUp()]
     )
-    with pytest.raises(
-        TypeError, match=r"MixUp needs inputs of floating type but got torch\.int64"
-    ):
+    with pytest.raises(TypeError, match=r"MixUp needs floating-point inputs but got torch\.int64"):
         learn.fit(1)
 
 

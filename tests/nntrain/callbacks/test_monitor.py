@@ -1,4 +1,4 @@
-"""Which way a metric improves, for how long it has not, and what happens where it was not measured."""
+"""The direction of improvement of a metric, the epochs since the best, and missing metrics."""
 
 import math
 
@@ -7,8 +7,8 @@ import pytest
 from nntrain import CancelEpochException, CancelTrainException, CancelValidException, Event, Learner
 from nntrain.callbacks import EarlyStopping
 from nntrain.callbacks.monitor import Mode, MonitorCallback, epochs_since_best, mode_of
+from nntrain.testing import RaiseAt
 from tests.common.scripted import ScriptedMetric
-from tests.common.spies import RaiseAt
 from tests.common.toys import Lists, regression_lists, toy_learner
 
 NAN, INF = math.nan, math.inf
@@ -36,7 +36,7 @@ class WaitSpy(MonitorCallback):
         ("valid/lossless", "max"),
     ],
 )
-def test_the_mode_is_told_from_the_words_of_the_name(monitor: str, mode: Mode) -> None:
+def test_the_mode_is_inferred_from_the_words_of_the_name(monitor: str, mode: Mode) -> None:
     assert mode_of(monitor) == mode
 
 
@@ -66,13 +66,13 @@ def test_epochs_since_best(values: list[float], mode: Mode, min_delta: float, wa
     assert epochs_since_best(values, mode, min_delta) == wait
 
 
-def test_act_is_told_the_wait_of_every_epoch() -> None:
+def test_act_gets_the_wait_of_every_epoch() -> None:
     spy = WaitSpy()
     toy_learner(cbs=[ScriptedMetric([3, 4, 2, 2]), spy]).fit(4)
     assert spy.waits == [(0, 0), (1, 1), (2, 0), (3, 1)]
 
 
-def test_a_second_fit_begins_without_a_best() -> None:
+def test_a_second_fit_starts_without_a_best_value() -> None:
     spy = WaitSpy()
     learn = toy_learner(cbs=[ScriptedMetric([1, 2]), spy])
     learn.fit(2)
@@ -82,7 +82,7 @@ def test_a_second_fit_begins_without_a_best() -> None:
     assert spy.waits == [(0, 0), (1, 1), (0, 0), (1, 0)]
 
 
-def test_a_metric_that_is_not_recorded_is_an_error_that_lists_those_that_are() -> None:
+def test_a_metric_that_is_not_recorded_is_an_error_that_lists_the_recorded_ones() -> None:
     learn = toy_learner(cbs=[WaitSpy("valid/accuracy")])
     with pytest.raises(
         LookupError,
@@ -105,7 +105,7 @@ def test_without_validation_a_metric_of_validation_is_an_error() -> None:
         (Event.BEFORE_VALIDATE, CancelValidException()),
     ],
 )
-def test_an_epoch_that_was_cancelled_before_the_metric_was_measured_is_left_out(
+def test_an_epoch_cancelled_before_the_metric_was_measured_is_skipped(
     event: Event, cancel: Exception
 ) -> None:
     spy = WaitSpy()
@@ -119,7 +119,7 @@ def test_an_epoch_whose_training_was_cancelled_is_still_judged_by_its_validation
     assert [epoch for epoch, _ in spy.waits] == [0, 1, 2]
 
 
-def test_a_cancelled_epoch_excuses_only_itself() -> None:
+def test_a_cancelled_epoch_allows_a_missing_metric_only_in_that_epoch() -> None:
     cancel = RaiseAt(Event.BEFORE_VALIDATE, CancelValidException(), epoch=0)
     with pytest.raises(LookupError, match="valid/accuracy"):
         toy_learner(cbs=[cancel, WaitSpy("valid/accuracy")]).fit(2)
@@ -128,8 +128,8 @@ def test_a_cancelled_epoch_excuses_only_itself() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mode": "least"}, "mode='least': choose min or max"),
-        ({"min_delta": -0.1}, r"min_delta=-0.1: it must be at least 0"),
+        ({"mode": "least"}, "mode='least' of EarlyStopping must be 'min', 'max', or None"),
+        ({"min_delta": -0.1}, r"min_delta=-0.1 of EarlyStopping must be at least 0"),
         ({"min_delta": NAN}, "min_delta=nan"),
         ({"patience": 0}, "patience=0 must be at least 1"),
     ],

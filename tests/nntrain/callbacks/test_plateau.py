@@ -1,4 +1,4 @@
-"""The learning rate after each epoch, as fastai's callback sets it."""
+"""The learning rate after each epoch equals that of fastai's callback."""
 
 import logging
 
@@ -15,7 +15,7 @@ PLATEAUS = reference("callbacks")["plateau"]
 
 
 @pytest.mark.parametrize("name", PLATEAUS)
-def test_the_rates_are_fastais(name: str) -> None:
+def test_the_rates_equal_fastais(name: str) -> None:
     case = PLATEAUS[name]
     reduce = ReduceLROnPlateau(patience=case["patience"], min_delta=case["min_delta"], min_lr=1e-4)
     spy = CourseSpy()
@@ -30,7 +30,7 @@ def test_every_group_is_lowered_by_the_same_factor() -> None:
     assert [group["lr"] for group in param_groups(learn.opt)] == [0.05, 0.1, 0.2]
 
 
-def test_a_rate_that_is_below_the_least_one_is_not_raised() -> None:
+def test_a_rate_below_the_lower_bound_is_not_raised() -> None:
     spy = CourseSpy()
     toy_learner(lr=0.01, cbs=[ScriptedMetric([1, 2, 3]), ReduceLROnPlateau(min_lr=0.05), spy]).fit(
         3
@@ -49,7 +49,7 @@ def test_a_change_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     toy_learner(cbs=[ScriptedMetric([1, 2]), ReduceLROnPlateau(factor=0.5)]).fit(2)
     assert caplog.messages == [
-        "epoch 1: valid/loss has not improved for 1 epochs, lr is now [0.025]"
+        "epoch 1: lr reduced to [0.025], because valid/loss has not improved for 1 epoch(s)"
     ]
 
 

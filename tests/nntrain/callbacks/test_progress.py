@@ -1,4 +1,4 @@
-"""What a fit shows: lines, and bars on a terminal."""
+"""The output of a fit: lines, and bars on a terminal."""
 
 import re
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from torch import Tensor
 from nntrain import AvgMetric, Callback, CancelFitException, Event, Learner, StopReason
 from nntrain.callbacks import Progress
 from nntrain.callbacks.progress import _duration, _number
-from tests.common.spies import RaiseAt, counted_reads
+from nntrain.testing import RaiseAt, counted_reads
 from tests.common.toys import regression_lists, toy_learner
 
 HEADING = "epoch  train/loss  valid/loss     time"
@@ -39,7 +39,7 @@ def _text(console: Console) -> str:
     return console.file.getvalue()
 
 
-def test_lines_are_one_heading_and_one_row_an_epoch() -> None:
+def test_output_is_one_header_and_one_row_per_epoch() -> None:
     lines = _fit(3, _console()).splitlines()
     assert lines[0] == HEADING
     assert [
@@ -63,13 +63,13 @@ def test_numbers_are_those_of_the_recorder() -> None:
     ]
 
 
-def test_standard_output_is_where_it_prints(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_prints_to_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
     toy_learner(cbs=[Progress()]).fit(1)
     assert capsys.readouterr().out.splitlines()[0] == HEADING
 
 
 class CutValidation(Callback):
-    """Leaves epoch 0 without validation."""
+    """Cancels the validation of epoch 0."""
 
     def before_epoch(self, learn: Learner) -> None:
         learn.dls = regression_lists()
@@ -77,7 +77,7 @@ class CutValidation(Callback):
             learn.dls.valid = None
 
 
-def test_columns_that_come_later_give_a_new_heading_and_those_that_are_missing_are_blank() -> None:
+def test_new_columns_print_a_new_header_and_missing_values_are_blank() -> None:
     class CutAgain(CutValidation):
         def before_epoch(self, learn: Learner) -> None:
             super().before_epoch(learn)
@@ -167,7 +167,7 @@ def test_cancelled_fit_says_why_and_where(
     assert rows == (["0", "1"] if event is Event.AFTER_EPOCH else ["0"])
 
 
-def test_fit_that_was_cancelled_before_it_began_says_so() -> None:
+def test_fit_cancelled_before_its_start_says_so() -> None:
     console, cancel = _console(), CancelFitException("no time", reason=StopReason.BUDGET)
     assert (
         _fit(2, console, RaiseAt(Event.BEFORE_FIT, cancel))
@@ -176,7 +176,7 @@ def test_fit_that_was_cancelled_before_it_began_says_so() -> None:
 
 
 def _screen(text: str) -> list[str]:
-    """What a terminal shows after this output: only what the bars use is understood."""
+    """Returns what a terminal shows after the output; knows only the control codes of the bars."""
     lines, row = [""], 0
     for token in re.findall(r"\x1b\[[?0-9;]*[A-Za-z]|\r|\n|[^\x1b\r\n]+", text):
         if token == "\n":
@@ -214,7 +214,7 @@ def test_terminal_shows_bars_while_the_fit_runs() -> None:
 
 
 @pytest.mark.parametrize("n_epoch", [2, 40])
-def test_nothing_of_the_bars_is_left_on_the_terminal(n_epoch: int) -> None:
+def test_the_bars_are_erased_from_the_terminal(n_epoch: int) -> None:
     text = _fit(n_epoch, _console(terminal=True))
     assert [line.split()[0] for line in _screen(text)] == ["epoch", *map(str, range(n_epoch))]
     assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l"), "the cursor stays hidden"
@@ -222,7 +222,7 @@ def test_nothing_of_the_bars_is_left_on_the_terminal(n_epoch: int) -> None:
 
 @pytest.mark.parametrize("err", [ValueError("boom"), KeyboardInterrupt()])
 @pytest.mark.parametrize("event", [Event.BEFORE_TRAIN, Event.AFTER_LOSS, Event.AFTER_EPOCH])
-def test_terminal_is_given_back_after_an_error(err: BaseException, event: Event) -> None:
+def test_terminal_is_restored_after_an_error(err: BaseException, event: Event) -> None:
     console = _console(terminal=True)
     with pytest.raises(type(err)):
         _fit(3, console, RaiseAt(event, err, epoch=1))
@@ -240,7 +240,7 @@ def test_loader_without_a_length_is_shown_with_its_count() -> None:
     assert "m5/?\x1b" in _fit(1, _console(terminal=True), dls=dls)
 
 
-def test_loss_is_not_read_between_two_drawings() -> None:
+def test_loss_is_read_only_when_the_bars_are_drawn() -> None:
     def reads(console: Console, interval_s: float) -> int:
         learn = toy_learner(
             regression_lists(n_train=800), cbs=[Progress(interval_s, console=console)]
@@ -264,7 +264,7 @@ def test_smoothed_loss_is_the_recorders() -> None:
     )
 
 
-def test_showing_changes_nothing_of_the_training() -> None:
+def test_showing_progress_does_not_change_training() -> None:
     plain, shown = toy_learner(), toy_learner(cbs=[Progress(0, console=_console(terminal=True))])
     plain.fit(2)
     shown.fit(2)
@@ -328,7 +328,7 @@ def test_duration_has_the_unit_that_suits(seconds: float, text: str) -> None:
 
 
 @pytest.mark.parametrize("kwargs", [{"interval_s": -1}, {"beta": 1.0}])
-def test_settings_that_make_no_sense_are_refused(kwargs: dict[str, float]) -> None:
+def test_invalid_settings_are_refused(kwargs: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(kwargs))):
         Progress(**kwargs)
 

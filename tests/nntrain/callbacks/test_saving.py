@@ -1,4 +1,4 @@
-"""Which weights are in the file, which the model ends with, and what is never written."""
+"""The saved weights, the restored weights, and what is never saved."""
 
 import logging
 import math
@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from nntrain import Callback, CancelFitException, Event, Learner
 from nntrain.callbacks import EMA, SaveModel
 from nntrain.checkpoint import read_checkpoint
+from nntrain.testing import RaiseAt
 from tests.common.reference import reference
 from tests.common.scripted import CourseSpy, ScriptedMetric, flat
-from tests.common.spies import RaiseAt
 from tests.common.toys import toy_learner
 
 FASTAI = reference("callbacks")["save_model"]
@@ -28,7 +28,7 @@ def test_the_fit_ends_with_the_best_model_as_fastais_does() -> None:
     learn = toy_learner(lr=0.9, cbs=[ScriptedMetric(FASTAI["values"]), SaveModel("best.pt"), spy])
     learn.fit(5)
     assert flat(learn.model).tolist() == pytest.approx(FASTAI["final"], rel=1e-5)
-    assert torch.equal(flat(learn.model), spy.weights[19])  # the fourth epoch's
+    assert torch.equal(flat(learn.model), spy.weights[19])  # after the fourth epoch
     assert torch.equal(in_file("best.pt"), spy.weights[19])
 
 
@@ -59,7 +59,7 @@ def test_a_fit_without_a_finite_metric_saves_and_restores_nothing(values: list[f
     assert save.saved is None
 
 
-def test_what_an_earlier_fit_saved_is_not_restored() -> None:
+def test_the_file_of_an_earlier_fit_is_not_restored() -> None:
     learn = toy_learner(
         cbs=[scripted := ScriptedMetric([1]), SaveModel("best.pt"), spy := CourseSpy()]
     )
@@ -81,17 +81,17 @@ def test_weights_that_are_not_finite_are_not_saved(caplog: pytest.LogCaptureFixt
     learn.fit(2)
     assert torch.equal(in_file("best.pt"), spy.weights[4])
     assert torch.equal(flat(learn.model), spy.weights[4])
-    assert "epoch 1: not saved, the model has weights that are not finite" in caplog.messages
+    assert "epoch 1: the model has weights that are not finite and was not saved" in caplog.messages
 
 
-def test_buffers_are_looked_at_as_well() -> None:
+def test_buffers_are_checked_as_well() -> None:
     model = nn.Sequential(nn.Linear(1, 1), nn.BatchNorm1d(1))
     model[1].get_buffer("running_mean").fill_(math.inf)
     toy_learner(model=model, cbs=[SaveModel("best.pt")]).fit(1)
     assert not Path("best.pt").exists()
 
 
-def test_with_the_average_of_the_weights_the_measured_ones_are_saved() -> None:
+def test_with_ema_the_measured_weights_are_saved() -> None:
     class Measured(Callback):
         def after_validate(self, learn: Learner) -> None:
             self.weights = flat(learn.model)
@@ -142,7 +142,7 @@ def test_the_optimizer_is_saved_and_restored_if_asked_to() -> None:
 
 
 def resumed(save: SaveModel, state: dict[str, str | None]) -> Learner:
-    """A fit whose first epoch, the best, another process had done."""
+    """Returns a resumed fit; another process has run the first epoch, which was the best."""
 
     class Resume(Callback):
         order = 80
@@ -156,7 +156,7 @@ def resumed(save: SaveModel, state: dict[str, str | None]) -> Learner:
     return learn
 
 
-def test_a_resumed_fit_restores_the_best_of_before_and_has_it_in_its_own_file() -> None:
+def test_a_resumed_fit_restores_the_earlier_best_and_saves_it_in_its_own_file() -> None:
     first = SaveModel("old/best.pt")
     toy_learner(cbs=[first]).fit(1)
     old = in_file("old/best.pt")
@@ -165,11 +165,11 @@ def test_a_resumed_fit_restores_the_best_of_before_and_has_it_in_its_own_file() 
     assert torch.equal(in_file("new/best.pt"), old)
 
 
-def test_a_best_model_that_is_gone_costs_a_warning_and_not_the_fit(
+def test_a_missing_best_model_causes_a_warning_instead_of_an_error(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     resumed(SaveModel("new/best.pt"), {"saved": "/nowhere/best.pt"})
-    assert "the best model is not restored: /nowhere/best.pt is gone" in caplog.messages
+    assert "the best model was not restored: /nowhere/best.pt does not exist" in caplog.messages
 
 
 def test_saving_is_logged(caplog: pytest.LogCaptureFixture) -> None:

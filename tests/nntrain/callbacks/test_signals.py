@@ -1,4 +1,4 @@
-"""Stopping on SIGINT and SIGTERM."""
+"""A fit stops on SIGINT and SIGTERM."""
 
 import signal
 import threading
@@ -11,7 +11,7 @@ import pytest
 
 from nntrain import Callback, CancelFitException, Event, FitResult, Learner, StopReason
 from nntrain.callbacks import StopOnSignal
-from tests.common.spies import Spy
+from nntrain.testing import SpyCallback
 from tests.common.toys import toy_learner
 
 
@@ -25,8 +25,8 @@ def _handlers_are_put_back() -> Iterator[None]:
     assert left == before
 
 
-class SendAt(Spy):
-    """Sends this process signals at one event of epoch 1, iteration 2."""
+class SendAt(SpyCallback):
+    """Sends signals to this process at one event of epoch 1, iteration 2."""
 
     def __init__(self, event: Event, *signums: Signals) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class SendAt(Spy):
                 signal.raise_signal(signum)
 
 
-class LateSpy(Spy):
+class LateSpy(SpyCallback):
     order = 99
 
 
@@ -98,7 +98,7 @@ def test_second_sigterm_changes_nothing() -> None:
     assert learn.fit(3).signum is signal.SIGTERM
 
 
-def test_signal_that_cannot_cancel_any_more_is_passed_on_when_all_have_cleaned_up() -> None:
+def test_signal_that_is_too_late_to_cancel_is_raised_again_after_cleanup() -> None:
     spy = SendAt(Event.AFTER_FIT, signal.SIGTERM)
     with pytest.raises(SystemExit) as caught:
         toy_learner(cbs=[StopOnSignal(), spy]).fit(2)
@@ -106,7 +106,7 @@ def test_signal_that_cannot_cancel_any_more_is_passed_on_when_all_have_cleaned_u
     assert spy.events[-1] == "cleanup_fit"
 
 
-def test_signal_that_cannot_cancel_any_more_reaches_the_handler_that_was_there_before() -> None:
+def test_signal_that_is_too_late_to_cancel_reaches_the_previous_handler() -> None:
     received: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda signum, frame: received.append(signum))
     try:
@@ -174,17 +174,17 @@ class FailAtStart(Callback):
         raise self.err
 
 
-def test_fit_that_failed_before_it_began_is_cleaned_up() -> None:
+def test_fit_that_failed_before_its_start_is_cleaned_up() -> None:
     with pytest.raises(ValueError, match="bad"):
         toy_learner(cbs=[StopOnSignal(), FailAtStart(ValueError("bad"))]).fit(1)
 
 
-def test_fit_that_was_cancelled_before_it_began_is_cleaned_up() -> None:
+def test_fit_cancelled_before_its_start_is_cleaned_up() -> None:
     cancel = CancelFitException("no", reason=StopReason.BUDGET)
     assert toy_learner(cbs=[StopOnSignal(), FailAtStart(cancel)]).fit(1).reason is StopReason.BUDGET
 
 
-def test_handlers_are_put_back_after_an_error_and_another_handler_is_respected() -> None:
+def test_handlers_are_restored_after_an_error_and_a_changed_handler_is_kept() -> None:
     def mine(signum: int, frame: FrameType | None) -> None: ...
 
     class Fail(Callback):

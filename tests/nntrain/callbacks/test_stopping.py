@@ -1,4 +1,4 @@
-"""What ends a fit early: at which batch, for which reason, and in which state it leaves the model."""
+"""Early ends of a fit: the batch, the reason, and the state of the model."""
 
 import math
 from typing import Any
@@ -15,9 +15,9 @@ from nntrain.callbacks import (
     StopOnNaN,
     TimeLimit,
 )
+from nntrain.testing import RaiseAt, SpyCallback, counted_reads
 from tests.common.reference import reference
 from tests.common.scripted import ScriptedLoss, ScriptedMetric, flat
-from tests.common.spies import RaiseAt, Spy, counted_reads
 from tests.common.toys import toy_learner
 
 PLATEAUS = reference("callbacks")["plateau"]
@@ -39,7 +39,7 @@ def test_early_stopping_says_why() -> None:
 
 
 def test_every_other_callback_has_seen_the_epoch_that_is_the_last() -> None:
-    class Late(Spy):
+    class Late(SpyCallback):
         order = 99
 
     late = Late()
@@ -88,7 +88,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_optimizer_steps_on_it(
     )
 
 
-def test_what_a_diverged_fit_left_in_the_gradients_does_not_reach_the_next_one() -> None:
+def test_gradients_of_a_diverged_fit_do_not_reach_the_next_fit() -> None:
     learn = toy_learner(cbs=[ScriptedLoss({0: math.nan}), StopOnNaN()])
     assert learn.fit(1).reason is StopReason.DIVERGED
     assert learn.fit(1).reason is StopReason.COMPLETED
@@ -131,7 +131,7 @@ class Clock:
 
 
 class Slow(Callback):
-    """Each batch takes one second."""
+    """Advances the clock by one second per batch."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
@@ -144,7 +144,7 @@ class Slow(Callback):
     ("max_time_s", "train_iter", "n_epoch"),
     [(1, 1, 0), (2.5, 3, 0), (6, 5, 0), (8, 5, 0), (9, 6, 1), (1000, 10, 2)],
 )
-def test_the_time_limit_is_looked_at_after_every_batch(
+def test_the_time_limit_is_checked_after_every_batch(
     max_time_s: float, train_iter: int, n_epoch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # an epoch is 5 batches of training and 3 of validation
@@ -153,7 +153,7 @@ def test_the_time_limit_is_looked_at_after_every_batch(
     assert result.reason is (StopReason.COMPLETED if max_time_s == 1000 else StopReason.BUDGET)
 
 
-def test_each_fit_has_the_whole_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_fit_has_the_full_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     learn = toy_learner(cbs=[Slow(Clock(monkeypatch)), TimeLimit(10)])
     assert [learn.fit(1).reason, learn.fit(1).reason] == [StopReason.COMPLETED] * 2
 
@@ -173,7 +173,7 @@ def test_the_time_before_a_resume_counts_once(order: int, monkeypatch: pytest.Mo
 
     class Resume(Callback):
         def before_fit(self, learn: Learner) -> None:
-            clock.now += 100  # what it takes to resume
+            clock.now += 100  # everything that a resume needs
             if states:
                 second.load_state_dict(states.pop())
 

@@ -1,4 +1,4 @@
-"""Nested configurations become dotted keys."""
+"""Nested configurations are flattened to dotted keys."""
 
 from nntrain.config.flatten import flatten
 

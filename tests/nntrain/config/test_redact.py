@@ -1,4 +1,4 @@
-"""Secrets are known by their key, by what texts look like, and by their value, wherever it turns up."""
+"""Secrets are found by their key, by patterns in a text, and by their value."""
 
 import json
 import time
@@ -124,7 +124,7 @@ def test_secret_overrides_are_replaced(override: str, expected: str) -> None:
         ("--wandb-api-key=S now", "--wandb-api-key=*** now"),
     ],
 )
-def test_what_looks_like_a_secret_in_a_text_is_replaced(text: str, expected: str) -> None:
+def test_a_part_of_a_text_that_looks_like_a_secret_is_replaced(text: str, expected: str) -> None:
     assert redact(text) == expected
 
 
@@ -141,7 +141,7 @@ def test_what_looks_like_a_secret_in_a_text_is_replaced(text: str, expected: str
         "",
     ],
 )
-def test_other_texts_stay_as_they_are(text: str) -> None:
+def test_other_texts_are_not_changed(text: str) -> None:
     assert redact(text) == text
 
 
@@ -157,7 +157,7 @@ HOLDERS = [
 
 
 @pytest.mark.parametrize("given", HOLDERS, ids=str)
-def test_a_secret_value_is_replaced_wherever_it_turns_up(given: dict[str, Any]) -> None:
+def test_a_secret_value_is_replaced_wherever_it_appears(given: dict[str, Any]) -> None:
     redactor = Redactor(**given)
     assert redactor.text(f"no such model: x{S}y in /home/me") == "no such model: x***y in /home/me"
     assert redactor.value({"note": ["a", {"b": f"<{S}>"}]}) == {"note": ["a", {"b": "<***>"}]}
@@ -165,7 +165,7 @@ def test_a_secret_value_is_replaced_wherever_it_turns_up(given: dict[str, Any]) 
 
 
 @pytest.mark.parametrize("secret", ["pa ss/wörd%+&", "quo\"te\\d'", "tab\there-and"])
-def test_a_secret_is_known_in_the_forms_in_which_texts_write_it(secret: str) -> None:
+def test_a_quoted_or_escaped_secret_is_replaced(secret: str) -> None:
     from urllib.parse import quote
 
     text = Redactor(config={"password": secret}).text
@@ -173,18 +173,18 @@ def test_a_secret_is_known_in_the_forms_in_which_texts_write_it(secret: str) -> 
         assert text(f"<{form}>") == "<***>"
 
 
-def test_the_password_of_an_url_is_known_as_it_is_typed_and_as_it_is_meant() -> None:
+def test_the_password_of_a_url_is_replaced_in_encoded_and_decoded_form() -> None:
     text = Redactor(config={"uri": "http://me:p%40ss-word@h"}).text
     assert text("p%40ss-word p@ss-word") == "*** ***"
 
 
-def test_each_line_of_a_secret_of_many_is_replaced() -> None:
+def test_each_line_of_a_multiline_secret_is_replaced() -> None:
     text = Redactor(config={"private_key": "line-one-abc\nline-two-def\n"}).text
     assert text("1 line-two-def") == "1 ***"
     assert text("line-one-abc\nline-two-def\n") == "***\n***\n"
 
 
-def test_the_longer_of_two_secrets_leaves_no_rest() -> None:
+def test_a_secret_that_contains_another_secret_is_replaced_completely() -> None:
     redactor = Redactor(config={"api_key": "abcdefgh", "token": "abcdefgh-ijk"})
     assert redactor.text("abcdefgh-ijk abcdefgh") == "*** ***"
 
@@ -192,7 +192,7 @@ def test_the_longer_of_two_secrets_leaves_no_rest() -> None:
 @pytest.mark.parametrize(
     "secret", ["", "abc", "none", "True", "root", "localhost", "12345", "${oc.env:KEY}"]
 )
-def test_what_is_short_or_everyday_is_not_blotted_out_of_texts(secret: str) -> None:
+def test_short_and_common_values_are_not_replaced_in_texts(secret: str) -> None:
     text = f"none abc True ~root/x localhost 12345 ${{oc.env:KEY}} <{secret}>"
     assert Redactor(config={"password": secret, "token": True, "api_key": None}).text(text) == text
 
@@ -201,11 +201,11 @@ def test_what_is_short_or_everyday_is_not_blotted_out_of_texts(secret: str) -> N
     ("text", "expected"),
     [("on xkcd now", "on *** now"), ("'xkcd'", "'***'"), ("xkcds and axkcd", "xkcds and axkcd")],
 )
-def test_a_short_secret_is_replaced_where_it_stands_alone(text: str, expected: str) -> None:
+def test_a_short_secret_is_replaced_only_as_a_whole_word(text: str, expected: str) -> None:
     assert Redactor(config={"password": "xkcd"}).text(text) == expected
 
 
-def test_a_number_is_a_secret_value_too() -> None:
+def test_a_number_can_be_a_secret_value() -> None:
     assert (
         Redactor(config={"password": 987654}).text("pin 987654, step 1987654")
         == "pin ***, step 1987654"
@@ -227,21 +227,22 @@ def test_patterns_make_keys_secret_and_are_replaced_in_texts() -> None:
     [
         (
             ["ok", "("],
-            r"^redact\[1\]=\( is no regular expression \(missing \), .*: give one of Python's, with .*\.$",
+            r"^redact\[1\]=\( is not a regular expression \(missing \), .*: put .* before special "
+            r"characters\.$",
         ),
         (
             [".*"],
-            r"^redact\[0\]=\.\* matches the empty text and so would hide everything: give one .*\.$",
+            r"^redact\[0\]=\.\* matches the empty text, so it would hide everything: make it .*\.$",
         ),
-        ("abc", r"^redact=abc is one text: give a list of regular expressions, redact=\[abc\]\.$"),
+        ("abc", r"^redact=abc must be a list of regular expressions: redact=\[abc\]\.$"),
     ],
 )
-def test_a_bad_pattern_is_told_in_one_sentence(patterns: Any, message: str) -> None:
+def test_a_bad_pattern_is_reported_in_one_sentence(patterns: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Redactor(patterns)
 
 
-def test_what_is_redacted_stays_as_it_is() -> None:
+def test_redacting_a_redacted_text_does_not_change_it() -> None:
     redactor = Redactor(["emp"], {"api_key": S})
     once = redactor.text(
         f"https://a:b@h/?token=x&y={S} emp 'password': 'x' Authorization: Bearer abcdefgh"
@@ -253,7 +254,7 @@ def test_what_is_redacted_stays_as_it_is() -> None:
 @pytest.mark.parametrize(
     "piece", ["a", "x=", "://a:b", "a:", "'a': ", "bearer ", "token=", "a@", "aA_", "{a"]
 )
-def test_long_texts_take_time_in_proportion(piece: str) -> None:
+def test_the_time_for_a_long_text_is_linear_in_its_length(piece: str) -> None:
     redactor = Redactor(config={"api_key": S, "password": "xkcd"})
     text = piece * (200_000 // len(piece))
     start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Arguments are checked against the signature of what a config calls, before it is called."""
+"""Arguments are checked against the signature of a target before the target is called."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -49,7 +49,7 @@ from nntrain.config.signature import check_call, fits, type_name
         ("anything", Any, True),
     ],
 )
-def test_whether_a_value_fits_a_type(value: Any, hint: Any, expected: bool) -> None:
+def test_a_value_fits_a_type_or_not(value: Any, hint: Any, expected: bool) -> None:
     assert fits(value, hint) is expected
 
 
@@ -63,7 +63,7 @@ def test_whether_a_value_fits_a_type(value: Any, hint: Any, expected: bool) -> N
         (Mapping[str, int], "a mapping"),
     ],
 )
-def test_a_type_is_named_for_people(hint: Any, expected: str) -> None:
+def test_a_type_is_described_in_words(hint: Any, expected: str) -> None:
     assert type_name(hint) == expected
 
 
@@ -76,13 +76,13 @@ def _open(**kwargs: Any) -> None: ...
 @pytest.mark.parametrize(
     ("func", "node", "message"),
     [
-        (_make, {"n": 1, "scal": 2.0}, r"key\.scal is no parameter of f: did you mean 'scale'\?"),
+        (_make, {"n": 1, "scal": 2.0}, r"Unknown key key\.scal for f: did you mean 'scale'\?"),
         (_make, {"n": 1, "zzz": 2.0}, r"expected one of n, name, scale"),
-        (_make, {"n": "three"}, r"key\.n='three' has the wrong type: f takes int"),
-        (_make, {"name": "b"}, r"key\.n is needed by f: add '\+key\.n=VALUE'"),
+        (_make, {"n": "three"}, r"key\.n='three' has the wrong type: f expects int"),
+        (_make, {"name": "b"}, r"key\.n is required by f: add '\+key\.n=VALUE'"),
     ],
 )
-def test_a_wrong_argument_is_told(
+def test_a_wrong_argument_is_an_error_that_names_its_key(
     func: Callable[..., Any], node: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
@@ -100,9 +100,9 @@ def test_a_wrong_argument_is_told(
         (torch.optim.SGD, {"_partial_": True, "momentum": 0.9}),
     ],
 )
-def test_right_arguments_pass(func: Callable[..., Any], node: dict[str, Any]) -> None:
+def test_valid_arguments_pass(func: Callable[..., Any], node: dict[str, Any]) -> None:
     check_call(func, {"_target_": "f", **node}, "key")
 
 
-def test_nearest_lists_all_names_where_none_is_near() -> None:
+def test_nearest_lists_all_names_if_none_is_similar() -> None:
     assert nearest("zzz", ["b", "a"]) == "expected one of a, b."

@@ -88,7 +88,7 @@ def test_to_device_moves_every_tensor() -> None:
     ("start", "end", "blocks"),
     [("cpu", "cuda:0", False), ("cpu", "mps:0", True), ("cuda:0", "cpu", True)],
 )
-def test_to_device_blocks_where_the_copy_could_be_read_before_it_is_done(
+def test_to_device_blocks_if_the_copy_could_be_read_before_it_is_complete(
     start: str, end: str, blocks: bool
 ) -> None:
     with FakeTensorMode():
@@ -122,7 +122,7 @@ class Unsure(torch.utils.data.IterableDataset[Tensor]):
     [([A, B], 2), ([], 0), (iter([A]), None), (torch.utils.data.DataLoader(Unsure()), None)],
     ids=["list", "empty", "iterator", "IterableDataset"],
 )
-def test_n_batches_is_none_where_there_is_no_length(loader: Any, length: int | None) -> None:
+def test_n_batches_is_none_without_a_length(loader: Any, length: int | None) -> None:
     assert n_batches(loader) == length
 
 

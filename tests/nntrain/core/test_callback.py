@@ -1,4 +1,4 @@
-"""The base class of callbacks: its methods, and the guard against misspelt ones."""
+"""The base class of callbacks: its methods, and the check for misspelled events."""
 
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -7,7 +7,7 @@ import pytest
 
 from nntrain import Callback, Event, Learner, Purpose
 from nntrain.core.callback import handles
-from tests.common.spies import Spy
+from nntrain.testing import SpyCallback
 from tests.common.toys import toy_learner
 
 
@@ -15,7 +15,7 @@ def nothing(self: Callback, learn: Learner) -> None:
     """A handler."""
 
 
-def test_callback_declares_every_event_and_nothing_that_looks_like_one() -> None:
+def test_callback_declares_every_event_and_no_other_method_named_like_one() -> None:
     named = {name for name in dir(Callback) if name.startswith(("before_", "after_", "cleanup_"))}
     assert named == {event.value for event in Event}
 
@@ -38,12 +38,12 @@ def test_an_event_is_accepted(event: Event) -> None:
         ("cleanup_", "cleanup_fit"),
     ],
 )
-def test_a_misspelt_event_fails_when_the_class_is_made(name: str, meant: str) -> None:
-    with pytest.raises(TypeError, match=f"Wrong.{name} is no event: did you mean '{meant}'"):
+def test_a_misspelled_event_is_an_error_when_the_class_is_defined(name: str, meant: str) -> None:
+    with pytest.raises(TypeError, match=f"Wrong.{name} is not an event: did you mean '{meant}'"):
         type("Wrong", (Callback,), {name: nothing})
 
 
-def test_a_misspelt_event_of_a_mixin_fails_too() -> None:
+def test_a_misspelled_event_of_a_mixin_is_an_error() -> None:
     class Mixin:
         def after_los(self, learn: Learner) -> None: ...
 
@@ -101,7 +101,7 @@ def with_order(order: int, name: str, log: list[str]) -> Callback:
     return callback
 
 
-def test_order_decides_and_equal_orders_keep_the_order_of_adding() -> None:
+def test_callbacks_run_by_order_and_then_as_they_were_added() -> None:
     log: list[str] = []
     learn = toy_learner(
         cbs=[with_order(5, "late", log), with_order(0, "first", log), with_order(0, "second", log)]
@@ -127,13 +127,13 @@ def fit(learn: Learner) -> object:
     ("purpose", "run"),
     [(Purpose.FIT, fit), (Purpose.VALIDATE, validate), (Purpose.PREDICT, get_preds)],
 )
-def test_a_callback_takes_part_in_its_purposes_only(
+def test_a_callback_runs_only_for_its_purposes(
     purpose: Purpose, run: Callable[[Learner], object]
 ) -> None:
-    class Chosen(Spy):
+    class Chosen(SpyCallback):
         purposes: ClassVar[frozenset[Purpose]] = frozenset({purpose})
 
-    class Others(Spy):
+    class Others(SpyCallback):
         purposes: ClassVar[frozenset[Purpose]] = frozenset(Purpose) - {purpose}
 
     chosen, others = Chosen(), Others()

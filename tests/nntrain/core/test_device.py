@@ -1,4 +1,4 @@
-"""Devices are found by name, and a missing one is told with those there are."""
+"""Devices are found by name; an unavailable one is an error that lists the available ones."""
 
 import pytest
 import torch
@@ -10,12 +10,14 @@ NO_ACCELERATOR = not torch.accelerator.is_available()
 
 @pytest.mark.skipif(not NO_ACCELERATOR, reason="for machines without an accelerator")
 @pytest.mark.parametrize("name", [None, "auto", "cpu", torch.device("cpu")])
-def test_without_an_accelerator_the_cpu_is_taken(name: torch.device | str | None) -> None:
+def test_without_an_accelerator_the_cpu_is_used(name: torch.device | str | None) -> None:
     assert resolve_device(name) == torch.device("cpu")
     assert available_devices() == ["cpu"]
 
 
 @pytest.mark.parametrize("name", ["gpu7", "cuda:99", "nosuch", ""])
-def test_a_device_that_is_not_there_is_told(name: str) -> None:
-    with pytest.raises(ValueError, match=r"cannot be used here: choose one of auto, cpu"):
+def test_an_unavailable_device_is_an_error_that_lists_the_available_ones(name: str) -> None:
+    with pytest.raises(
+        ValueError, match=r"cannot be used on this machine: choose one of auto, cpu"
+    ):
         resolve_device(name)

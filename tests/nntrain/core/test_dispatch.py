@@ -1,4 +1,4 @@
-"""Gathering handlers, cleaning up, and the loop as text."""
+"""Gathering of handlers, cleanup, and the printed training loop."""
 
 import pytest
 
@@ -42,7 +42,7 @@ def test_gather_keeps_the_given_order() -> None:
     ]
 
 
-def test_gather_leaves_out_callbacks_of_another_purpose() -> None:
+def test_gather_skips_callbacks_with_another_purpose() -> None:
     everywhere, fit_only = Noting(), FitOnly()
     assert [
         cb for cb, _ in gather([fit_only, everywhere], Purpose.VALIDATE)[Event.BEFORE_EPOCH]
@@ -64,17 +64,17 @@ def clean_up(
     return log, cleanup(toy_learner(), gather(cbs, Purpose.FIT), failure)
 
 
-def test_cleanup_is_in_reverse_order() -> None:
+def test_cleanup_runs_in_reverse_order() -> None:
     assert clean_up([None, None, None]) == (["2", "1", "0"], None)
 
 
-def test_cleanup_goes_on_after_a_failure_and_gives_it_back() -> None:
+def test_cleanup_continues_after_a_failure_and_returns_it() -> None:
     err = OSError("disk full")
     assert clean_up([None, err, None]) == (["2", "1", "0"], err)
     assert err.__notes__ == ["nntrain: raised in Noting.cleanup_fit"]
 
 
-def test_cleanup_gives_back_several_failures_as_a_group() -> None:
+def test_cleanup_returns_several_failures_as_a_group() -> None:
     errors = [OSError("a"), None, ValueError("b")]
     log, group = clean_up(list(errors))
     assert log == ["2", "1", "0"]
@@ -82,7 +82,7 @@ def test_cleanup_gives_back_several_failures_as_a_group() -> None:
     assert group.exceptions == (errors[2], errors[0])
 
 
-def test_cleanup_notes_its_failures_on_that_of_the_fit() -> None:
+def test_cleanup_adds_its_failures_as_notes_to_the_error_of_the_fit() -> None:
     failure = RuntimeError("the fit")
     assert clean_up([OSError("a"), ValueError("b")], failure) == (["1", "0"], None)
     assert failure.__notes__ == [
@@ -133,7 +133,7 @@ def test_training_loop_text_names_the_callbacks_at_each_event() -> None:
     assert training_loop_text([DeviceCallback(), Noting()]) == LOOP
 
 
-def test_training_loop_text_cleans_up_in_reverse() -> None:
+def test_training_loop_text_lists_cleanup_in_reverse_order() -> None:
     assert training_loop_text([Noting(), FitOnly()]).endswith("cleanup_fit: FitOnly, Noting")
 
 

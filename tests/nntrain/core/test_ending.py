@@ -1,4 +1,4 @@
-"""A process ends with its code, after its threads and what is registered with atexit, or at once."""
+"""A process ends with its code, after its threads and atexit functions, or at once."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ from nntrain.core.ending import end_at_once, end_process
 
 class Teardown:
     def __del__(self):
-        print("cleared up")
+        print("finalized")
 
 kept = sys.modules["kept"] = Teardown()
 atexit.register(print, "atexit")
@@ -47,13 +47,13 @@ def ended(code: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("code", [0, 1, 143])
-def test_a_process_ends_after_its_threads_and_exit_functions_and_without_clearing_up(
+def test_a_process_ends_after_its_threads_and_exit_functions_and_skips_finalization(
     code: int,
 ) -> None:
     assert ended(f"{THREADS}\nend_process({code})") == (code, "unflushed thread\natexit\n")
 
 
-def test_a_process_that_ends_at_once_waits_for_nothing_and_takes_its_processes_along() -> None:
+def test_a_process_that_ends_at_once_waits_for_nothing_and_ends_its_children() -> None:
     start = time.monotonic()
     assert ended(LOADER) == (130, "unflushed ")
     assert time.monotonic() - start < 60

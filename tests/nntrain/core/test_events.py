@@ -1,4 +1,4 @@
-"""The events, and that under every cancel they are fastai's, one by one."""
+"""The events of a fit equal fastai's one by one, also after every cancel."""
 
 import dataclasses
 import signal
@@ -11,8 +11,8 @@ import torch
 from nntrain import CancelException, CancelFitException, Event, FitResult, Learner, StopReason
 from nntrain.core.events import BACKWARD, BATCH, EPOCH, FIT, STEP, TRAIN, VALIDATE, reason_of
 from nntrain.result import exit_code
+from nntrain.testing import SpyCallback
 from tests.common.reference import reference
-from tests.common.spies import Spy
 from tests.common.toys import regression_lists, toy_learner
 
 LEVELS = {
@@ -35,7 +35,7 @@ class CountingSGD(torch.optim.SGD):
         super().zero_grad(set_to_none)
 
 
-class Cancelling(Spy):
+class Cancelling(SpyCallback):
     """Raises the planned exceptions, each once, at an event of a part of the epoch."""
 
     def __init__(self, plan: list[tuple[str, bool | None, CancelException]]) -> None:
@@ -74,7 +74,7 @@ def traced(plan: list[tuple[str, bool | None, CancelException]]) -> dict[str, An
     return {"escaped": escaped, **counts, "events": " ".join(events)}
 
 
-def test_the_events_are_fastais_and_cleanup_fit() -> None:
+def test_the_event_names_are_fastais_plus_after_create_and_cleanup_fit() -> None:
     assert {event.value for event in Event} == {
         *REFERENCE["event_names"],
         "after_create",
@@ -82,7 +82,7 @@ def test_the_events_are_fastais_and_cleanup_fit() -> None:
     }
 
 
-def test_the_trace_of_a_fit_is_fastais() -> None:
+def test_the_trace_of_a_fit_equals_fastais() -> None:
     assert traced([]) == REFERENCE["uncancelled"]
 
 
@@ -91,7 +91,7 @@ def test_the_trace_of_a_fit_is_fastais() -> None:
     REFERENCE["cancels"],
     ids=lambda case: f"{case['level']}-at-{case['event']}-{case['part']}",
 )
-def test_every_cancel_at_every_event_is_as_in_fastai(case: dict[str, Any]) -> None:
+def test_every_cancel_at_every_event_behaves_as_in_fastai(case: dict[str, Any]) -> None:
     expected = {
         name: case[name] for name in ("escaped", "n_step", "n_zero_grad", "train_iter", "events")
     }
@@ -119,11 +119,11 @@ def test_names_are_plain_strings(part: type[Event] | type[StopReason]) -> None:
         (RuntimeError("x"), StopReason.ERROR),
     ],
 )
-def test_an_exception_stands_for_a_reason(err: BaseException, reason: StopReason) -> None:
+def test_each_exception_has_a_reason(err: BaseException, reason: StopReason) -> None:
     assert reason_of(err) is reason
 
 
-def test_a_cancel_says_why() -> None:
+def test_a_cancel_has_a_message_and_a_reason() -> None:
     cancel = CancelFitException("no time", reason=StopReason.BUDGET, signum=signal.SIGTERM)
     assert (str(cancel), cancel.message, cancel.reason, cancel.signum) == (
         "no time",
@@ -133,7 +133,7 @@ def test_a_cancel_says_why() -> None:
     )
 
 
-def test_a_cancel_is_early_stopping_unless_it_says_otherwise() -> None:
+def test_the_default_reason_of_a_cancel_is_early_stopping() -> None:
     cancel = CancelFitException()
     assert (cancel.message, cancel.reason, cancel.signum) == ("", StopReason.EARLY_STOPPED, None)
 

@@ -1,4 +1,4 @@
-"""Hooks see each run of a module, change nothing, and are taken off however a block ends."""
+"""Hooks receive each run of a module, change nothing, and are removed however a block ends."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from nntrain.core.hooks import Hook, Hooks
 
 
 def n_hooks(model: nn.Module) -> int:
-    """All hooks, forward and backward, on a model and its parts."""
+    """Returns the number of hooks, forward and backward, on a model and its submodules."""
     return sum(len(m._forward_hooks) + len(m._backward_hooks) for m in model.modules())
 
 
@@ -92,7 +92,7 @@ def test_remove_may_be_called_twice(model: nn.Sequential) -> None:
     assert n_hooks(model) == 0
 
 
-def test_what_is_no_module_is_refused_and_no_hook_is_left(model: nn.Sequential) -> None:
+def test_an_object_that_is_not_a_module_is_refused_and_leaves_no_hook(model: nn.Sequential) -> None:
     with pytest.raises(
         TypeError, match=r"needs an nn.Module but got str: pass a module of the model"
     ):

@@ -1,4 +1,4 @@
-"""Names that every tracker takes."""
+"""Names that every tracker accepts."""
 
 import re
 import subprocess
@@ -17,7 +17,7 @@ from nntrain.core.names import (
 )
 
 
-def mlflow_takes(name: str) -> bool:
+def mlflow_accepts(name: str) -> bool:
     from mlflow.exceptions import MlflowException
     from mlflow.utils.validation import _validate_metric
 
@@ -28,7 +28,7 @@ def mlflow_takes(name: str) -> bool:
     return True
 
 
-def is_taken(name: str, prefix: str = "") -> bool:
+def is_valid(name: str, prefix: str = "") -> bool:
     try:
         check_metric_name(name, prefix)
     except ValueError:
@@ -88,21 +88,21 @@ NAMES = [
 
 
 @pytest.mark.parametrize("name", NAMES, ids=ascii)
-def test_a_name_is_taken_where_mlflow_takes_it_but_for_a_newline_at_its_end(name: str) -> None:
-    assert is_taken(name) == (mlflow_takes(name) and name != "a\n")
+def test_a_name_is_valid_if_mlflow_accepts_it_except_for_a_trailing_newline(name: str) -> None:
+    assert is_valid(name) == (mlflow_accepts(name) and name != "a\n")
 
 
 @pytest.mark.parametrize("name", ["train_iter", "_step", "_timestamp", "_runtime", "_x/y"])
-def test_names_that_wandb_keeps_for_itself_are_refused(name: str) -> None:
-    assert mlflow_takes(name)
-    assert not is_taken(name)
-    assert is_taken(name, "valid/")
+def test_names_reserved_by_wandb_are_refused(name: str) -> None:
+    assert mlflow_accepts(name)
+    assert not is_valid(name)
+    assert is_valid(name, "valid/")
 
 
 @pytest.mark.parametrize("prefix", ["", "valid/"])
 @pytest.mark.parametrize("name", [*NAMES, "train_iter", "_step", "__"], ids=ascii)
-def test_what_is_suggested_is_taken(name: str, prefix: str) -> None:
-    assert is_taken(suggestion(name, prefix), prefix)
+def test_a_suggested_name_is_valid(name: str, prefix: str) -> None:
+    assert is_valid(suggestion(name, prefix), prefix)
 
 
 @pytest.mark.parametrize(
@@ -127,29 +127,32 @@ def test_the_suggestion_is_lower_case_with_units_as_suffixes(name: str, expected
     [
         (
             "mem/peak(GiB)",
-            r"'mem/peak\(GiB\)' must be of letters, .* between them: rename it, for example to 'mem/peak_gib'\.",
+            r"'mem/peak\(GiB\)' must consist of letters, .* between them: rename it, for example "
+            r"to 'mem/peak_gib'\.",
         ),
         (
             "x" * 251,
-            r"' must have no more than 250 characters .*: rename it, for example to 'x+_[0-9a-f]{8}'\.",
+            r"' must have at most 250 characters, .*: rename it, for example to 'x+_[0-9a-f]{8}'\.",
         ),
-        ("train_iter", r"'train_iter' must be another one, since this is the step's: rename it"),
+        ("train_iter", r"'train_iter' is reserved for the step: rename it"),
         (
             "_step",
-            r"'_step' must not begin with an underscore, .*: rename it, for example to 'step'\.",
+            r"'_step' must not start with an underscore, .*: rename it, for example to 'step'\.",
         ),
         (7, r"Metric name 7 must be a string: rename it, for example to '7'\."),
     ],
 )
-def test_the_message_names_the_key_its_fault_and_another(name: str, message: str) -> None:
+def test_the_message_has_the_key_the_rule_it_breaks_and_a_valid_name(
+    name: str, message: str
+) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         check_metric_name(name)
     assert "\n" not in str(caught.value)
 
 
-def test_what_stands_before_a_name_counts_as_its_length() -> None:
-    assert is_taken("x" * (MAX_LENGTH - 6), "valid/")
-    assert not is_taken("x" * (MAX_LENGTH - 5), "valid/")
+def test_a_prefix_counts_toward_the_length_of_a_name() -> None:
+    assert is_valid("x" * (MAX_LENGTH - 6), "valid/")
+    assert not is_valid("x" * (MAX_LENGTH - 5), "valid/")
 
 
 @pytest.mark.parametrize(
@@ -166,14 +169,14 @@ def test_what_stands_before_a_name_counts_as_its_length() -> None:
         ("", "_"),
     ],
 )
-def test_a_metric_key_holds_only_what_mlflow_allows(name: str, expected: str) -> None:
+def test_a_metric_key_contains_only_characters_that_mlflow_allows(name: str, expected: str) -> None:
     assert metric_key(name) == expected
 
 
 @pytest.mark.parametrize("name", NAMES, ids=ascii)
-def test_every_metric_key_is_taken_and_taken_names_are_their_own_keys(name: str) -> None:
-    assert mlflow_takes(metric_key(name))
-    assert not is_taken(name) or metric_key(name) == name
+def test_mlflow_accepts_every_metric_key_and_a_valid_name_is_its_own_key(name: str) -> None:
+    assert mlflow_accepts(metric_key(name))
+    assert not is_valid(name) or metric_key(name) == name
 
 
 def test_long_names_that_differ_only_at_their_end_get_different_keys() -> None:
@@ -183,7 +186,7 @@ def test_long_names_that_differ_only_at_their_end_get_different_keys() -> None:
     assert one[:241] == "x" * 241
 
 
-def test_no_two_names_get_one_key() -> None:
+def test_different_names_get_different_keys() -> None:
     names = [
         *NAMES,
         "a(",
@@ -200,7 +203,7 @@ def test_no_two_names_get_one_key() -> None:
     made = [keys[name] for name in names]
     assert [keys[name] for name in names] == made
     assert [pair for pair in combinations(made, 2) if pair[0] == pair[1]] == []
-    assert [key for key in made if not mlflow_takes(key)] == []
+    assert [key for key in made if not mlflow_accepts(key)] == []
 
 
 def test_later_names_with_the_same_key_are_numbered() -> None:
@@ -247,12 +250,12 @@ BAD_FILES += [
 
 
 @pytest.mark.parametrize("name", GOOD_FILES)
-def test_relative_paths_name_files(name: str) -> None:
+def test_a_relative_path_is_a_valid_file_name(name: str) -> None:
     check_file_name(name, "Artifact")
 
 
 @pytest.mark.parametrize("name", BAD_FILES, ids=ascii)
-def test_paths_that_lead_out_of_the_run_are_refused_and_another_suggested(name: str) -> None:
+def test_a_path_outside_the_run_is_refused_and_a_valid_one_suggested(name: str) -> None:
     with pytest.raises(
         ValueError, match=r"Artifact name .* must be a relative path .* for example to '.*'\."
     ) as caught:
@@ -264,7 +267,7 @@ def test_paths_that_lead_out_of_the_run_are_refused_and_another_suggested(name: 
 
 
 @pytest.mark.parametrize("name", GOOD_FILES)
-def test_mlflow_and_wandb_refuse_no_file_name_that_is_taken(name: str) -> None:
+def test_mlflow_and_wandb_accept_every_valid_file_name(name: str) -> None:
     from mlflow.store.artifact.artifact_repo import verify_artifact_path
     from mlflow.utils.uri import validate_path_is_safe
     from wandb.sdk.artifacts._validators import validate_artifact_path
@@ -274,8 +277,6 @@ def test_mlflow_and_wandb_refuse_no_file_name_that_is_taken(name: str) -> None:
     assert validate_artifact_path(name) == name
 
 
-def test_names_need_no_torch() -> None:
-    code = "import sys, importlib.util as u; s = u.spec_from_file_location('names', sys.argv[1]); m = u.module_from_spec(s); "
-    code += "s.loader.exec_module(m); sys.exit('torch' in sys.modules or 'nntrain' in sys.modules)"
-    file = sys.modules["nntrain.core.names"].__file__
-    assert subprocess.run([sys.executable, "-c", code, str(file)], check=False).returncode == 0
+def test_the_module_does_not_import_torch() -> None:
+    code = "import sys, nntrain.core.names; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

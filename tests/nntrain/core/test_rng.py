@@ -34,7 +34,7 @@ def test_the_same_seed_gives_the_same_numbers(seed: int) -> None:
     assert draw() == first
 
 
-def test_another_seed_gives_others() -> None:
+def test_another_seed_gives_other_numbers() -> None:
     seed_everything(0)
     first = draw()
     seed_everything(1)
@@ -57,12 +57,12 @@ def test_another_seed_gives_others() -> None:
     ],
     ids=["list", "in order", "shuffled", "sampler", "batch sampler"],
 )
-def test_generators_of_a_loader_are_found_each_once(make: Any, count: int) -> None:
+def test_each_generator_of_a_loader_is_found_once(make: Any, count: int) -> None:
     gen = torch.Generator()
     assert generators_of(make(gen)) == [gen] * count
 
 
-def test_a_state_that_is_put_back_gives_the_same_numbers_and_order() -> None:
+def test_a_restored_state_gives_the_same_numbers_and_order() -> None:
     loader = shuffled()
     order_of(loader), draw()
     state = rng_state([loader])
@@ -99,7 +99,7 @@ def draw_and_fail() -> None:
     raise OSError("inside")
 
 
-def test_kept_rng_puts_back_after_an_error_too() -> None:
+def test_kept_rng_restores_after_an_error() -> None:
     state = rng_state()
     expected = draw()
     set_rng_state(state)
@@ -108,7 +108,7 @@ def test_kept_rng_puts_back_after_an_error_too() -> None:
     assert draw() == expected
 
 
-def test_kept_rng_takes_an_iterator_of_loaders() -> None:
+def test_kept_rng_accepts_an_iterator_of_loaders() -> None:
     loader, same = shuffled(), shuffled()
     with kept_rng(iter([loader])):
         order_of(loader)

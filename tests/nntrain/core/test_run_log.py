@@ -1,4 +1,4 @@
-"""What users' callbacks log: names are checked at once, values never end the training."""
+"""The log of a run checks names at once, and a bad value never stops the training."""
 
 import copy
 import gc
@@ -20,33 +20,49 @@ from torch import Tensor
 from nntrain import Callback, Learner
 from nntrain.app.preflight import check_first_batch
 from nntrain.core.run_log import Cell, Figure, RunLog
-from tests.common.spies import counted_reads
+from nntrain.testing import counted_reads
 from tests.common.toys import toy_learner
 
 Values = Mapping[str, float | Tensor]
 
 
-class Kept(RunLog):
-    """Keeps what a tracked run would record."""
+class MemorySink:
+    """Keeps in memory what a tracked run would record."""
 
-    def __init__(self, learn: Learner) -> None:
-        super().__init__(learn)
+    def __init__(self) -> None:
+        self.is_open = True
         self.rows: list[tuple[int, Values]] = []
         self.others: list[tuple[Any, ...]] = []
 
-    def _metrics(self, values: Values, step: int) -> None:
+    def metrics(self, values: Values, step: int) -> None:
         self.rows.append((step, values))
 
-    def _figure(self, figure: Figure, name: str, step: int) -> None:
+    def figure(self, figure: Figure, name: str, step: int) -> None:
         self.others.append(("figure", name, step))
 
-    def _table(
+    def table(
         self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]], step: int
     ) -> None:
         self.others.append(("table", name, columns, rows, step))
 
-    def _artifact(self, path: Path, name: str, aliases: Sequence[str]) -> None:
+    def artifact(self, path: Path, name: str, aliases: Sequence[str]) -> None:
         self.others.append(("artifact", path, name, aliases))
+
+
+class Kept(RunLog):
+    """The log of a Learner that is tracked in memory."""
+
+    def __init__(self, learn: Learner) -> None:
+        self.sink = MemorySink()
+        super().__init__(learn, self.sink)
+
+    @property
+    def rows(self) -> list[tuple[int, Values]]:
+        return self.sink.rows
+
+    @property
+    def others(self) -> list[tuple[Any, ...]]:
+        return self.sink.others
 
 
 def kept_learner(**kwargs: Any) -> tuple[Learner, Kept]:
@@ -111,7 +127,7 @@ def test_nan_is_kept(pair: tuple[Learner, Kept], value: Any) -> None:
     ],
     ids=repr,
 )
-def test_tensors_of_one_element_are_handed_on_without_axes_and_unread(
+def test_tensors_of_one_element_become_scalars_and_are_not_read(
     pair: tuple[Learner, Kept], value: Tensor, expected: float
 ) -> None:
     with counted_reads() as reads:
@@ -122,7 +138,7 @@ def test_tensors_of_one_element_are_handed_on_without_axes_and_unread(
     assert tensor.item() == expected
 
 
-def test_a_tensor_may_be_written_to_after_it_was_logged(pair: tuple[Learner, Kept]) -> None:
+def test_a_tensor_may_change_after_it_was_logged(pair: tuple[Learner, Kept]) -> None:
     learn, kept = pair
     total = torch.zeros(())
     for value in (1.0, 2.0, 3.0):
@@ -178,7 +194,7 @@ BAD_VALUES = [
     ("value", "described"), BAD_VALUES, ids=[described for _, described in BAD_VALUES]
 )
 @pytest.mark.parametrize("tracked", [True, False])
-def test_what_is_no_number_is_counted_warned_of_once_and_left_out(
+def test_a_value_that_is_not_a_number_is_skipped_and_counted_with_one_warning(
     value: Any, described: str, tracked: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     learn, kept = kept_learner()
@@ -206,7 +222,7 @@ def test_steps_may_be_any_whole_number_that_fits(pair: tuple[Learner, Kept], ste
     [-1, 2**63, 10**5000, 1.0, True, np.bool_(True), "3", torch.tensor(3)],
     ids=lambda s: type(s).__name__,
 )
-def test_a_bad_step_is_warned_of_and_every_value_of_the_call_counted(
+def test_a_bad_step_skips_every_value_of_the_call_with_one_warning(
     pair: tuple[Learner, Kept], step: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(2):
@@ -215,12 +231,12 @@ def test_a_bad_step_is_warned_of_and_every_value_of_the_call_counted(
     assert pair[1].refused == {"a": 2, "b": 2}
     [record] = caplog.records
     assert (
-        f"'a', 'b': not recorded, since its step, of type {type(step).__name__}"
+        f"'a', 'b': not recorded because its step, of type {type(step).__name__}"
         in record.getMessage()
     )
 
 
-def test_steps_may_repeat_and_go_back_and_are_train_iter_by_default(
+def test_steps_may_repeat_or_decrease_and_are_train_iter_by_default(
     pair: tuple[Learner, Kept],
 ) -> None:
     learn, kept = pair
@@ -240,7 +256,7 @@ def test_a_bad_name_raises_at_once_and_nothing_of_the_call_is_recorded(
     log = kept if tracked else RunLog(learn)
     for _ in range(2):
         with pytest.raises(
-            ValueError, match=r"'mem/peak\(GiB\)' must be .* for example to 'mem/peak_gib'\."
+            ValueError, match=r"'mem/peak\(GiB\)' must .* for example to 'mem/peak_gib'\."
         ):
             log.log_metrics({"good": 1.0, "mem/peak(GiB)": 1.5, "bad": None})  # type: ignore[dict-item]
     assert kept.rows == []
@@ -255,7 +271,7 @@ class Logs(Callback):
         learn.tracker.log_table("t", ["a"], [[1]])
 
 
-def test_a_callback_logs_each_batch_and_a_bad_value_does_not_end_the_fit() -> None:
+def test_a_callback_logs_each_batch_and_a_bad_value_does_not_stop_the_fit() -> None:
     learn, kept = kept_learner(cbs=[Logs()])
     learn.fit(1)
     train = [values for step, values in kept.rows][:5]
@@ -273,7 +289,7 @@ def test_a_callback_logs_each_batch_and_a_bad_value_does_not_end_the_fit() -> No
     [Learner.validate, Learner.lr_find, Learner.get_preds, check_first_batch],
     ids=lambda run: run.__name__,
 )
-def test_other_runs_of_the_loop_check_and_record_nothing(
+def test_outside_a_fit_names_and_values_are_checked_and_nothing_is_recorded(
     run: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     class LogsAll(Callback):
@@ -309,7 +325,7 @@ BAD_PATHS = [
 
 @pytest.mark.parametrize("tracked", [True, False])
 @pytest.mark.parametrize("name", BAD_PATHS)
-def test_names_that_lead_out_of_the_run_are_refused(
+def test_names_of_files_outside_the_run_are_refused(
     pair: tuple[Learner, Kept], name: str, tracked: bool
 ) -> None:
     learn, kept = pair
@@ -323,7 +339,43 @@ def test_names_that_lead_out_of_the_run_are_refused(
     assert kept.others == []
 
 
-def test_figures_are_kept_at_the_step_under_the_name_of_an_image(
+def test_figures_and_tables_are_recorded_at_the_given_step(pair: tuple[Learner, Kept]) -> None:
+    pair[1].log_figure(MatplotlibFigure(), "a.png", 7)
+    pair[1].log_table("t", ["a"], [[1]], step=8)
+    assert pair[1].others == [("figure", "a.png", 7), ("table", "t", ["a"], [[1]], 8)]
+    pair[1].log_figure(MatplotlibFigure(), "b.png", -1)
+    pair[1].log_table("u", ["a"], [[1]], step=1.5)  # type: ignore[arg-type]
+    assert pair[1].refused == {"b.png": 1, "u": 1}
+
+
+def test_an_unwritable_file_is_refused(
+    pair: tuple[Learner, Kept], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*args: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pair[1].sink, "artifact", full)
+    monkeypatch.setattr(pair[1].sink, "figure", full)
+    pair[1].log_artifact(__file__, "a.py")
+    pair[1].log_figure(MatplotlibFigure(), "a.png")
+    assert pair[1].refused == {"a.py": 1, "a.png": 1}
+    assert "'a.py': not recorded because it cannot be written" in caplog.text
+
+
+def test_after_the_end_of_the_run_values_are_dropped_with_one_warning(
+    pair: tuple[Learner, Kept], caplog: pytest.LogCaptureFixture
+) -> None:
+    pair[1].sink.is_open = False
+    pair[1].log_metrics({"a": 1.0})
+    pair[1].log_table("t", ["a"], [[1]])
+    assert (pair[1].rows, pair[1].others) == ([], [])
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "The run has ended and records nothing more: log in after_fit or earlier."
+    )
+
+
+def test_figures_are_recorded_at_the_step_and_need_the_name_of_an_image(
     pair: tuple[Learner, Kept],
 ) -> None:
     learn, kept = pair
@@ -337,18 +389,18 @@ def test_figures_are_kept_at_the_step_under_the_name_of_an_image(
         kept.log_figure(MatplotlibFigure(), "plots/loss")
 
 
-def test_what_is_no_figure_does_not_end_the_fit(
+def test_a_value_that_is_not_a_figure_does_not_stop_the_fit(
     pair: tuple[Learner, Kept], caplog: pytest.LogCaptureFixture
 ) -> None:
     pair[1].log_figure(None, "loss.png")  # type: ignore[arg-type]
     assert pair[1].refused == {"loss.png": 1}
     assert (
-        "'loss.png': not recorded, since what was given, of type NoneType, is no matplotlib figure"
+        "'loss.png': not recorded because the value, of type NoneType, is not a matplotlib figure"
         in caplog.text
     )
 
 
-def test_tables_hold_numbers_strings_and_nothing(pair: tuple[Learner, Kept]) -> None:
+def test_tables_hold_numbers_strings_and_none(pair: tuple[Learner, Kept]) -> None:
     pair[1].log_table(
         "confusion",
         ("label", "n"),
@@ -362,15 +414,15 @@ def test_tables_hold_numbers_strings_and_nothing(pair: tuple[Learner, Kept]) -> 
 @pytest.mark.parametrize(
     ("rows", "why"),
     [
-        ([["a", 1], ["b"]], "row 1 has 1 cells, and there are 2 columns"),
+        ([["a", 1], ["b"]], "row 1 has 1 cells instead of 2"),
         (
             [["a", torch.tensor(1.0)]],
-            r"column 'n' of row 0 holds a value of type Tensor of shape (), and a cell is a number or a string",
+            "column 'n' of row 0 holds a value of type Tensor of shape () instead of a number",
         ),
         ([["a", [1]]], "holds a value of type list"),
     ],
 )
-def test_a_table_that_is_none_does_not_end_the_fit(
+def test_a_bad_table_does_not_stop_the_fit(
     pair: tuple[Learner, Kept], rows: Any, why: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     pair[1].log_table("t", ["label", "n"], rows)
@@ -385,7 +437,7 @@ def test_columns_must_be_different_strings(pair: tuple[Learner, Kept], columns: 
         pair[1].log_table("t", columns, [])
 
 
-def test_artifacts_are_kept_under_their_own_or_another_name(
+def test_artifacts_are_recorded_under_their_own_or_another_name(
     pair: tuple[Learner, Kept], tmp_path: Path
 ) -> None:
     file = tmp_path / "confusion.csv"
@@ -402,11 +454,11 @@ def test_artifacts_are_kept_under_their_own_or_another_name(
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("gone.csv", r"there is no file .*gone\.csv: write it"),
-        ("folder", "folder is a folder and an artifact is a file"),
+        ("gone.csv", r"the file .*gone\.csv does not exist: write it"),
+        ("folder", "folder is a folder: log its files"),
     ],
 )
-def test_an_artifact_that_is_no_file_is_warned_of_and_counted(
+def test_a_missing_file_or_a_folder_is_skipped_and_counted_with_a_warning(
     pair: tuple[Learner, Kept],
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
@@ -424,7 +476,7 @@ def test_an_artifact_that_is_no_file_is_warned_of_and_counted(
     assert re.search(message, record.message)
 
 
-def test_a_figure_comes_before_its_name(pair: tuple[Learner, Kept]) -> None:
+def test_swapped_arguments_of_log_figure_are_refused(pair: tuple[Learner, Kept]) -> None:
     with pytest.raises(TypeError, match="log_figure takes the figure before its name"):
         pair[1].log_figure("mine.png", object())  # type: ignore[arg-type]
 
@@ -435,7 +487,7 @@ def test_aliases_must_be_a_list_of_names(pair: tuple[Learner, Kept], aliases: An
         pair[1].log_artifact(__file__, aliases=aliases)
 
 
-def test_the_copy_of_a_learner_logs_by_its_own_steps() -> None:
+def test_the_copy_of_a_learner_logs_at_its_own_steps() -> None:
     learn, kept = kept_learner(loss_func=torch.nn.MSELoss())
     other = copy.deepcopy(learn)
     learn.fit(1)
@@ -444,7 +496,7 @@ def test_the_copy_of_a_learner_logs_by_its_own_steps() -> None:
     assert kept.rows == []
 
 
-def test_a_learner_that_is_dropped_is_freed_at_once() -> None:
+def test_a_deleted_learner_is_freed_at_once() -> None:
     learn = toy_learner()
     log, gone = learn.tracker, weakref.ref(learn)
     gc.disable()
@@ -454,5 +506,5 @@ def test_a_learner_that_is_dropped_is_freed_at_once() -> None:
         assert gone() is None
     finally:
         gc.enable()
-    with pytest.raises(RuntimeError, match="The Learner to which this tracker belongs is gone"):
+    with pytest.raises(RuntimeError, match="The Learner of this log was deleted"):
         log.log_metrics({"a": 1.0})

@@ -19,7 +19,7 @@ def tensors(dls: DataLoaders) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
 
 
 def rows(*parts: tuple[Tensor, ...]) -> list[tuple[float, ...]]:
-    """Every item of the parts as a row of numbers, sorted."""
+    """Returns every item of the parts as a row of numbers, sorted."""
     return sorted(
         tuple(x.flatten().tolist() + y.flatten().tolist())
         for part in parts
@@ -28,7 +28,7 @@ def rows(*parts: tuple[Tensor, ...]) -> list[tuple[float, ...]]:
 
 
 @MAKERS
-def test_the_split_is_the_same_whatever_the_global_seed_and_leaves_it_alone(make: Make) -> None:
+def test_the_split_neither_depends_on_nor_changes_the_global_seed(make: Make) -> None:
     torch.manual_seed(0)
     before = torch.get_rng_state()
     first = tensors(make())
@@ -73,7 +73,7 @@ def test_a_batch_larger_than_the_data_is_refused_with_drop_last(make: Make) -> N
         make(batch_size=5000, drop_last=True)
 
 
-def test_digits_are_all_of_scikit_learns_images_once_each() -> None:
+def test_digits_has_each_image_of_scikit_learn_once() -> None:
     bunch = load_digits()
     train, valid = tensors(digits())
     assert (len(train[0]), len(valid[0])) == (1437, 360)
@@ -82,7 +82,7 @@ def test_digits_are_all_of_scikit_learns_images_once_each() -> None:
 
 
 @pytest.mark.parametrize("valid_pct", [0.2, 0.5])
-def test_digits_hold_out_the_same_share_of_each_class(valid_pct: float) -> None:
+def test_digits_holds_out_the_same_share_of_each_class(valid_pct: float) -> None:
     train, valid = tensors(digits(valid_pct=valid_pct))
     n_valid, n_all = torch.bincount(valid[1]), torch.bincount(train[1]) + torch.bincount(valid[1])
     assert len(n_valid) == 10
@@ -106,7 +106,7 @@ def test_flat_digits_are_the_rows_of_the_images() -> None:
     assert torch.equal(flat[1][1], square[1][1])
 
 
-def test_diabetes_is_standardised_by_the_training_part_alone() -> None:
+def test_diabetes_is_standardized_with_the_training_set() -> None:
     train, valid = tensors(diabetes())
     assert [tuple(part.shape) for part in (*train, *valid)] == [
         (353, 10),
@@ -120,7 +120,7 @@ def test_diabetes_is_standardised_by_the_training_part_alone() -> None:
     assert valid[1].mean().abs() > 1e-3
 
 
-def test_diabetes_is_all_of_the_patients() -> None:
+def test_diabetes_has_all_patients() -> None:
     bunch = load_diabetes(scaled=False)
     train, valid = tensors(diabetes())
     scores = torch.cat([train[1], valid[1]]).flatten()
@@ -132,7 +132,7 @@ def test_diabetes_is_all_of_the_patients() -> None:
     assert 70 < slope < 85  # points of one standard deviation
 
 
-def test_sine_has_the_noise_that_was_asked_for() -> None:
+def test_sine_has_the_given_noise() -> None:
     train, valid = tensors(sine(n_item=5000, noise=0.3))
     assert (len(train[0]), len(valid[0])) == (4000, 1000)
     x, y = torch.cat([train[0], valid[0]]), torch.cat([train[1], valid[1]])
@@ -154,5 +154,5 @@ def test_data_can_be_held_on_a_device_by_name(make: Make, options: dict[str, Any
     assert {
         tensor.device.type for part in tensors(make(device="cpu", **options)) for tensor in part
     } == {"cpu"}
-    with pytest.raises(ValueError, match="device=nosuch cannot be used here"):
+    with pytest.raises(ValueError, match="device=nosuch cannot be used on this machine"):
         make(device="nosuch", **options)

@@ -37,7 +37,7 @@ def saved(tmp_path: Path) -> str:
     return str(tmp_path / "fashion")
 
 
-def test_fashion_mnist_is_read_from_a_folder_and_standardised(
+def test_fashion_mnist_is_read_from_a_folder_and_standardized(
     saved: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(hf, "_ROWS", 5)
@@ -70,17 +70,17 @@ def test_a_missing_library_gives_the_pip_command(monkeypatch: pytest.MonkeyPatch
     )
 
 
-def test_a_dataset_that_is_not_there_is_named() -> None:
+def test_a_missing_dataset_is_named() -> None:
     with pytest.raises(
         ValueError,
-        match=r"The dataset '\./nosuch' could not be loaded .*: give a folder written by",
+        match=r"The dataset '\./nosuch' could not be loaded .*: pass a folder written by",
     ):
         fashion_mnist("./nosuch")
 
 
-def test_a_dataset_without_the_split_names_those_there_are(tmp_path: Path) -> None:
+def test_a_missing_split_of_fashion_mnist_is_an_error_that_lists_the_splits(tmp_path: Path) -> None:
     dataset_dict(train=PIXELS["train"]).save_to_disk(tmp_path / "half")
-    with pytest.raises(ValueError, match=r"half has no split 'test': it has train\."):
+    with pytest.raises(ValueError, match=r"half' has no split 'test': it has train\."):
         fashion_mnist(str(tmp_path / "half"))
 
 
@@ -124,7 +124,7 @@ def test_splits_columns_and_labels_are_chosen_by_name() -> None:
 
 
 @pytest.mark.parametrize("options", [{"train_split": "nosuch"}, {"valid_split": "nosuch"}])
-def test_a_missing_split_names_those_there_are(options: dict[str, str]) -> None:
+def test_a_missing_split_is_an_error_that_lists_the_splits(options: dict[str, str]) -> None:
     with pytest.raises(
         ValueError, match=r"There is no split 'nosuch': the dataset has train, test\."
     ):

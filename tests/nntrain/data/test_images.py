@@ -18,7 +18,7 @@ COLOUR_TENSOR = torch.tensor([[[0.0, 0.2, 1.0]], [[0.0, 0.0, 0.0]], [[1.0, 1.0, 
     ("image", "expected"),
     [
         pytest.param(Image.fromarray(GREY), GREY_TENSOR, id="PIL, grey"),
-        pytest.param(Image.fromarray(COLOUR), COLOUR_TENSOR, id="PIL, colour"),
+        pytest.param(Image.fromarray(COLOUR), COLOUR_TENSOR, id="PIL, color"),
         pytest.param(
             Image.fromarray(GREY > 100),
             torch.tensor([[[0.0, 0.0, 1.0]]]),
@@ -47,20 +47,20 @@ def test_images_of_any_kind_become_floats_from_0_to_1_with_channels_first(
     [
         (
             Image.fromarray(GREY).convert("P"),
-            r"An image has the mode 'P' but L or RGB was expected: convert it",
+            r"An image must have the mode 1, L or RGB but has 'P': convert it",
         ),
-        (Image.fromarray(COLOUR).convert("RGBA"), r"An image has the mode 'RGBA'"),
-        (np.zeros(3), r"An image has the shape \(3,\) but two or three dimensions were expected"),
+        (Image.fromarray(COLOUR).convert("RGBA"), r"An image must have the mode .* but has 'RGBA'"),
+        (np.zeros(3), r"An image must have two or three dimensions but has the shape \(3,\)"),
     ],
 )
-def test_what_is_no_image_is_refused(image: Any, message: str) -> None:
+def test_an_unsupported_image_is_refused(image: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         image_tensor(image)
 
 
 def test_images_of_different_sizes_are_named() -> None:
     with pytest.raises(
-        ValueError, match=r"have the shapes \(1, 1, 3\), \(1, 2, 2\): bring them to one size"
+        ValueError, match=r"the same shape but have \(1, 1, 3\), \(1, 2, 2\): resize them"
     ):
         stack_images([GREY, np.zeros((2, 2))])
 
@@ -73,7 +73,7 @@ def test_rows_become_a_batch_of_images_and_labels() -> None:
     assert labels.tolist() == [3, 1]
 
 
-def test_images_are_standardised() -> None:
+def test_images_are_standardized() -> None:
     (images,) = ImageCollate(label_key=None, mean=0.2, std=0.5)([{"image": GREY}])
     torch.testing.assert_close(images[0], (GREY_TENSOR - 0.2) / 0.5)
 
@@ -96,7 +96,7 @@ def test_labels_become_whole_or_single_precision_numbers(
     assert batch.tolist() == expected
 
 
-def test_a_missing_column_is_named_with_those_there_are() -> None:
+def test_a_missing_column_is_an_error_that_lists_the_columns() -> None:
     with pytest.raises(
         ValueError, match=r"There is no column 'image': the dataset has img, label\."
     ):
@@ -106,6 +106,6 @@ def test_a_missing_column_is_named_with_those_there_are() -> None:
 def test_labels_that_are_words_are_refused() -> None:
     with pytest.raises(
         ValueError,
-        match=r"The labels in column 'label' are of type str: make numbers of them first\.",
+        match=r"The labels in column 'label' must be numbers but are of type str: convert them",
     ):
         ImageCollate()([{"image": GREY, "label": "coat"}])

@@ -51,7 +51,7 @@ def test_training_data_is_shuffled_and_whole_and_validation_data_in_order(kind: 
 
 
 @KINDS
-def test_drop_last_holds_for_training_data_only(kind: str) -> None:
+def test_drop_last_applies_to_training_data_only(kind: str) -> None:
     dls = make(kind, 10, 10, batch_size=4, drop_last=True)
     assert [len(yb) for _, yb in dls.train] == [4, 4]
     assert dls.valid is not None
@@ -64,7 +64,7 @@ def test_shuffle_can_be_turned_off(kind: str) -> None:
 
 
 @KINDS
-def test_there_may_be_no_validation_data(kind: str) -> None:
+def test_validation_data_is_optional(kind: str) -> None:
     assert make(kind, 10, None).valid is None
 
 
@@ -80,7 +80,7 @@ def test_orders_follow_the_global_seed(kind: str) -> None:
 
 
 @KINDS
-def test_with_a_seed_of_their_own_orders_do_not_follow_the_global_one(kind: str) -> None:
+def test_with_their_own_seed_orders_do_not_follow_the_global_seed(kind: str) -> None:
     torch.manual_seed(1)
     order = labels(make(kind, 100, None, seed=5).train)
     torch.manual_seed(2)
@@ -92,19 +92,20 @@ def test_with_a_seed_of_their_own_orders_do_not_follow_the_global_one(kind: str)
 @pytest.mark.parametrize(
     ("n_train", "n_valid", "options", "message"),
     [
-        (0, 5, {}, "The training set is empty: give it at least one item."),
-        (5, 0, {}, "The validation set is empty: give it at least one item."),
+        (0, 5, {}, "The training set is empty: pass at least one item."),
+        (5, 0, {}, "The validation set is empty: pass at least one item."),
         (5, 5, {"batch_size": 0}, "batch_size=0 must be at least 1."),
         (
             5,
             5,
             {"batch_size": 6, "drop_last": True},
-            "batch_size=6 is larger than the training set of 5 items, so drop_last would drop its only batch: "
+            "batch_size=6 is larger than the training set of 5 items, "
+            "so drop_last would drop its only batch: "
             "use a batch_size of at most 5, or drop_last=False.",
         ),
     ],
 )
-def test_bad_data_is_told_in_one_sentence(
+def test_bad_data_is_an_error_of_one_sentence(
     kind: str, n_train: int, n_valid: int, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - the whole message is compared
@@ -121,12 +122,12 @@ def test_nan_names_the_set_and_the_tensor() -> None:
     x, y = tensors(4)
     x[2] = float("nan")
     with pytest.raises(
-        ValueError, match=r"Tensor 0 of the validation set has 1 of 4 values NaN or infinite"
+        ValueError, match=r"Tensor 0 of the validation set must be finite but 1 of 4 values are NaN"
     ):
         DataLoaders.from_tensors((y,), (x, y))
 
 
-def test_tensors_are_held_on_the_device_that_is_asked_for() -> None:
+def test_tensors_are_held_on_the_given_device() -> None:
     dls = DataLoaders.from_tensors(tensors(4), tensors(4), device="cpu")
     assert isinstance(dls.train, TensorLoader)
     assert isinstance(dls.valid, TensorLoader)
@@ -135,8 +136,8 @@ def test_tensors_are_held_on_the_device_that_is_asked_for() -> None:
     } == {"cpu"}
 
 
-def test_a_device_that_is_not_there_is_named() -> None:
-    with pytest.raises(ValueError, match="device=cuda:99 cannot be used here"):
+def test_a_missing_device_is_named() -> None:
+    with pytest.raises(ValueError, match="device=cuda:99 cannot be used on this machine"):
         DataLoaders.from_tensors(tensors(4), device="cuda:99")
 
 
@@ -152,7 +153,7 @@ def test_datasets_go_to_torch_loaders_as_asked() -> None:
     assert dls.n_inp == 1
 
 
-def test_memory_is_pinned_exactly_where_an_accelerator_gains_by_it() -> None:
+def test_memory_is_pinned_if_an_accelerator_benefits() -> None:
     dls = DataLoaders.from_datasets(dataset(8))
     assert isinstance(dls.train, DataLoader)
     assert dls.train.pin_memory == torch.cuda.is_available()
@@ -166,7 +167,7 @@ def test_workers_load_the_same_batches() -> None:
 
 
 class Squares(Dataset[int]):
-    """A dataset as users write them: only `__len__` and `__getitem__`."""
+    """A minimal dataset with only `__len__` and `__getitem__`."""
 
     def __len__(self) -> int:
         return 4
@@ -180,7 +181,7 @@ class Stream(IterableDataset[tuple[int, int]]):
         return iter([(i, i) for i in range(5)])
 
 
-def test_a_dataset_needs_no_more_than_length_and_items() -> None:
+def test_a_dataset_needs_only_length_and_items() -> None:
     dls = DataLoaders.from_datasets(Squares(), shuffle=False)
     assert [batch.tolist() for batch in dls.train] == [[0, 1, 4, 9]]
 

@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from nntrain.core.rng import generators_of, kept_rng, rng_state, set_rng_state
 from nntrain.data import TensorLoader
-from tests.common.spies import counted_reads
+from nntrain.testing import counted_reads
 
 SIZES = [
     (10, 1, False),
@@ -22,7 +22,7 @@ SIZES = [
 
 
 def pair(n: int) -> tuple[Tensor, Tensor]:
-    """Inputs that tell which label belongs to them."""
+    """Returns inputs from which the label can be computed."""
     y = torch.arange(n)
     return torch.stack([y, -y], dim=1).float(), y
 
@@ -43,7 +43,7 @@ def test_without_shuffle_the_batches_are_those_of_a_torch_loader(
 
 
 @pytest.mark.parametrize(("n", "bs", "drop_last"), SIZES)
-def test_with_shuffle_it_covers_what_a_torch_loader_covers(
+def test_with_shuffle_the_items_are_those_of_a_torch_loader(
     n: int, bs: int, drop_last: bool
 ) -> None:
     ours = TensorLoader(*pair(n), batch_size=bs, drop_last=drop_last, shuffle=True)
@@ -87,7 +87,7 @@ def test_without_shuffle_no_random_number_is_drawn() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_a_checkpoint_finds_its_generator_and_brings_the_order_back() -> None:
+def test_a_checkpoint_restores_the_generator_and_the_order() -> None:
     generator = torch.Generator().manual_seed(1)
     loader = TensorLoader(*pair(50), shuffle=True, generator=generator)
     assert generators_of(loader) == [generator]
@@ -101,7 +101,7 @@ def test_a_checkpoint_finds_its_generator_and_brings_the_order_back() -> None:
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
-def test_what_is_done_to_a_batch_in_place_does_not_reach_the_data(shuffle: bool) -> None:
+def test_in_place_changes_of_a_batch_do_not_reach_the_data(shuffle: bool) -> None:
     x, y = pair(20)
     for xb, yb in TensorLoader(x, y, batch_size=6, shuffle=shuffle):
         xb.zero_()
@@ -116,7 +116,7 @@ def test_a_batch_takes_part_in_autograd_like_any_other() -> None:
     assert torch.equal(xb.grad, 2 * xb.detach())
 
 
-def test_taking_some_batches_does_not_gather_the_rest() -> None:
+def test_reading_some_batches_does_not_gather_the_rest() -> None:
     loader = TensorLoader(*pair(1000), batch_size=1)
     first = list(islice(loader, 2))
     assert first[1][1].untyped_storage().nbytes() < 1000 * 8
@@ -136,28 +136,30 @@ def test_a_single_tensor_gives_batches_of_one_item() -> None:
 @pytest.mark.parametrize(
     ("tensors", "options", "message"),
     [
-        ((), {}, "The data set has no tensor: give it at least one."),
-        ((torch.ones(0, 2),), {}, "The data set is empty: give it at least one item."),
+        ((), {}, "The data set has no tensors: pass at least one."),
+        ((torch.ones(0, 2),), {}, "The data set is empty: pass at least one item."),
         (
             (torch.ones(3), torch.ones(4)),
             {},
-            "The tensors of the data set have 3, 4 items: give them equal lengths.",
+            "The tensors of the data set must have the same length but have 3, 4 items.",
         ),
         ((torch.ones(3),), {"batch_size": 0}, "batch_size=0 must be at least 1."),
         (
             (torch.ones(3),),
             {"batch_size": 4, "drop_last": True, "name": "training set"},
-            "batch_size=4 is larger than the training set of 3 items, so drop_last would drop its only batch: "
+            "batch_size=4 is larger than the training set of 3 items, "
+            "so drop_last would drop its only batch: "
             "use a batch_size of at most 3, or drop_last=False.",
         ),
         (
             (torch.ones(3), torch.tensor([float("nan"), 1.0, float("inf")])),
             {},
-            "Tensor 1 of the data set has 2 of 3 values NaN or infinite: replace or remove them.",
+            "Tensor 1 of the data set must be finite but 2 of 3 values are NaN or infinite: "
+            "replace or remove them.",
         ),
     ],
 )
-def test_bad_data_is_told_in_one_sentence(
+def test_bad_data_is_an_error_of_one_sentence(
     tensors: tuple[Tensor, ...], options: dict[str, object], message: str
 ) -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - the whole message is compared

@@ -22,18 +22,18 @@ X, Y = torch.arange(6.0).view(3, 2), torch.arange(3)
         ({"x": X, "label": Y}, None, {"x": X}),
     ],
 )
-def test_the_inputs_are_kept_and_the_labels_left_out(
+def test_the_inputs_are_kept_and_the_labels_are_removed(
     batch: Any, n_inp: int | None, expected: Any
 ) -> None:
     (out,) = Unlabelled([batch], n_inp)
     torch.testing.assert_close(out, expected)
 
 
-def test_it_is_as_long_as_its_loader() -> None:
+def test_the_length_is_that_of_the_loader() -> None:
     assert len(Unlabelled([(X, Y)] * 3)) == 3
 
 
-def test_a_loader_without_length_has_none_here() -> None:
+def test_a_loader_without_length_stays_without_length() -> None:
     def stream() -> Iterator[Any]:
         yield X, Y
 
@@ -64,7 +64,7 @@ def test_a_checkpoint_finds_the_generators_of_its_loader(loader: Any) -> None:
     assert generators_of(Unlabelled(loader)) == generators_of(loader) == [GENERATOR]
 
 
-def test_autoencode_leaves_the_labels_out_of_both_loaders() -> None:
+def test_autoencode_removes_the_labels_from_both_loaders() -> None:
     dls = autoencode(DataLoaders([(X, Y, Y)], [(X, Y, Y)] * 2, n_inp=1))
     assert dls.valid is not None
     assert [len(list(dls.train)), len(list(dls.valid))] == [1, 2]

@@ -27,7 +27,7 @@ def test_a_metric_is_recorded_on_its_part_only(make: Any, part: str) -> None:
     assert all(set(row) == set(learn.recorder.metric_names) for row in learn.recorder.rows)
 
 
-def test_a_fit_records_each_kind_of_metric_by_default_where_it_says() -> None:
+def test_each_kind_of_metric_is_recorded_in_its_default_part() -> None:
     learn = toy_learner(
         metrics=[
             mae,
@@ -91,7 +91,7 @@ def test_a_name_is_refused_where_mlflow_refuses_it(name: str) -> None:
 def test_a_bad_name_is_refused_at_creation() -> None:
     with pytest.raises(
         ValueError,
-        match=r"'F1 \(macro\)' must be of letters, .*: rename it, for example to 'f1_macro'\.",
+        match=r"'F1 \(macro\)' must consist of letters, .*: rename it, for example to 'f1_macro'\.",
     ):
         AvgMetric(accuracy, name="F1 (macro)")
 

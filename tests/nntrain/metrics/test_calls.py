@@ -70,7 +70,7 @@ def test_a_function_gets_all_outputs_of_a_model_but_an_accumulating_metric_refus
     assert Learner(Two(), dls, metrics=[second], **options).validate()["valid/second"] == 2.0
     with pytest.raises(
         TypeError,
-        match="'second' keeps predictions and labels that are tensors but got tuple, Tensor",
+        match="'second' needs predictions and labels that are tensors but got tuple, Tensor",
     ):
         Learner(Two(), dls, metrics=[AccumMetric(second)], **options).validate()
 
@@ -113,7 +113,7 @@ def test_a_metric_has_the_name_of_its_function_in_snake_case(func: Any, name: st
     ],
 )
 def test_a_metric_that_is_not_one_number_is_refused_by_name(metric: Metric, got: str) -> None:
-    with pytest.raises(ValueError, match=f"'m' gave a {got}: a metric must be one number"):
+    with pytest.raises(ValueError, match=f"'m' returned a {got} but must return one number"):
         seen(*data_of("classes"), metric)
 
 
@@ -124,14 +124,13 @@ def test_a_metric_that_is_not_one_number_is_refused_by_name(metric: Metric, got:
         (skm_to_fastai(skm.f1_score, name="cross_entropy"), r"int64 \(44,\) and int64 \(44,\)"),
     ],
 )
-def test_an_error_in_a_function_keeps_its_type_and_says_which_metric_and_what_it_was_given(
+def test_an_error_in_a_function_keeps_its_type_and_names_the_metric_and_its_arguments(
     metric: Any, shapes: str
 ) -> None:
-    _, target = data_of(
-        "classes"
-    )  # class 2 of two classes; the default of f1_score is for two classes only
+    # Label 2 is out of range for two classes, and f1_score expects two classes by default.
+    _, target = data_of("classes")
     with pytest.raises((IndexError, ValueError)) as caught:
         seen(torch.zeros(44, 2), target, metric)
     notes = "\n".join(caught.value.__notes__)
-    assert "metric 'cross_entropy' was given" in notes
+    assert "metric 'cross_entropy' was called with" in notes
     assert re.search(shapes, notes)

@@ -25,12 +25,11 @@ from tests.common.metrics import seen
 from tests.common.toys import Lists, batches, toy_learner
 
 
-def test_rmse_and_r2_are_of_the_whole_set_when_given_as_they_are() -> None:
+def test_plain_rmse_and_r2_are_computed_over_the_whole_set() -> None:
     pred, target = torch.tensor([[0.0], [0.0], [0.0]]), torch.tensor([[1.0], [1.0], [4.0]])
     row = seen(pred, target, rmse, functools.partial(r2_score), bs=2)
-    assert row["valid/rmse"] == pytest.approx(
-        math.sqrt(18 / 3)
-    )  # the mean over batches would be (2 * 1 + 4) / 3
+    # The mean over batches would be (2 * 1 + 4) / 3.
+    assert row["valid/rmse"] == pytest.approx(math.sqrt(18 / 3))
     assert row["valid/r2_score"] == pytest.approx(1 - 18 / 6)
 
 
@@ -39,10 +38,11 @@ def test_rmse_and_r2_are_of_the_whole_set_when_given_as_they_are() -> None:
     [
         (
             [mae, mae],
-            r"'mae' has the name of another metric, so both would be recorded as 'train/mae': .* name=\.",
+            r"'mae' has the same name as another metric, "
+            r"so both would be recorded as 'train/mae': .* name=\.",
         ),
         ([AccumMetric(mae), mae], "both would be recorded as 'valid/mae'"),
-        ([AvgLoss()], "'loss' has the name of the loss itself, which is always recorded"),
+        ([AvgLoss()], "'loss' has the same name as the loss itself, which is always recorded"),
     ],
 )
 def test_two_metrics_of_one_name_are_refused(metrics: list[Any], message: str) -> None:
@@ -61,22 +61,22 @@ def test_one_name_may_stand_for_two_metrics_of_different_parts() -> None:
 @pytest.mark.parametrize(
     ("metrics", "message"),
     [
-        ([AvgLoss], r"AvgLoss is a class, not a metric: give an instance of it, AvgLoss\(\.\.\.\)"),
+        ([AvgLoss], r"AvgLoss is a class, not a metric: pass an instance, AvgLoss\(\.\.\.\)"),
         ([classification.MulticlassAUROC], "MulticlassAUROC is a class"),
-        (["accuracy"], "'accuracy' is no metric: give a function"),
-        (accuracy, r"must be a list of metrics, such as \[accuracy\], but is a function"),
-        ("accuracy", r"must be a list of metrics, such as \[accuracy\], but is a str"),
-        ({"accuracy": accuracy}, "but is a dict"),
-        (torchmetrics.MetricCollection([]), "but is a MetricCollection"),
+        (["accuracy"], "'accuracy' is not a metric: pass a function"),
+        (accuracy, r"must be a list of metrics, such as \[accuracy\], but got a function"),
+        ("accuracy", r"must be a list of metrics, such as \[accuracy\], but got a str"),
+        ({"accuracy": accuracy}, "but got a dict"),
+        (torchmetrics.MetricCollection([]), "but got a MetricCollection"),
     ],
 )
-def test_what_is_no_metric_is_refused(metrics: Any, message: str) -> None:
+def test_an_object_that_is_not_a_metric_is_refused(metrics: Any, message: str) -> None:
     with pytest.raises(TypeError, match=message):
         toy_learner(metrics=metrics)
 
 
-def test_a_collection_is_no_single_metric() -> None:
-    with pytest.raises(TypeError, match="is several metrics"):
+def test_a_collection_is_not_a_single_metric() -> None:
+    with pytest.raises(TypeError, match="holds several metrics"):
         as_metric(torchmetrics.MetricCollection([]))
 
 
@@ -105,8 +105,8 @@ def test_the_parts_of_a_loss_are_recorded_in_training_too() -> None:
 @pytest.mark.parametrize(
     ("part", "value", "message"),
     [
-        ("mae", torch.tensor(0.0), "'mae' of the loss has the name of another metric: rename one"),
-        ("loss", torch.tensor(0.0), "'loss' of the loss has the name of the loss itself"),
+        ("mae", torch.tensor(0.0), "'mae' of the loss has the same name as another metric: rename"),
+        ("loss", torch.tensor(0.0), "'loss' of the loss has the same name as the loss itself"),
         ("kl (nats)", torch.tensor(0.0), "rename it, for example to 'kl_nats'"),
     ],
 )

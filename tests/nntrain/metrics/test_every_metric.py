@@ -28,8 +28,8 @@ from nntrain.metrics import (
     skm_to_fastai,
     top_k_accuracy,
 )
+from nntrain.testing import counted_reads
 from tests.common.metrics import a_batch, seen
-from tests.common.spies import counted_reads
 from tests.common.toys import Lists, batches, toy_learner
 
 
@@ -152,12 +152,11 @@ def test_a_metric_resumed_within_an_epoch_gives_the_same_bits(
     feed(second, cut, 2100)
     assert torch.equal(torch.as_tensor(second.value), torch.as_tensor(whole.value))
     feed(first, cut, 2100)
-    assert torch.equal(
-        torch.as_tensor(first.value), torch.as_tensor(whole.value)
-    )  # saving changed nothing
+    # Saving did not change the metric.
+    assert torch.equal(torch.as_tensor(first.value), torch.as_tensor(whole.value))
 
 
-def test_what_the_recorder_holds_between_parts_can_be_saved_when_scikit_learn_made_it(
+def test_a_scikit_learn_metric_can_be_saved_between_the_parts_of_an_epoch(
     tmp_path: Path,
 ) -> None:
     class Save(Callback):

@@ -81,15 +81,20 @@ def test_targets_in_a_column_are_not_broadcast(func: Callable[..., Tensor]) -> N
 @pytest.mark.parametrize(
     ("func", "pred", "target", "message"),
     [
-        (accuracy, (8, 3), (8, 3), "do not match in shape"),
-        (accuracy, (8, 1), (8,), "give a score for each class, or use accuracy_multi"),
-        (accuracy, (8,), (8,), "give a score for each class, or use accuracy_multi"),
-        (top_k_accuracy, (8, 3), (8,), "k=5 for 3 classes"),
-        (mse, (8, 3), (3, 8), "do not match in shape"),
-        (accuracy_multi, (8, 3), (8,), "do not match in shape"),
+        (accuracy, (8, 3), (8, 3), "do not match: pass one label"),
+        (accuracy, (8, 1), (8,), "pass a score for each class, or use accuracy_multi"),
+        (accuracy, (8,), (8,), "pass a score for each class, or use accuracy_multi"),
+        (
+            top_k_accuracy,
+            (8, 3),
+            (8,),
+            "k=5 of top_k_accuracy must be from 1 to the number of classes, 3",
+        ),
+        (mse, (8, 3), (3, 8), "do not match: pass one label"),
+        (accuracy_multi, (8, 3), (8,), "do not match: pass one label"),
     ],
 )
-def test_shapes_that_do_not_fit_are_refused(
+def test_shapes_that_do_not_match_are_refused(
     func: Any, pred: tuple[int, ...], target: tuple[int, ...], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):

@@ -116,7 +116,7 @@ def test_a_metric_gives_the_value_of_fastai(data: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("beta", [0.98, 0.5, 0.0])
-def test_the_smoothed_loss_is_that_of_fastai_after_each_batch(beta: float) -> None:
+def test_the_smoothed_loss_equals_fastais_after_each_batch(beta: float) -> None:
     metric, values = AvgSmoothLoss(beta), []
     for loss in REFERENCE["losses"]:
         metric.accumulate(a_batch(loss=torch.tensor(loss)))

@@ -32,7 +32,7 @@ def test_a_smoothed_mean_is_right_over_any_number_of_batches(n: int) -> None:
 
 @pytest.mark.parametrize("position", [0, 500, 1100])
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_what_is_not_finite_stays_so(bad: float, position: int) -> None:
+def test_values_that_are_not_finite_stay_so(bad: float, position: int) -> None:
     weighted, smoothed = WeightedMean(), SmoothMean(0.98)
     for i in range(1200):
         value = torch.tensor(bad if i == position else 1.0)
@@ -66,7 +66,7 @@ def test_a_mean_is_as_precise_as_its_device_allows_and_stays_on_it(
 @pytest.mark.parametrize("cut", [10, 1030])
 @pytest.mark.parametrize("make", [WeightedMean, lambda: SmoothMean(0.98)])
 @pytest.mark.parametrize(("device", "dtype"), [("mps", torch.float32), ("cuda", torch.float64)])
-def test_a_mean_saved_on_the_cpu_goes_on_where_the_new_values_are(
+def test_a_mean_saved_on_the_cpu_continues_on_the_device_of_new_values(
     device: str, dtype: torch.dtype, make: Callable[[], WeightedMean], cut: int
 ) -> None:
     with FakeTensorMode(), NoDoubles():

@@ -28,7 +28,7 @@ def test_hidden_gives_the_layers_and_their_names(
     assert [tuple(layer.weight.shape) for layer in model if isinstance(layer, nn.Linear)] == shapes
 
 
-def test_norm_and_dropout_are_put_round_the_activation() -> None:
+def test_norm_is_before_and_dropout_after_the_activation() -> None:
     model = mlp(5, 7, 3, norm=True, dropout=0.25, act="gelu")
     assert [(name, type(layer).__name__) for name, layer in model.named_children()] == [
         ("flatten", "Flatten"),

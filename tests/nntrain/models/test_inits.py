@@ -41,10 +41,10 @@ def test_each_activation_is_a_new_module() -> None:
     assert isinstance(make_activation(nn.PReLU), nn.PReLU)
 
 
-def test_an_unknown_activation_is_told_with_those_there_are() -> None:
+def test_an_unknown_activation_is_an_error_that_lists_the_known_ones() -> None:
     with pytest.raises(
         ValueError,
-        match=r"act='rellu' is no activation: choose one of relu, leaky_relu, .*, sigmoid\.",
+        match=r"act='rellu' must be one of relu, leaky_relu, .*, sigmoid\.",
     ):
         make_activation("rellu")
 
@@ -68,5 +68,5 @@ def test_weights_have_the_std_of_the_gain_over_the_root_of_the_fan_in(
     assert layer.bias.abs().max() == 0
 
 
-def test_a_layer_without_bias_stays_so() -> None:
+def test_a_layer_without_bias_gets_no_bias() -> None:
     assert kaiming(nn.Linear(2, 3, bias=False)).bias is None

@@ -1,4 +1,4 @@
-"""Activations are torch's own numbers for the batch; hooks are gone when it is over."""
+"""Activation statistics equal torch's results, and hooks are removed after the batch."""
 
 import math
 from typing import Any
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from nntrain import Callback, CancelBatchException, Event, Learner
 from nntrain.statistics import N_BINS, ActivationStats, activation_statistics, histogram
-from tests.common.spies import Spy
+from nntrain.testing import SpyCallback
 from tests.common.toys import Lists, digits_mlp, toy_learner
 from tests.nntrain.statistics.toys import Parts, digits, digits_learner, first_row, n_hooks
 
@@ -81,7 +81,7 @@ def directly(out: Tensor) -> dict[str, float]:
     }
 
 
-def test_activations_are_those_of_plain_torch_on_the_same_batch() -> None:
+def test_activations_equal_plain_torch_on_the_same_batch() -> None:
     stats, model, (x, y) = ActivationStats(), digits_mlp(), next(iter(digits().train))
     hidden = model.get_submodule("0")(x).detach()
     outputs = {
@@ -156,7 +156,7 @@ def test_tuples_give_their_first_float_tensor_and_layers_that_do_not_run_are_lef
     assert stats.history().values["mean"][0].isnan().tolist() == [False, True, False]
 
 
-def test_a_batch_cancelled_before_its_prediction_hands_its_turn_on() -> None:
+def test_if_a_batch_is_cancelled_before_its_prediction_the_next_one_is_sampled() -> None:
     class Skip(Callback):
         order = 30
 
@@ -169,8 +169,8 @@ def test_a_batch_cancelled_before_its_prediction_hands_its_turn_on() -> None:
     assert stats.history().steps == [1, 6, 7, 10]
 
 
-class CountHooks(Spy):
-    """Counts the hooks on the model at the events between batches and in unsampled ones."""
+class CountHooks(SpyCallback):
+    """Counts the hooks on the model between batches and in batches that are not sampled."""
 
     order = 40
 
@@ -183,7 +183,7 @@ class CountHooks(Spy):
         self.n.setdefault(f"{event}/{part}/{learn.train_iter % 3}", set()).add(n_hooks(learn.model))
 
 
-def test_hooks_are_on_only_while_a_chosen_training_batch_runs() -> None:
+def test_hooks_are_on_only_during_a_sampled_training_batch() -> None:
     counts = CountHooks()
     digits_learner(ActivationStats(every=3), counts).fit(1)
     assert counts.n.pop("before_batch/train/0") == {3}
@@ -203,8 +203,8 @@ def test_an_error_within_a_layer_leaves_no_hook() -> None:
     assert stats.drain() == []
 
 
-class LastHistograms(Spy):
-    """Takes the newest histograms when each training batch is begun and ended."""
+class LastHistograms(SpyCallback):
+    """Reads the newest histograms at the start and the end of each training batch."""
 
     order = 40
 

@@ -1,4 +1,4 @@
-"""All statistics sample, drain and resume alike, cost no reads, change nothing and leave nothing behind."""
+"""All statistics sample, drain and resume in the same way, without reads or side effects."""
 
 from contextlib import suppress
 
@@ -18,7 +18,7 @@ from nntrain import (
 )
 from nntrain.core.batch import tensors_in
 from nntrain.statistics import ActivationStats, GradientStats, Statistics
-from tests.common.spies import RaiseAt, counted_reads
+from nntrain.testing import RaiseAt, counted_reads
 from tests.nntrain.statistics.toys import (
     EVERY_KIND,
     DrainAt,
@@ -35,7 +35,7 @@ def test_numbers_out_of_range_are_refused(wrong: dict[str, int]) -> None:
 
 
 @pytest.mark.parametrize("kind", EVERY_KIND)
-def test_every_third_batch_is_taken_over_epochs(kind: type[Statistics]) -> None:
+def test_every_third_batch_is_sampled_across_epochs(kind: type[Statistics]) -> None:
     stats, all_of_them = kind(every=3), kind()
     digits_learner(stats, all_of_them).fit(2)
     assert stats.history().steps == [1, 4, 7, 10, 13, 16, 19]
@@ -80,7 +80,7 @@ def test_drained_rows_are_new_each_time_and_complete_in_the_end(
     assert_same_history(stats.history(), reference.history())
 
 
-def test_rows_are_there_before_during_and_after_a_fit_and_a_new_fit_begins_anew() -> None:
+def test_rows_can_be_read_at_any_time_and_a_new_fit_starts_a_new_record() -> None:
     stats = ActivationStats(every=4)
     assert (stats.drain(), stats.history().steps, len(stats.histograms())) == ([], [], 0)
     learn = digits_learner(stats)
@@ -90,7 +90,7 @@ def test_rows_are_there_before_during_and_after_a_fit_and_a_new_fit_begins_anew(
     assert stats.history().steps == [11, 13, 17]
 
 
-def test_the_place_in_the_sampling_is_restored() -> None:
+def test_the_sampling_position_is_restored() -> None:
     stats, resumed = GradientStats(every=7), GradientStats(every=7)
 
     class Resume(Callback):
@@ -127,7 +127,8 @@ def test_a_drain_is_one_copy() -> None:
         with counted_reads() as counter:
             learn.fit(1)
         counts.append(counter.n)
-    # The rows that a drain has copied need not be copied at the end of the fit; what remains is its list of floats.
+    # Rows copied by a drain are not copied again at the end of the fit, so the only extra read is
+    # the drain's conversion to a list of floats.
     assert counts[1] == counts[0] + 1
 
 
@@ -170,7 +171,7 @@ def test_training_is_bit_for_bit_the_same_with_all_statistics() -> None:
     ids=lambda err: type(err).__name__,
 )
 @pytest.mark.parametrize("order", [-5, 30])
-def test_hooks_and_buffers_are_gone_however_the_fit_ends(
+def test_hooks_and_buffers_are_removed_however_the_fit_ends(
     event: Event, err: BaseException, order: int
 ) -> None:
     stats = [kind() for kind in EVERY_KIND]
@@ -190,7 +191,7 @@ def test_hooks_and_buffers_are_gone_however_the_fit_ends(
 
 
 @pytest.mark.parametrize("kind", EVERY_KIND)
-def test_cleanup_tolerates_a_fit_that_never_began(kind: type[Statistics]) -> None:
+def test_cleanup_tolerates_a_fit_that_never_started(kind: type[Statistics]) -> None:
     stats = kind()
     learn = digits_learner(stats, RaiseAt(Event.BEFORE_FIT, ValueError("no")))
     learn.cbs = sorted(learn.cbs, key=lambda cb: isinstance(cb, Statistics))

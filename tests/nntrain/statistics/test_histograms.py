@@ -1,4 +1,4 @@
-"""Histograms count what numpy counts between the documented edges."""
+"""Histograms equal numpy's counts between the documented edges."""
 
 import math
 
@@ -21,7 +21,7 @@ def test_histogram_counts_between_its_documented_edges() -> None:
     assert histogram(values)[40] >= 50
 
 
-def test_histogram_counts_the_far_ends_in_the_outermost_bins_and_nan_nowhere() -> None:
+def test_histogram_counts_extreme_values_in_the_outermost_bins_and_ignores_nan() -> None:
     counts = histogram(torch.tensor([math.inf, 1e9, -1e9, math.nan, 0.0]))
     assert (counts[-1].item(), counts[0].item(), counts[40].item(), counts.sum().item()) == (
         2,

@@ -1,4 +1,4 @@
-"""Which modules are watched, and what is said where the choice fits nothing."""
+"""The watched modules, and the errors of selections that match nothing."""
 
 from collections.abc import Callable
 from typing import Any
@@ -50,17 +50,17 @@ def test_a_model_that_is_one_layer_is_called_model() -> None:
 @pytest.mark.parametrize(
     ("kind", "modules", "message"),
     [
-        (ActivationStats, ["3"], r"has no module '3': it has model, 0, 1, 2\."),
-        (ActivationStats, ["modl"], r"Did you mean 'model'\?"),
-        (ActivationStats, [nn.Conv2d], "No module was chosen by"),
+        (ActivationStats, ["3"], r"has no module '3': expected one of 0, 1, 2, model\."),
+        (ActivationStats, ["modl"], r"did you mean 'model'\?"),
+        (ActivationStats, [nn.Conv2d], "selects no module: the model has model, 0, 1, 2"),
         (
             GradientStats,
             ["0", "1"],
-            r"1 has no trainable parameter of its own: choose among 0, 2\.",
+            r"must own trainable parameters but 1 does not: choose from 0, 2\.",
         ),
     ],
 )
-def test_modules_that_fit_nothing_are_an_error_that_names_what_there_is(
+def test_modules_that_match_nothing_are_an_error_that_lists_the_modules(
     kind: type[Statistics], modules: list[Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
@@ -68,8 +68,10 @@ def test_modules_that_fit_nothing_are_an_error_that_names_what_there_is(
 
 
 @pytest.mark.parametrize(
-    ("modules", "message"), [("0", r"write \[0\]"), ([0], "write a name in quotes, such as '0'")]
+    ("modules", "message"), [("0", r"write \[0\]"), ([0], "quote a name, such as '0'")]
 )
-def test_modules_that_are_no_list_of_names_are_refused_at_once(modules: Any, message: str) -> None:
+def test_modules_that_are_not_a_list_of_names_are_refused_at_once(
+    modules: Any, message: str
+) -> None:
     with pytest.raises(TypeError, match=message):
         ActivationStats(modules=modules)

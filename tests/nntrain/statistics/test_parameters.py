@@ -1,4 +1,4 @@
-"""Norms of gradients, weights and updates are those of plain torch."""
+"""Norms of gradients, weights and updates equal those of plain torch."""
 
 import math
 from typing import Any
@@ -20,7 +20,7 @@ def _norm(*tensors: Tensor) -> float:
 
 
 @pytest.mark.parametrize("opt_func", [torch.optim.SGD, torch.optim.Adam])
-def test_gradients_weights_and_updates_are_those_of_plain_torch(opt_func: Any) -> None:
+def test_gradients_weights_and_updates_equal_plain_torch(opt_func: Any) -> None:
     model, (x, y) = digits_mlp(), next(iter(digits().train))
     reference = digits_mlp()
     opt = opt_func(reference.parameters(), lr=0.1)
@@ -54,7 +54,7 @@ def test_layers_may_have_different_numbers_of_parameters() -> None:
     )
 
 
-def test_frozen_layers_are_not_watched_and_layers_without_gradient_are_left_out() -> None:
+def test_frozen_layers_are_not_watched_and_layers_without_gradient_are_omitted() -> None:
     model = Parts()
     frozen = nn.Sequential(nn.Linear(2, 2).requires_grad_(False), model)
     row = first_row(GradientStats(), frozen, torch.randn(6, 2), torch.randn(6, 2))
@@ -81,7 +81,7 @@ def test_sparse_gradients_have_their_dense_norm() -> None:
 
 
 class CancelEachStepBut(Callback):
-    """Lets only every third training batch step, as gradient accumulation does."""
+    """Cancels all steps except every third, as gradient accumulation does."""
 
     order = 10
 
@@ -95,7 +95,7 @@ class CancelEachStepBut(Callback):
 
 @pytest.mark.parametrize("cancel", [CancelStepException, CancelBatchException])
 @pytest.mark.parametrize("order", [10, 30])
-def test_updates_are_of_steps_that_happened(cancel: type[CancelException], order: int) -> None:
+def test_only_steps_that_happened_are_recorded(cancel: type[CancelException], order: int) -> None:
     stats, steps = UpdateStats(every=2), CancelEachStepBut(cancel)
     steps.order = order  # type: ignore[misc]
     digits_learner(stats, steps, n_batch=9).fit(1)
@@ -117,7 +117,7 @@ def test_gradient_norms_are_taken_before_clipping() -> None:
     assert (stats.history().values["norm"] > 0).all()
 
 
-def test_your_own_statistic_needs_a_prefix_names_and_a_row() -> None:
+def test_a_custom_statistic_needs_a_prefix_names_and_a_row() -> None:
     class BiasMean(ParameterStatistics):
         prefix, names = "bias", ("mean",)
 

@@ -1,4 +1,4 @@
-"""Learners on the digits, and ways to look at what statistics did."""
+"""Learners for the digits, and helpers to inspect statistics."""
 
 from functools import cache
 from typing import Any
@@ -15,7 +15,7 @@ from nntrain.statistics import (
     UpdateStats,
     WeightStats,
 )
-from tests.common.spies import Spy
+from nntrain.testing import SpyCallback
 from tests.common.toys import Lists, digits_lists, digits_mlp, toy_learner
 
 cross_entropy = nn.functional.cross_entropy
@@ -52,7 +52,7 @@ class Pair(nn.Module):
 
 
 class Parts(nn.Module):
-    """A tuple whose first part is no activation; a layer that never runs; and one that runs twice."""
+    """A model with a tuple output that starts with integers, an unused and a reused layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -79,8 +79,8 @@ def assert_same_history(one: History, other: History) -> None:
         assert torch.equal(values, other.values[name])
 
 
-class DrainAt(Spy):
-    """Drains at one event, as a tracker does."""
+class DrainAt(SpyCallback):
+    """Drains statistics at one event, as a tracker does."""
 
     def __init__(self, stats: Statistics, event: Event) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What pruning has saved, on trials whose times and steps are given, with the expected values worked out by hand."""
+"""The savings of pruning, from trials with given times, compared with results by hand."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DONE, PRUNED, FAILED, RUNNING = (
 
 
 def took(state: TrialState, duration_s: float) -> FrozenTrial:
-    """A trial that took so long."""
+    """Returns a trial of a given duration."""
     trial = create_trial(state=state, value=0.5 if state is DONE else None)
     trial.datetime_start = datetime(2026, 1, 1)
     trial.datetime_complete = (
@@ -32,22 +32,22 @@ def took(state: TrialState, duration_s: float) -> FrozenTrial:
     ("trials", "expected"),
     [
         ([], 0),
-        ([took(PRUNED, 4)], 0),  # nothing says how long it would have gone on
+        ([took(PRUNED, 4)], 0),  # its duration without pruning is unknown
         ([took(DONE, 20)], 0),
         ([took(DONE, 20), took(PRUNED, 4)], 16),
         ([took(DONE, 20), took(PRUNED, 4), took(PRUNED, 5)], 16 + 15),
         ([took(DONE, 20), took(DONE, 8), took(PRUNED, 1)], 13),  # up to 14, the median of 20 and 8
-        ([took(DONE, 20), took(PRUNED, 30)], 0),  # no less than nothing
+        ([took(DONE, 20), took(PRUNED, 30)], 0),  # never negative
         ([took(DONE, 20), took(FAILED, 4), took(RUNNING, 0)], 0),
     ],
 )
-def test_a_pruned_trial_would_have_taken_as_long_as_the_others(
+def test_a_pruned_trial_saves_the_rest_of_the_median_duration(
     trials: list[FrozenTrial], expected: float
 ) -> None:
     assert saved_s(trials) == pytest.approx(expected)
 
 
-def test_a_trial_that_has_not_ended_has_taken_no_time() -> None:
+def test_a_trial_that_has_not_ended_has_no_duration() -> None:
     assert seconds(took(DONE, 2.5)) == 2.5
     assert seconds(took(RUNNING, 2.5)) == 0
 

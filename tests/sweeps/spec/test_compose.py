@@ -1,4 +1,4 @@
-"""Configurations composed in a shorter way are those that Hydra composes."""
+"""The composer's configurations are those that Hydra composes."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,12 +10,15 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
+from nntrain.sweeps import register
 from nntrain.sweeps.spec.compose import Composer
+
+register()
 
 
 @pytest.fixture
 def master() -> Iterator[DictConfig]:
-    """The configuration of nntrain.run, with Hydra's own part."""
+    """Returns the configuration of nntrain.run with Hydra's own part."""
     with initialize_config_module("nntrain.conf", version_base="1.3"):
         yield compose("config", ["tracker=none"], return_hydra_config=True)
 
@@ -26,7 +29,7 @@ def loader(master: DictConfig) -> ConfigLoader:
 
 
 def plain(config: DictConfig) -> dict[str, object]:
-    """The whole configuration, less what Hydra derives from the overrides and nothing refers to."""
+    """Returns the configuration as plain values, without a key that nothing refers to."""
     found = OmegaConf.to_container(config, resolve=False)
     assert isinstance(found, dict)
     del found["hydra"]["job"]["override_dirname"]
@@ -53,7 +56,7 @@ TRIALS = [
 @pytest.mark.parametrize(
     "fixed", [[], ["n_epoch=3", "optimizer=adam"]], ids=["nothing fixed", "fixed"]
 )
-def test_each_of_a_sweeps_configurations_is_the_one_that_hydra_composes(
+def test_each_configuration_is_the_one_that_hydra_composes(
     master: DictConfig, loader: ConfigLoader, fixed: Sequence[str]
 ) -> None:
     composer = Composer(loader, master, fixed)
@@ -73,7 +76,7 @@ def test_a_job_that_changes_its_configuration_does_not_change_the_next(
 
 
 @pytest.mark.parametrize("overrides", [["lrr=1"], ["lr=text"], ["model.hiden=3"]])
-def test_what_hydra_refuses_is_refused_as_hydra_does(
+def test_an_invalid_override_raises_the_error_of_hydra(
     master: DictConfig, loader: ConfigLoader, overrides: list[str]
 ) -> None:
     with pytest.raises(HydraException) as expected:
@@ -83,7 +86,7 @@ def test_what_hydra_refuses_is_refused_as_hydra_does(
     assert str(found.value) == str(expected.value)
 
 
-def test_a_folder_named_after_the_overrides_is_named_so(tmp_path: Path) -> None:
+def test_a_folder_can_be_named_after_the_overrides(tmp_path: Path) -> None:
     with initialize_config_module("nntrain.conf", version_base="1.3"):
         master = compose(
             "config", ["hydra.sweep.dir=x/${hydra.job.override_dirname}"], return_hydra_config=True

@@ -1,4 +1,4 @@
-"""The search space: Hydra's overrides as Optuna's distributions, and what a trial chose as overrides again."""
+"""The search space: overrides become Optuna's distributions, and parameters become overrides."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.sweeps.small_app import App
 
 
 def parsed(override: str) -> Any:
-    """The value that Hydra's parser finds in an override."""
+    """Returns the value that Hydra's parser finds in an override."""
     return OverridesParser.create().parse_override(override).value()
 
 
@@ -70,7 +70,7 @@ DISTRIBUTIONS: list[tuple[str, BaseDistribution]] = [
 @pytest.mark.parametrize(
     ("text", "expected"), DISTRIBUTIONS, ids=[text for text, _ in DISTRIBUTIONS]
 )
-def test_a_sweep_of_hydras_is_a_distribution_of_optunas(
+def test_each_sweep_of_hydra_becomes_a_distribution_of_optuna(
     text: str, expected: BaseDistribution
 ) -> None:
     found = make_space({}, [f"x={text}"]).distributions["x"]
@@ -91,7 +91,7 @@ def test_a_grid_has_the_values_that_hydra_enumerates(text: str) -> None:
     )
 
 
-def test_the_end_of_a_range_is_left_out_in_decimals() -> None:
+def test_a_range_excludes_its_end_in_decimal_arithmetic() -> None:
     assert grid_values(make_space({}, ["x=range(0,0.9,0.3)"]).distributions["x"]) == [0, 0.3, 0.6]
     assert grid_values(make_space({}, ["x=range(0,1,0.1)"]).distributions["x"]) == [
         i / 10 for i in range(10)
@@ -99,7 +99,7 @@ def test_the_end_of_a_range_is_left_out_in_decimals() -> None:
 
 
 @pytest.mark.parametrize("text", ["interval(0,1)", "tag(log,interval(1,2))"])
-def test_an_interval_of_floats_has_no_end_of_values(text: str) -> None:
+def test_an_interval_of_floats_has_infinitely_many_values(text: str) -> None:
     space = make_space({}, [f"x={text}", "y=1,2"])
     assert grid_values(space.distributions["x"]) is None
     assert space.size is None
@@ -113,32 +113,32 @@ MISTAKES = [
     ("x=interval(2,1)", "x=interval(2,1) cannot be sampled: its end 1 is below its start 2."),
     ("x=interval(1,inf)", "its ends must be finite."),
     ("x=interval(nan,1)", "its ends must be finite."),
-    ("x=tag(foo,interval(1,2))", "the tag foo says nothing here, expected is tag(log, ...)."),
-    ("x=tag(log,foo,interval(1,2))", "the tag foo says nothing here"),
-    ("x=tag(foo,range(1,3))", "the tag foo says nothing here"),
-    ("x=tag(log,choice(1,2))", "a choice takes no tag."),
+    ("x=tag(foo,interval(1,2))", "the tag foo is unknown, expected tag(log, ...)."),
+    ("x=tag(log,foo,interval(1,2))", "the tag foo is unknown"),
+    ("x=tag(foo,range(1,3))", "the tag foo is unknown"),
+    ("x=tag(log,choice(1,2))", "a choice cannot have a tag."),
     ("x=tag(log,interval(0,1))", "`low > 0` must hold"),
-    ("x=range(5,1)", "from 5 to 1 in steps of 1 there is nothing (the end is left out)."),
-    ("x=range(1,1)", "there is nothing (the end is left out)."),
-    ("x=range(1,3,0)", "its step is 0."),
-    ("x=range(0,1,0.0)", "its step is 0."),
-    ("x=tag(log,range(1,9,2))", "a logarithmic range has no step"),
-    ("x=tag(log,range(0.1,1,0.1))", "a logarithmic range has no step"),
-    ("model=glob(rnn*)", "model=glob(rnn*) cannot be sampled: there is nothing to choose from."),
+    ("x=range(5,1)", "from 5 to 1 in steps of 1 it is empty (the end is excluded)."),
+    ("x=range(1,1)", "it is empty (the end is excluded)."),
+    ("x=range(1,3,0)", "its step must not be 0."),
+    ("x=range(0,1,0.0)", "its step must not be 0."),
+    ("x=tag(log,range(1,9,2))", "a logarithmic range cannot have a step"),
+    ("x=tag(log,range(0.1,1,0.1))", "a logarithmic range cannot have a step"),
+    ("model=glob(rnn*)", "model=glob(rnn*) cannot be sampled: it has no choices."),
     (
         "x=choice()",
-        "x=choice() cannot be read: ValueError while evaluating 'choice()': empty choice is not legal.",
+        "x=choice() cannot be read: ValueError while evaluating 'choice()': empty choice is not ",
     ),
     ("x=choice(1", "x=choice(1 cannot be read: no viable alternative at input 'choice(1'."),
     (
         "hydra.sweeper.n_trials=1,2",
-        "hydra.sweeper.n_trials cannot be swept over, for it belongs to Hydra",
+        "hydra.sweeper.n_trials belongs to Hydra and cannot be swept over",
     ),
 ]
 
 
 @pytest.mark.parametrize(("text", "message"), MISTAKES, ids=[text for text, _ in MISTAKES])
-def test_what_cannot_be_sampled_is_told_in_one_line_that_names_it(
+def test_an_override_that_cannot_be_sampled_is_an_error_of_one_line(
     text: str, message: str, app: App
 ) -> None:
     with pytest.raises(SweepError) as caught:
@@ -159,7 +159,7 @@ def test_a_glob_chooses_among_the_configs_of_a_group(app: App) -> None:
     assert space.overrides({"model": "mlp_wide"}) == ["model=mlp_wide"]
 
 
-def test_what_is_no_sweep_is_the_same_in_all_trials() -> None:
+def test_an_override_without_a_sweep_is_the_same_in_all_trials() -> None:
     given = ["y=3", "+z='a b'", "++w=[1,2]", "~v", "model=cnn", "u=null", "x=1,2", "t='x=1,2'"]
     space = make_space({}, given)
     assert list(space.distributions) == ["x"]
@@ -181,7 +181,7 @@ PARAMS: dict[str, Any] = {
 }
 
 
-def test_params_say_the_same_as_overrides() -> None:
+def test_params_mean_the_same_as_overrides() -> None:
     space = make_space(OmegaConf.create(PARAMS), [])
     assert space.distributions == {
         "a": CategoricalDistribution([1, 2]),
@@ -252,7 +252,7 @@ CHOICES = [
 
 
 @pytest.mark.parametrize("text", CHOICES)
-def test_a_text_that_a_users_function_chose_goes_back_to_the_same_text(text: str) -> None:
+def test_a_text_chosen_by_a_function_of_the_user_survives_as_an_override(text: str) -> None:
     (override,) = Space().overrides({"x": text})
     assert parsed(override) == text
     assert type(parsed(override)) is str
@@ -264,7 +264,7 @@ def quoted(text: str) -> str:
 
 
 @pytest.mark.parametrize("text", [text for text in CHOICES if text != "plain"])
-def test_a_text_that_was_chosen_from_goes_back_to_the_same_text(text: str) -> None:
+def test_a_chosen_text_survives_as_an_override(text: str) -> None:
     space = make_space({}, [f"x=choice(plain,{quoted(text)})"])
     distribution = space.distributions["x"]
     assert isinstance(distribution, CategoricalDistribution)
@@ -284,7 +284,7 @@ def test_a_text_that_was_chosen_from_goes_back_to_the_same_text(text: str) -> No
     [True, False, None, 0, -7, 10**20, 0.1, 1e-05, -2.5e300, 1 / 3, 5e-324, 1.0, math.inf],
     ids=repr,
 )
-def test_a_number_goes_back_to_the_same_number(value: Any) -> None:
+def test_a_number_survives_as_an_override(value: Any) -> None:
     (override,) = Space().overrides({"x": value})
     assert parsed(override) == value
     assert type(parsed(override)) is type(value)
@@ -302,7 +302,7 @@ def test_a_number_goes_back_to_the_same_number(value: Any) -> None:
         ("shuffle(a,b,c,d,e,f,g)", list("abcdefg")),
     ],
 )
-def test_what_was_chosen_goes_back_to_the_same_value(text: str, values: list[Any]) -> None:
+def test_a_choice_survives_as_an_override(text: str, values: list[Any]) -> None:
     space = make_space({}, [f"x={text}"])
     distribution = space.distributions["x"]
     assert isinstance(distribution, CategoricalDistribution)
@@ -315,7 +315,7 @@ def test_what_was_chosen_goes_back_to_the_same_value(text: str, values: list[Any
     assert [type(one) for one in found] == [type(one) for one in values]
 
 
-def test_what_a_trial_suggests_composes_to_what_was_suggested(app: App) -> None:
+def test_the_configuration_of_a_trial_has_the_suggested_values(app: App) -> None:
     space = app.space(
         "x=interval(0,1)",
         "size=int(interval(1,8))",
@@ -342,7 +342,7 @@ def test_what_a_trial_suggests_composes_to_what_was_suggested(app: App) -> None:
 # --- in words
 
 
-def test_a_space_in_words_tells_any_difference() -> None:
+def test_the_description_of_a_space_shows_every_difference() -> None:
     texts = [
         "interval(0,1)",
         "interval(0,1.0000001)",
@@ -364,18 +364,18 @@ def test_a_space_in_words_tells_any_difference() -> None:
     assert words[9] == "choice(a, b)"
 
 
-def test_a_space_is_the_same_in_words_each_time_even_where_it_is_shuffled() -> None:
+def test_the_description_of_a_shuffled_choice_is_always_the_same() -> None:
     text = f"x=shuffle({','.join('abcdefghijklmnop')})"
     assert make_space({}, [text]).describe() == make_space({}, [text]).describe()
 
 
-def test_one_configuration_is_made_of_the_first_choices_and_the_low_ends() -> None:
+def test_the_first_configuration_has_the_first_choices_and_the_low_ends() -> None:
     space = make_space({}, ["x=interval(2,3)", "y=range(10,0,-3)", "z=b,a"])
     assert first_params(space) == {"x": 2, "y": 1, "z": "b"}
 
 
 @pytest.mark.parametrize("path", ["nowhere.at_all", "math.no_such_thing", "plain", ""])
-def test_a_function_that_is_not_there_is_named(path: str) -> None:
+def test_a_missing_function_is_an_error_that_names_it(path: str) -> None:
     with pytest.raises(
         SweepError, match=r"hydra\.sweeper\.custom_search_space=.* cannot be imported"
     ):

@@ -1,4 +1,4 @@
-"""When a sweep is over before it has all its trials."""
+"""When a sweep ends early."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def ended(
         ("completed", TrialState.COMPLETE, False),
     ],
 )
-def test_a_failure_is_what_says_nothing_of_the_configuration(
+def test_a_failure_is_a_fault_and_not_a_bad_configuration(
     outcome: str | None, state: TrialState, expected: bool
 ) -> None:
     assert bool(failures([ended(0, outcome, state)])) is expected
 
 
-def test_a_failure_that_is_run_again_is_none() -> None:
+def test_a_failure_that_runs_again_does_not_count() -> None:
     assert (
         failures([ended(0, "killed"), ended(1, "completed", TrialState.COMPLETE, retry_of=0)]) == []
     )
@@ -71,7 +71,7 @@ def test_a_failure_that_is_run_again_is_none() -> None:
         (1, 0.25, 4, False),
     ],
 )
-def test_a_sweep_stops_when_more_than_its_share_has_failed(
+def test_a_sweep_stops_when_more_than_max_failure_rate_have_failed(
     n_failed: int, rate: float, n_trials: int, expected: bool, tmp_path: Path
 ) -> None:
     plan = make_plan(tmp_path, max_failure_rate=rate, n_trials=n_trials)

@@ -1,4 +1,4 @@
-"""The study's pruner as a trial sees it: its own metric, controls, and what it was compared with."""
+"""The pruner of a trial: its decision, its own metric, controls, and the comparison it reports."""
 
 from __future__ import annotations
 
@@ -8,57 +8,56 @@ from typing import Any
 
 import optuna
 import pytest
-from hydra_plugins.nntrain_sweeper.config import PRUNERS
 from optuna import Trial
 from optuna.trial import TrialState
 
 from nntrain.core.events import CancelFitException
 from nntrain.result import StopReason
 from nntrain.sweeps.spec.plan import SweepPlan
-from nntrain.sweeps.study.opening import SHADOW, open_study
-from nntrain.sweeps.study.pruner import CONTROL, Judge, end_reports
+from nntrain.sweeps.study.opening import REPORTS_SUFFIX, open_study
+from nntrain.sweeps.study.pruner import CONTROL, StudyPruner, end_reports
 from nntrain.sweeps.study.trials import SweepStudy
-from tests.sweeps.small_app import make_plan
+from tests.sweeps.small_app import PRUNERS, make_plan
 
 THRESHOLD = {**PRUNERS["threshold"], "upper": 1.0}
-"""Prunes whatever is above 1."""
+"""Prunes values above 1."""
 
 
-def judge(folder: Path, **options: Any) -> tuple[Judge, SweepStudy, SweepPlan]:
+def study_pruner(folder: Path, **options: Any) -> tuple[StudyPruner, SweepStudy, SweepPlan]:
     plan = make_plan(folder, **({"pruner": THRESHOLD} | options))
     study, storage = open_study(plan)
-    return Judge(plan, study, storage), study, plan
+    return StudyPruner(plan, study, storage), study, plan
 
 
-def verdicts(made: Judge, trial: Trial, *values: float) -> list[str | None]:
-    """The verdict after each report."""
-    pruning = made.of(trial)
-    assert pruning is not None
+def reasons(made: StudyPruner, trial: Trial, *values: float) -> list[str | None]:
+    """Returns the reason to prune after each report."""
+    pruner = made.of(trial)
+    assert pruner is not None
     found = []
     for step, value in enumerate(values, 1):
-        pruning.report(value, step)
-        found.append(pruning.verdict())
+        pruner.report(value, step)
+        found.append(pruner.prune_reason())
     return found
 
 
-def test_a_verdict_comes_once(tmp_path: Path) -> None:
-    made, study, _ = judge(tmp_path)
-    good, bad, again = verdicts(made, study.ask(), 0.5, 2.0, 3.0)
+def test_the_reason_to_prune_is_given_once(tmp_path: Path) -> None:
+    made, study, _ = study_pruner(tmp_path)
+    good, bad, again = reasons(made, study.ask(), 0.5, 2.0, 3.0)
     assert good is None
-    assert bad == "valid/loss=2 at step 2, ThresholdPruner; no other trial got there"
+    assert bad == "valid/loss=2 at step 2, ThresholdPruner; no other trial reached this step"
     assert again is None
 
 
-def test_a_verdict_says_what_the_value_was_compared_with(tmp_path: Path) -> None:
-    made, study, _ = judge(tmp_path)
+def test_the_reason_says_what_the_value_was_compared_with(tmp_path: Path) -> None:
+    made, study, _ = study_pruner(tmp_path)
     for values in ((0.5, 0.25), (0.75, 0.5), (0.5,), (0.125, 0.125)):
         trial = study.ask()
-        verdicts(made, trial, *values)
+        reasons(made, trial, *values)
         study.tell(trial, values[-1])
-    found = verdicts(made, study.ask(), 0.5, 2.0)
+    found = reasons(made, study.ask(), 0.5, 2.0)
     assert found == [
         None,
-        "valid/loss=2 at step 2, ThresholdPruner; there 3 others had 0.125 to 0.5, median 0.25",
+        "valid/loss=2 at step 2, ThresholdPruner; 3 other trials had 0.125 to 0.5, median 0.25",
     ]
 
 
@@ -70,11 +69,11 @@ def is_control(name: str, number: int, fraction: float) -> bool:
 def test_a_share_of_the_trials_runs_on_as_controls(
     fraction: float, n: int | None, tmp_path: Path
 ) -> None:
-    made, study, plan = judge(tmp_path, control_fraction=fraction)
+    made, study, plan = study_pruner(tmp_path, control_fraction=fraction)
     found = []
     for number in range(40):
         trial = study.ask()
-        goes_on = verdicts(made, trial, 0.5, 2.0, 3.0) == [None] * 3
+        goes_on = reasons(made, trial, 0.5, 2.0, 3.0) == [None] * 3
         assert goes_on is is_control(plan.study_name, number, fraction)
         assert trial.user_attrs == ({CONTROL: 2} if goes_on else {})
         study.tell(trial, 3.0)
@@ -84,9 +83,9 @@ def test_a_share_of_the_trials_runs_on_as_controls(
 
 
 def test_a_promising_trial_is_no_control(tmp_path: Path) -> None:
-    made, study, _ = judge(tmp_path, control_fraction=1.0)
+    made, study, _ = study_pruner(tmp_path, control_fraction=1.0)
     trial = study.ask()
-    assert verdicts(made, trial, 0.5, 0.25) == [None, None]
+    assert reasons(made, trial, 0.5, 0.25) == [None, None]
     assert trial.user_attrs == {}
 
 
@@ -104,33 +103,33 @@ SEVERAL = {"directions": ["minimize", "maximize"], "objectives": ["valid/loss", 
 def test_another_metric_is_compared_in_a_study_of_its_own(
     options: dict[str, Any], url: str | None, tmp_path: Path
 ) -> None:
-    made, study, plan = judge(
+    made, study, plan = study_pruner(
         tmp_path, pruner={**PRUNERS["median"], "n_startup_trials": 2}, storage=url, **options
     )
     storage = study._storage
     n = len(plan.directions)
-    reasons = []
+    found_reasons = []
     for accuracy in (0.8, 0.9, 0.7, 0.95):
         trial = Trial(study, storage.create_new_trial(study._study_id))
-        found = verdicts(made, trial, accuracy, accuracy)
+        found = reasons(made, trial, accuracy, accuracy)
         state = TrialState.COMPLETE if found == [None, None] else TrialState.PRUNED
         made.end(trial, state)
         study.tell(trial, [0.1] * n if state is TrialState.COMPLETE else None, state)
-        reasons.append(found[0])
-    assert reasons == [
+        found_reasons.append(found[0])
+    assert found_reasons == [
         None,
         None,
-        "valid/accuracy=0.7 at step 1, MedianPruner; there 2 others had 0.8 to 0.9, median 0.85",
+        "valid/accuracy=0.7 at step 1, MedianPruner; 2 other trials had 0.8 to 0.9, median 0.85",
         None,
     ]
-    shadow = optuna.load_study(study_name=plan.study_name + SHADOW, storage=storage)
-    assert [trial.state.name for trial in shadow.trials] == [
+    reports = optuna.load_study(study_name=plan.study_name + REPORTS_SUFFIX, storage=storage)
+    assert [trial.state.name for trial in reports.trials] == [
         "COMPLETE",
         "COMPLETE",
         "PRUNED",
         "COMPLETE",
     ]
-    assert [trial.value for trial in shadow.trials] == [0.8, 0.9, 0.7, 0.95]
+    assert [trial.value for trial in reports.trials] == [0.8, 0.9, 0.7, 0.95]
     assert all(trial.intermediate_values == {} for trial in study.trials)
     assert [trial.state.name for trial in study.trials] == [
         "COMPLETE",
@@ -155,17 +154,17 @@ def test_the_other_study_ends_its_trial_as_the_study_does(
     expected: tuple[TrialState, float | None],
     tmp_path: Path,
 ) -> None:
-    made, study, plan = judge(tmp_path, pruner=PRUNERS["none"], **OTHER)
+    made, study, plan = study_pruner(tmp_path, pruner=PRUNERS["none"], **OTHER)
     trial = study.ask()
-    verdicts(made, trial, *values)
+    reasons(made, trial, *values)
     made.end(trial, state)
     made.end(trial, state)  # only once
-    shadow = optuna.load_study(study_name=plan.study_name + SHADOW, storage=study._storage)
-    assert [(one.state, one.value) for one in shadow.trials] == [expected]
+    reports = optuna.load_study(study_name=plan.study_name + REPORTS_SUFFIX, storage=study._storage)
+    assert [(one.state, one.value) for one in reports.trials] == [expected]
 
 
-def test_several_objectives_alone_have_no_verdict(tmp_path: Path) -> None:
-    made, study, _ = judge(tmp_path, pruner=PRUNERS["none"], monitor=None, **SEVERAL)
+def test_several_objectives_without_a_pruning_metric_have_no_pruner(tmp_path: Path) -> None:
+    made, study, _ = study_pruner(tmp_path, pruner=PRUNERS["none"], monitor=None, **SEVERAL)
     trial = study.ask()
     assert made.of(trial) is None
     made.end(trial, TrialState.COMPLETE)
@@ -183,39 +182,39 @@ def test_several_objectives_alone_have_no_verdict(tmp_path: Path) -> None:
 def test_the_metric_to_report_is_the_pruners_or_the_objective(
     options: dict[str, Any], monitor: str | None, tmp_path: Path
 ) -> None:
-    made, study, _ = judge(tmp_path, every=3, **options)
-    pruning = made.of(study.ask())
-    assert pruning is not None
-    assert (pruning.monitor, pruning.every) == (monitor, 3)
+    made, study, _ = study_pruner(tmp_path, every=3, **options)
+    pruner = made.of(study.ask())
+    assert pruner is not None
+    assert (pruner.monitor, pruner.every) == (monitor, 3)
 
 
 def test_a_trial_that_was_ended_by_another_process_is_interrupted(tmp_path: Path) -> None:
-    made, study, _ = judge(tmp_path)
+    made, study, _ = study_pruner(tmp_path)
     trial = study.ask()
-    pruning = made.of(trial)
-    assert pruning is not None
+    pruner = made.of(trial)
+    assert pruner is not None
     study.tell(0, state=TrialState.FAIL)
     with pytest.raises(CancelFitException) as caught:
-        pruning.report(0.5, 1)
+        pruner.report(0.5, 1)
     assert caught.value.reason is StopReason.INTERRUPTED
 
 
-def test_reports_of_a_trial_that_ended_without_a_word_are_ended_and_those_of_a_running_one_are_not(
+def test_reports_of_a_dead_trial_are_ended_and_those_of_a_running_one_are_not(
     tmp_path: Path,
 ) -> None:
-    made, study, plan = judge(tmp_path, pruner=PRUNERS["none"], **OTHER)
+    made, study, plan = study_pruner(tmp_path, pruner=PRUNERS["none"], **OTHER)
     ended, running = study.ask(), study.ask()
     for trial in (ended, running):
-        verdicts(made, trial, 0.5)
+        reasons(made, trial, 0.5)
     study.tell(ended, state=TrialState.FAIL)  # as the supervisor does for a worker that was killed
     for _ in range(2):
         end_reports(plan, study, study._storage)
-    shadow = optuna.load_study(study_name=plan.study_name + SHADOW, storage=study._storage)
-    assert [trial.state for trial in shadow.trials] == [TrialState.FAIL, TrialState.RUNNING]
+    reports = optuna.load_study(study_name=plan.study_name + REPORTS_SUFFIX, storage=study._storage)
+    assert [trial.state for trial in reports.trials] == [TrialState.FAIL, TrialState.RUNNING]
 
 
 def test_without_a_metric_of_its_own_there_are_no_reports_to_end(tmp_path: Path) -> None:
-    _, study, plan = judge(tmp_path)
+    _, study, plan = study_pruner(tmp_path)
     end_reports(plan, study, study._storage)
     assert [summary.study_name for summary in optuna.get_all_study_summaries(study._storage)] == [
         plan.study_name

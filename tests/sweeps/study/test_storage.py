@@ -1,4 +1,4 @@
-"""Where a study is kept: the file and its lock, databases, and what is told of those that cannot be used."""
+"""The storage of a study: the file and its lock, databases, and errors of unusable storages."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ LINE = b'{"op_code": 0}\n'
         "torn in a character",
     ],
 )
-def test_who_gets_the_lock_cuts_a_line_that_was_not_finished(
+def test_acquiring_the_lock_cuts_off_a_torn_line(
     before: bytes, after: bytes, tmp_path: Path
 ) -> None:
     path = tmp_path / "study.jsonl"
@@ -66,7 +66,7 @@ def test_who_gets_the_lock_cuts_a_line_that_was_not_finished(
     assert path.read_bytes() == after
 
 
-def test_a_study_whose_last_line_is_torn_is_read_and_goes_on(tmp_path: Path) -> None:
+def test_a_study_with_a_torn_last_line_is_read_and_continues(tmp_path: Path) -> None:
     study = optuna.create_study(study_name="s", storage=open_storage(None, tmp_path))
     for value in (1.0, 2.0):
         study.tell(study.ask(), value)
@@ -82,26 +82,26 @@ def test_a_study_whose_last_line_is_torn_is_read_and_goes_on(tmp_path: Path) -> 
     assert all(json.loads(line) for line in path.read_text().splitlines())
 
 
-def test_a_folder_that_cannot_be_is_told() -> None:
+def test_an_impossible_folder_is_an_error() -> None:
     with pytest.raises(
         SweepError,
-        match=r"folder /dev/null/no cannot be used \(Not a directory\): give another hydra\.sweep\.dir",
+        match=r"folder /dev/null/no cannot be used \(Not a directory\): choose another hydra",
     ):
         open_storage(None, Path("/dev/null/no"))
 
 
-def test_a_damaged_line_is_told_with_the_file(tmp_path: Path) -> None:
+def test_a_damaged_line_is_an_error_that_names_the_file(tmp_path: Path) -> None:
     study = optuna.create_study(study_name="s", storage=open_storage(None, tmp_path))
     path = tmp_path / STUDY_FILE
     path.write_bytes(b"garbage\n" + path.read_bytes())
     with pytest.raises(
         SweepError,
-        match=r"study\.jsonl is damaged: move it away, or give another hydra\.sweeper\.study_name",
+        match=r"study\.jsonl is damaged: move it away, or choose another hydra\.sweeper\.study",
     ):
         optuna.load_study(study_name=study.study_name, storage=open_storage(None, tmp_path))
 
 
-def test_the_disk_is_waited_for_when_a_trial_ends_not_at_a_report(
+def test_the_file_reaches_the_disk_when_a_trial_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study = optuna.create_study(storage=open_storage(None, tmp_path))
@@ -183,7 +183,7 @@ def test_a_lock_that_a_killed_process_held_is_free_at_once(tmp_path: Path) -> No
         assert path.read_bytes() == LINE
 
 
-def test_a_study_is_kept_in_one_file_in_its_folder_by_default(tmp_path: Path) -> None:
+def test_a_study_is_one_file_in_its_folder_by_default(tmp_path: Path) -> None:
     folder = tmp_path / "multirun" / "study"
     storage = open_storage(None, folder)
     assert isinstance(storage, JournalStorage)
@@ -192,7 +192,7 @@ def test_a_study_is_kept_in_one_file_in_its_folder_by_default(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("absolute", [True, False])
-def test_a_sqlite_database_is_made_with_its_folder_and_takes_signs_of_life(
+def test_a_sqlite_database_is_created_with_its_folder_and_has_heartbeats(
     absolute: bool, tmp_path: Path
 ) -> None:
     path = tmp_path / "new" / "folder" / "study.db"
@@ -214,12 +214,12 @@ PG = "postgresql+psycopg2://user:hush@127.0.0.1:1/db"
 UNUSABLE = [
     (
         "study.db",
-        "hydra.sweeper.storage=study.db is no storage: give a URL that begins with one of grpc://, sqlite://,",
+        "hydra.sweeper.storage=study.db is not a storage URL: start it with one of grpc://, ",
     ),
-    ("redis://host", "hydra.sweeper.storage=redis://host is no storage"),
+    ("redis://host", "hydra.sweeper.storage=redis://host is not a storage URL"),
     (
         "postgres://user:hush@host/db",
-        "hydra.sweeper.storage=postgres://user:***@host/db is no storage",
+        "hydra.sweeper.storage=postgres://user:***@host/db is not a storage URL",
     ),
     (PG, f"hydra.sweeper.storage={without_password(PG)} cannot be reached: "),
     (
@@ -237,7 +237,7 @@ UNUSABLE = [
 @pytest.mark.parametrize(
     ("url", "message"), UNUSABLE, ids=[url.partition("/")[0] for url, _ in UNUSABLE]
 )
-def test_a_storage_that_cannot_be_used_is_told_in_one_line_without_its_password(
+def test_an_unusable_storage_is_an_error_of_one_line_without_the_password(
     url: str, message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(SweepError) as caught:
@@ -247,15 +247,15 @@ def test_a_storage_that_cannot_be_used_is_told_in_one_line_without_its_password(
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_driver_is_told_by_its_name(tmp_path: Path) -> None:
-    with pytest.raises(SweepError, match=r"needs the module \w+: pip install it"):
+def test_a_missing_driver_is_an_error_that_names_the_module(tmp_path: Path) -> None:
+    with pytest.raises(SweepError, match=r"needs the module \w+: install it with pip"):
         open_storage("oracle://user@host/db", tmp_path)
 
 
 @pytest.mark.slow
-def test_a_proxy_that_does_not_answer_is_told(tmp_path: Path) -> None:
+def test_a_proxy_that_does_not_respond_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(
-        SweepError, match=r"storage=grpc://127\.0\.0\.1:1 cannot be reached: start it with optuna"
+        SweepError, match=r"storage=grpc://127\.0\.0\.1:1 cannot be reached: start the proxy with"
     ):
         open_storage("grpc://127.0.0.1:1", tmp_path)
 
@@ -275,7 +275,7 @@ def test_a_password_is_not_shown(url: str, shown: str) -> None:
 
 
 @pytest.mark.parametrize("url", [None, "sqlite:///study.db"])
-def test_a_trial_that_gives_no_sign_of_life_is_handed_over_where_the_storage_can_tell(
+def test_a_trial_without_heartbeats_is_handed_over_if_the_storage_supports_heartbeats(
     url: str | None, tmp_path: Path
 ) -> None:
     lost: list[int] = []
@@ -316,7 +316,7 @@ def test_claims_exclude_one_another(tmp_path: Path) -> None:
     threads[0].start()
     assert inside.wait(30)
     threads[1].start()
-    time.sleep(0.05)  # the second has time to come in, were the door open
+    time.sleep(0.05)  # time for the second to enter, if nothing held it back
     leave.set()
     for thread in threads:
         thread.join(30)

@@ -1,4 +1,4 @@
-"""The books of a study: who runs a trial, which trials count, and what becomes of one whose process has died."""
+"""Trial bookkeeping: owners, claims, the trials that count, and what follows a crash."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ ELSEWHERE = json.dumps({"host": "another-machine", "pid": 1, "started": 0.0})
 
 
 def dead() -> str:
-    """What signs a trial whose process is dead."""
+    """Returns the owner of a trial whose process is dead."""
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     return json.dumps({"host": socket.gethostname(), "pid": process.pid, "started": 0.0})
@@ -70,7 +70,7 @@ def opened(folder: Path, url: str | None = None) -> tuple[SweepStudy, BaseStorag
 def trial_of(
     number: int, state: TrialState = DONE, attrs: Mapping[str, Any] | None = None
 ) -> FrozenTrial:
-    """A trial as a study lists it."""
+    """Returns a trial as a study lists it."""
     trial = create_trial(
         state=state, value=1.0 if state is DONE else None, user_attrs=dict(attrs or {})
     )
@@ -99,7 +99,7 @@ def claim_all(folder: Path, url: str | None, n_trials: int, numbers: list[int]) 
 
 @STORAGES
 @pytest.mark.parametrize("n_waiting", [0, 3])
-def test_threads_claim_each_trial_once_and_no_more_than_there_are_to_be(
+def test_threads_claim_each_trial_once_and_no_more_than_n_trials(
     url: str | None, n_waiting: int, tmp_path: Path
 ) -> None:
     study, _ = opened(tmp_path / "s", url)
@@ -122,7 +122,7 @@ def test_threads_claim_each_trial_once_and_no_more_than_there_are_to_be(
 
 
 def in_processes(target: Callable[..., None], n: int, *args: Any) -> None:
-    """Runs a function in processes of their own at once."""
+    """Runs a function in several processes at once."""
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=target, args=args) for _ in range(n)]
     for process in processes:
@@ -139,7 +139,7 @@ def claim_and_write(folder: Path, n_trials: int) -> None:
 
 
 @pytest.mark.slow
-def test_processes_claim_each_trial_once_and_no_more_than_there_are_to_be(tmp_path: Path) -> None:
+def test_processes_claim_each_trial_once_and_no_more_than_n_trials(tmp_path: Path) -> None:
     folder = tmp_path / "s"
     study, _ = opened(folder)
     for _ in range(4):
@@ -151,7 +151,7 @@ def test_processes_claim_each_trial_once_and_no_more_than_there_are_to_be(tmp_pa
     assert [trial.state for trial in study.trials] == [DONE] * 30
 
 
-def test_a_claimed_trial_is_signed_by_this_process(tmp_path: Path) -> None:
+def test_a_claimed_trial_is_owned_by_this_process(tmp_path: Path) -> None:
     study, storage = opened(tmp_path / "s")
     study.enqueue_trial({"x": 0.5})
     assert [claim(study, storage, tmp_path / "s", 2) is not None for _ in range(3)] == [
@@ -166,7 +166,7 @@ def test_a_claimed_trial_is_signed_by_this_process(tmp_path: Path) -> None:
     assert owner_of(study.trials[0])["pid"] == os.getpid()
 
 
-def test_a_waiting_trial_is_claimed_even_where_there_are_enough(tmp_path: Path) -> None:
+def test_a_waiting_trial_is_claimed_even_if_there_are_enough(tmp_path: Path) -> None:
     study, storage = opened(tmp_path / "s")
     for _ in range(3):
         add(study, DONE)
@@ -185,7 +185,7 @@ def test_nothing_is_claimed_when_the_sampler_has_tried_everything(tmp_path: Path
     assert claim(study, storage, tmp_path / "s", 5) is not None
 
 
-# --- what counts
+# --- the trials that count
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ def test_there_is_room_as_long_as_trials_are_missing_or_waiting(
     assert has_room(trials, n_trials) is expected
 
 
-# --- who is lost
+# --- lost trials
 
 
 @pytest.mark.parametrize(
@@ -249,7 +249,7 @@ def test_there_is_room_as_long_as_trials_are_missing_or_waiting(
             json.dumps(json.loads(this_process()) | {"started": 1.0}),
             0,
             True,
-        ),  # another process has its number now
+        ),  # another process has its id now
         (ELSEWHERE, 1e6, False),
         (None, UNOWNED_S / 2, False),
         (None, UNOWNED_S * 2, True),
@@ -270,11 +270,11 @@ def test_a_trial_is_lost_when_its_process_is_known_to_be_dead(
     assert is_lost(trial) is expected
 
 
-def test_a_trial_of_a_process_that_is_gone_is_lost() -> None:
+def test_a_trial_of_a_process_that_has_ended_is_lost() -> None:
     assert is_lost(trial_of(0, RUNNING, {OWNER: dead()}))
 
 
-def test_a_trial_of_a_process_that_nobody_has_waited_for_is_lost() -> None:
+def test_a_trial_of_a_zombie_process_is_lost() -> None:
     process = subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE)
     assert process.stdout is not None
     import psutil
@@ -291,11 +291,11 @@ def test_a_trial_of_a_process_that_nobody_has_waited_for_is_lost() -> None:
     process.stdout.close()
 
 
-# --- what becomes of it
+# --- what follows a crash
 
 
 @STORAGES
-def test_a_lost_trial_is_ended_and_its_configuration_waits(url: str | None, tmp_path: Path) -> None:
+def test_a_lost_trial_is_ended_and_queued_again(url: str | None, tmp_path: Path) -> None:
     folder = tmp_path / "s"
     study, storage = opened(folder, url)
     trial = claim(study, storage, folder, 1)
@@ -311,7 +311,7 @@ def test_a_lost_trial_is_ended_and_its_configuration_waits(url: str | None, tmp_
         KILLED,
         {1: 0.5},
     )
-    assert lost.user_attrs[MESSAGE] == "its process died without a word"
+    assert lost.user_attrs[MESSAGE] == "its process died without a message"
     assert (again.state, again.user_attrs) == (WAITING, {RETRY_OF: 0})
     retried = claim(study, storage, folder, 1)
     assert retried is not None
@@ -320,7 +320,7 @@ def test_a_lost_trial_is_ended_and_its_configuration_waits(url: str | None, tmp_
     assert repair(study, storage) == []
 
 
-def test_repair_leaves_what_runs_elsewhere_and_what_has_ended(tmp_path: Path) -> None:
+def test_repair_does_not_change_trials_that_run_elsewhere_or_have_ended(tmp_path: Path) -> None:
     study, storage = opened(tmp_path / "s")
     add(study, RUNNING, **{OWNER: ELSEWHERE})
     add(study, RUNNING, **{OWNER: this_process()})
@@ -330,7 +330,7 @@ def test_repair_leaves_what_runs_elsewhere_and_what_has_ended(tmp_path: Path) ->
     assert [trial.state for trial in study.trials] == [RUNNING, RUNNING, DONE, WAITING]
 
 
-def test_a_trial_waits_to_be_run_again_only_once(tmp_path: Path) -> None:
+def test_a_trial_is_queued_again_only_once(tmp_path: Path) -> None:
     study, _ = opened(tmp_path / "s")
     trial = add(study, FAILED)
     for _ in range(3):
@@ -341,7 +341,7 @@ def test_a_trial_waits_to_be_run_again_only_once(tmp_path: Path) -> None:
     ]
 
 
-def test_a_second_death_is_the_end(tmp_path: Path) -> None:
+def test_a_second_crash_is_final(tmp_path: Path) -> None:
     study, storage = opened(tmp_path / "s")
     give_up_or_retry(study, storage, add(study, RUNNING), KILLED, "first")
     assert [trial.state for trial in study.trials] == [FAILED, WAITING]
@@ -353,7 +353,7 @@ def test_a_second_death_is_the_end(tmp_path: Path) -> None:
     assert claim(study, storage, tmp_path / "s", 1) is None
 
 
-def test_a_death_after_an_interruption_is_no_second_death(tmp_path: Path) -> None:
+def test_a_crash_after_an_interruption_is_not_a_second_crash(tmp_path: Path) -> None:
     study, storage = opened(tmp_path / "s")
     add(study, FAILED, **{OUTCOME: "interrupted"})
     retry = add(study, RUNNING, **{RETRY_OF: 0})
@@ -362,7 +362,7 @@ def test_a_death_after_an_interruption_is_no_second_death(tmp_path: Path) -> Non
     assert study.trials[2].user_attrs == {RETRY_OF: 1}
 
 
-def test_what_has_ended_meanwhile_stays_as_it_is(tmp_path: Path) -> None:
+def test_a_trial_that_has_ended_meanwhile_is_not_changed(tmp_path: Path) -> None:
     study, storage = opened(tmp_path / "s")
     done = add(study, DONE, **{OUTCOME: "completed"})
     fail(study, storage, done, KILLED, "late")
@@ -370,21 +370,21 @@ def test_what_has_ended_meanwhile_stays_as_it_is(tmp_path: Path) -> None:
     assert study.trials[0].user_attrs == {OUTCOME: "completed"}
 
 
-def test_a_trial_goes_on_from_the_folder_of_the_one_that_it_runs_again(tmp_path: Path) -> None:
+def test_a_second_try_resumes_from_the_folder_of_the_first(tmp_path: Path) -> None:
     assert folder_of(tmp_path, 3) == tmp_path / "3"
     assert resume_folder(tmp_path, trial_of(5)) is None
     assert resume_folder(tmp_path, trial_of(5, attrs={RETRY_OF: 3})) == tmp_path / "3"
 
 
 class Slow(SweepStudy):
-    """Takes so long to have a trial wait that another command comes in between, if it can."""
+    """A study that enqueues so slowly that another command interferes, if nothing prevents it."""
 
     def enqueue_trial(self, *args: Any, **kwargs: Any) -> None:
         time.sleep(0.2)
         super().enqueue_trial(*args, **kwargs)
 
 
-def test_commands_that_repair_at_once_have_a_lost_trial_run_again_once(tmp_path: Path) -> None:
+def test_commands_that_repair_at_once_queue_a_lost_trial_only_once(tmp_path: Path) -> None:
     study, _ = opened(tmp_path / "s")
     add(study, RUNNING, **{OWNER: dead()})
 
@@ -405,5 +405,5 @@ def test_commands_that_repair_at_once_have_a_lost_trial_run_again_once(tmp_path:
     ]
 
 
-def test_a_study_knows_the_folder_in_which_commands_wait_for_each_other(tmp_path: Path) -> None:
+def test_a_study_knows_its_folder_where_commands_wait_for_each_other(tmp_path: Path) -> None:
     assert opened(tmp_path / "s")[0].folder == tmp_path / "s"

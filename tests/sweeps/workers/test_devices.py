@@ -1,4 +1,4 @@
-"""Which device each worker gets, on lists of devices that are made up, and on none."""
+"""The devices of each worker, from given lists of GPUs."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from nntrain.sweeps.workers.devices import THREADS, VISIBLE, slots, threads, vis
 FOUR = ["0", "1", "2", "3"]
 
 
-def placed(gpus: Any, per_gpu: int, n_jobs: int | None, there: list[str]) -> list[str]:
-    """The device of each worker; a dash where that is left to the job."""
-    return [slot.get(VISIBLE, "-") for slot in slots(gpus, per_gpu, n_jobs, there)]
+def placed(gpus: Any, per_gpu: int, n_jobs: int | None, available: list[str]) -> list[str]:
+    """Returns the device of each worker; a dash if the job chooses it."""
+    return [slot.get(VISIBLE, "-") for slot in slots(gpus, per_gpu, n_jobs, available)]
 
 
 @pytest.mark.parametrize(
-    ("gpus", "per_gpu", "n_jobs", "there", "expected"),
+    ("gpus", "per_gpu", "n_jobs", "available", "expected"),
     [
         (None, 1, None, FOUR, "-"),
         (None, 1, 3, FOUR, "---"),
@@ -40,10 +40,10 @@ def placed(gpus: Any, per_gpu: int, n_jobs: int | None, there: list[str]) -> lis
         ("1", 1, None, FOUR, "1"),
     ],
 )
-def test_each_worker_gets_a_device(
-    gpus: Any, per_gpu: int, n_jobs: int | None, there: list[str], expected: str
+def test_each_worker_has_a_device(
+    gpus: Any, per_gpu: int, n_jobs: int | None, available: list[str], expected: str
 ) -> None:
-    assert placed(gpus, per_gpu, n_jobs, there) == list(expected)
+    assert placed(gpus, per_gpu, n_jobs, available) == list(expected)
 
 
 def test_a_device_may_have_a_name() -> None:
@@ -58,45 +58,45 @@ MISTAKES: list[tuple[Any, int, int | None, list[str], str]] = [
         1,
         None,
         FOUR,
-        "hydra.sweeper.gpus=5 asks for other than 1 to 4, the GPUs that are there: 0, 1, 2, 3.",
+        "hydra.sweeper.gpus=5 must be from 1 to 4, the number of GPUs here: 0, 1, 2, 3.",
     ),
-    (1, 1, None, [], "hydra.sweeper.gpus=1: there is no GPU here, leave it out."),
-    (0, 1, None, FOUR, "hydra.sweeper.gpus=0 asks for other than 1 to 4"),
+    (1, 1, None, [], "hydra.sweeper.gpus=1: this machine has no GPU, remove the setting."),
+    (0, 1, None, FOUR, "hydra.sweeper.gpus=0 must be from 1 to 4"),
     (
         [0, 7],
         1,
         None,
         FOUR,
-        "hydra.sweeper.gpus names 7, which is not there: there are 0, 1, 2, 3.",
+        "hydra.sweeper.gpus names 7, which does not exist here: choose from 0, 1, 2, 3.",
     ),
-    ("all", 1, None, FOUR, "hydra.sweeper.gpus names all, which is not there"),
-    ([], 1, None, FOUR, "hydra.sweeper.gpus is an empty list"),
+    ("all", 1, None, FOUR, "hydra.sweeper.gpus names all, which does not exist here"),
+    ([], 1, None, FOUR, "hydra.sweeper.gpus is empty"),
     (
         True,
         1,
         None,
         FOUR,
-        "hydra.sweeper.gpus=True is no choice of GPUs: give auto, a number, a list of them, or null.",
+        "hydra.sweeper.gpus=True must be auto, a number of GPUs, a list of GPUs, or null.",
     ),
-    (1.5, 1, None, FOUR, "hydra.sweeper.gpus=1.5 is no choice of GPUs"),
+    (1.5, 1, None, FOUR, "hydra.sweeper.gpus=1.5 must be auto"),
     (
         "auto",
         2,
         9,
         FOUR,
-        "hydra.sweeper.n_jobs=9 workers have no place on 4 GPUs with workers_per_gpu=2",
+        "hydra.sweeper.n_jobs=9 workers do not fit on 4 GPUs with workers_per_gpu=2",
     ),
     (None, 0, None, FOUR, "hydra.sweeper.workers_per_gpu=0 must be at least 1."),
     (None, 1, 0, FOUR, "hydra.sweeper.n_jobs=0 must be at least 1"),
 ]
 
 
-@pytest.mark.parametrize(("gpus", "per_gpu", "n_jobs", "there", "message"), MISTAKES)
-def test_what_is_not_there_is_told(
-    gpus: Any, per_gpu: int, n_jobs: int | None, there: list[str], message: str
+@pytest.mark.parametrize(("gpus", "per_gpu", "n_jobs", "available", "message"), MISTAKES)
+def test_impossible_devices_are_an_error(
+    gpus: Any, per_gpu: int, n_jobs: int | None, available: list[str], message: str
 ) -> None:
     with pytest.raises(SweepError) as caught:
-        slots(gpus, per_gpu, n_jobs, there)
+        slots(gpus, per_gpu, n_jobs, available)
     assert str(caught.value).startswith(message)
 
 
@@ -104,13 +104,13 @@ def test_what_is_not_there_is_told(
     ("value", "expected"),
     [("", []), ("0", ["0"]), ("1, 3", ["1", "3"]), ("GPU-5e1f", ["GPU-5e1f"])],
 )
-def test_the_devices_that_this_process_was_given_are_all_there_is(
+def test_a_process_may_use_only_the_devices_that_it_was_given(
     value: str, expected: list[str]
 ) -> None:
     assert visible_devices({VISIBLE: value}) == expected
 
 
-def test_without_such_a_list_the_driver_is_asked() -> None:
+def test_without_a_list_the_driver_is_asked() -> None:
     found = visible_devices({})
     assert all(name.isdigit() for name in found)
     assert len(found) == len(set(found))

@@ -1,4 +1,4 @@
-"""Other Hydra launchers: they launch the same workers, as often as it takes."""
+"""With other Hydra launchers the same workers are launched, and launched again if necessary."""
 
 import importlib.util
 import signal
@@ -30,7 +30,7 @@ def launcher(
 ) -> list[str]:
     if importlib.util.find_spec(f"hydra_plugins.{PACKAGES[request.param]}") is None:
         pytest.skip(f"{PACKAGES[request.param]} is not installed")
-    monkeypatch.setenv("HOME", str(tmp_path))  # where Ray leaves something
+    monkeypatch.setenv("HOME", str(tmp_path))  # where Ray writes files
     return LAUNCHERS[request.param]
 
 
@@ -43,7 +43,7 @@ def sweep(tmp_path: Path, n_trials: int, *overrides: str) -> SweepCommand:
     return SweepCommand(tmp_path / "app", *options, *overrides)
 
 
-def test_the_workers_are_what_is_launched(launcher: list[str], tmp_path: Path) -> None:
+def test_the_launcher_runs_the_workers(launcher: list[str], tmp_path: Path) -> None:
     command = sweep(tmp_path, 8, *launcher, "hydra.sweeper.trial_timeout_s=4")
     done = command.run(["segfault", "hang"], sleep_s=0.2)
     assert done.returncode == 0, done.stderr
@@ -79,7 +79,7 @@ def test_a_launch_that_dies_is_repeated(tmp_path: Path) -> None:
             assert trial.params == trials[before].params
 
 
-def test_a_signal_stops_the_workers_wherever_they_are(tmp_path: Path) -> None:
+def test_a_signal_stops_the_workers_on_all_machines(tmp_path: Path) -> None:
     command = sweep(tmp_path, 4, *LAUNCHERS["submitit"])
     with command.started(sleep_s=60) as process:
         command.wait_until_begun([0, 1], process)
@@ -90,7 +90,7 @@ def test_a_signal_stops_the_workers_wherever_they_are(tmp_path: Path) -> None:
     command.assert_no_process_is_left()
 
 
-def test_launches_that_lead_nowhere_are_given_up(tmp_path: Path) -> None:
+def test_launches_without_a_finished_trial_are_given_up(tmp_path: Path) -> None:
     command = sweep(
         tmp_path, 4, *LAUNCHERS["submitit"], "hydra.launcher.submitit_folder=/dev/null/no"
     )

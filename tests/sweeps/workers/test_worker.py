@@ -1,4 +1,4 @@
-"""What a worker makes of a trial: replicates, duplicates, second tries, and mistakes before the job begins."""
+"""The worker: replicates, duplicates, second tries, and errors before the job starts."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from omegaconf import DictConfig
 from optuna import Trial
 from optuna.trial import TrialState
 
-from nntrain.sweeps.context import running
+from nntrain.sweeps.context import trial_context
 from nntrain.sweeps.study.trials import DUPLICATE, MESSAGE, OUTCOME, counted, requeue
 from nntrain.sweeps.workers.worker import REPLICATES, Worker
 from tests.sweeps.small_app import App
 
 
 class Seen:
-    """A job that notes what it was given; its value depends on `x` and on the seed."""
+    """A job that records its arguments; its value depends on `x` and the seed."""
 
     def __init__(self) -> None:
         self.jobs: list[tuple[float, int, Path | None]] = []
 
     def __call__(self, cfg: DictConfig) -> float:
-        one = running()
+        one = trial_context()
         assert one is not None
         self.jobs.append((cfg.x, cfg.seed, one.resume_from))
         return float(cfg.x + cfg.seed)
@@ -80,9 +80,7 @@ def test_a_trial_that_fails_has_no_more_replicates(app: App, tmp_path: Path) -> 
     assert seeds == [7]
 
 
-def test_of_a_second_try_only_the_first_replicate_goes_on_where_the_first_try_stopped(
-    app: App, tmp_path: Path
-) -> None:
+def test_only_the_first_replicate_of_a_second_try_resumes(app: App, tmp_path: Path) -> None:
     job = Seen()
     options = "x=choice(1.5)", "hydra.sweeper.n_trials=1", "hydra.sweeper.replicates=2"
     worker = worker_of(app, tmp_path, job, *options)
@@ -99,7 +97,7 @@ def test_of_a_second_try_only_the_first_replicate_goes_on_where_the_first_try_st
     [("rerun", 4, 4), ("reuse", 1, 4), ("resample", 2, 2)],
     ids=["rerun", "reuse", "resample: ten tries, then it is run"],
 )
-def test_a_configuration_that_was_run_before(
+def test_each_way_to_treat_a_duplicate(
     duplicates: str, n_run: int, n_trials: int, app: App, tmp_path: Path
 ) -> None:
     job = Seen()
@@ -125,12 +123,12 @@ def test_a_configuration_that_was_run_before(
 
 
 def raises_at_1(config: DictConfig, trial: Trial) -> None:
-    """A space of a user's that has a mistake."""
+    """A function of the user with a mistake."""
     if trial.number == 1:
         raise ZeroDivisionError("in the space")
 
 
-def test_a_mistake_in_a_users_own_space_fails_its_trial_only(app: App, tmp_path: Path) -> None:
+def test_a_mistake_in_a_function_of_the_user_fails_only_its_trial(app: App, tmp_path: Path) -> None:
     space = f"{__name__}.raises_at_1"
     worker = worker_of(
         app,
@@ -149,7 +147,7 @@ def test_a_mistake_in_a_users_own_space_fails_its_trial_only(app: App, tmp_path:
     assert worker.study.get_trials()[1].user_attrs[MESSAGE] == "ZeroDivisionError: in the space"
 
 
-def test_an_error_after_the_signal_is_the_interruption(app: App, tmp_path: Path) -> None:
+def test_an_error_after_a_signal_counts_as_the_interruption(app: App, tmp_path: Path) -> None:
     def swallows(cfg: DictConfig) -> float:
         try:
             signal.raise_signal(signal.SIGINT)

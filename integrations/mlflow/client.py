@@ -1,0 +1,265 @@
+"""MLflow: the client in the shipper, which records one run by its explicit id."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from mlflow.entities import Param, Run, RunTag, ViewType
+from mlflow.tracking import MlflowClient
+from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS, MLFLOW_PARENT_RUN_ID
+from mlflow.utils.validation import (
+    MAX_METRICS_PER_BATCH,
+    MAX_PARAM_VAL_LENGTH,
+    MAX_PARAMS_TAGS_PER_BATCH,
+)
+
+from nntrain.config.flatten import flatten
+from nntrain.core.names import RUN_UID, Keys, check_file_name
+from nntrain.integrations.mlflow import MLflowTracker
+from nntrain.integrations.mlflow.entities import batches, fitting_tags, metric, shortened
+from nntrain.integrations.mlflow.errors import refusals
+from nntrain.integrations.mlflow.store import find_experiment, open_store, unseeded, where
+from nntrain.integrations.tracker import (
+    MetricRow,
+    ModelFile,
+    Refused,
+    RunEnd,
+    RunInfo,
+    Started,
+    Table,
+    TrackerClient,
+)
+from nntrain.result import StopReason
+
+STATUS: Mapping[StopReason, str] = {
+    StopReason.COMPLETED: "FINISHED",
+    StopReason.EARLY_STOPPED: "FINISHED",
+    StopReason.BUDGET: "FINISHED",
+    StopReason.PRUNED: "KILLED",
+    StopReason.DIVERGED: "FAILED",
+    StopReason.INTERRUPTED: "KILLED",
+    StopReason.ERROR: "FAILED",
+    StopReason.OUT_OF_MEMORY: "FAILED",
+}
+"""MLflow's run status for each reason; the tag `nntrain.outcome` keeps the reason itself."""
+
+PARENT_TAG = "nntrain.parent"
+"""The tag with the `uid` of the parent run."""
+
+MAX_CHILDREN = 10_000
+"""The number of trials that are searched for those that started before the run of their study."""
+
+DRIFT_TAG = "nntrain.param_drift"
+"""The tag that lists the params that a resume has changed; MLflow keeps their first values."""
+
+
+class MLflowTrackerClient(TrackerClient):
+    """Records runs in an MLflow store.
+
+    Args:
+        settings: the settings of the tracker.
+    """
+
+    def __init__(self, settings: MLflowTracker) -> None:
+        self.settings = settings.resolved()
+        self.run_id = ""
+        """The id of the run, after `start`."""
+        self._store: MlflowClient | None = None
+        self._experiment_id = ""
+        self._run = RunInfo()
+        for name in ("alembic", "mlflow.store.db.utils", "mlflow.tracking.fluent"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+
+    @property
+    def store(self) -> MlflowClient:
+        """MLflow's own client; the first use creates the tables of a new database."""
+        if self._store is None:
+            self._store = open_store(self.settings.uri)
+        return self._store
+
+    # --- the run
+
+    def start(self, run: RunInfo, run_id: str | None = None) -> Started:
+        """Starts a run, or resumes the one with that id or, by the tag `nntrain.run`, that `uid`.
+
+        Raises:
+            LookupError: if the experiment or the run was deleted; the message says how to restore
+                it.
+        """
+        self._run = run
+        store = self.store
+        with refusals():
+            found = store.get_run(run_id) if run_id else self._find(run)
+            entity = found or self._create(run)
+            self._open(entity)
+            self._params(run.params, entity.data.params)
+            if found:
+                self.set_tags(run.tags)
+            for name, text in run.texts.items():
+                store.log_text(self.run_id, text, name)
+        place = where(self.settings, entity.info.run_name, self._experiment_id, self.run_id)
+        return Started(self.run_id, place)
+
+    def _find(self, run: RunInfo) -> Run | None:
+        """The run with that `uid`, even if it was deleted."""
+        self._experiment_id = find_experiment(self.store, self.settings)
+        found = self._tagged(RUN_UID, run.uid, 1) if run.uid else []
+        return found[0] if found else None
+
+    def _create(self, run: RunInfo) -> Run:
+        tags = {**run.tags, **self.settings.tags} | ({RUN_UID: run.uid} if run.uid else {})
+        tags |= self._parent_tags(run)
+        with unseeded():
+            return self.store.create_run(
+                self._experiment_id,
+                start_time=run.time_ms or None,
+                tags=fitting_tags(tags),
+                run_name=self.settings.run_name or run.name,
+            )
+
+    def _parent_tags(self, run: RunInfo) -> dict[str, str]:
+        """The tags that name the parent: of the settings, or of the study if its run exists."""
+        if self.settings.parent_run_id:
+            return {MLFLOW_PARENT_RUN_ID: self.settings.parent_run_id}
+        if not run.parent:
+            return {}
+        found = self._tagged(RUN_UID, run.parent, 1)
+        known = {MLFLOW_PARENT_RUN_ID: found[0].info.run_id} if found else {}
+        return {PARENT_TAG: run.parent} | known
+
+    def _adopt_children(self) -> None:
+        """Makes this run the parent of those that name it and started before it existed."""
+        for child in self._tagged(PARENT_TAG, self._run.uid, MAX_CHILDREN):
+            if MLFLOW_PARENT_RUN_ID not in child.data.tags:
+                self.store.set_tag(child.info.run_id, MLFLOW_PARENT_RUN_ID, self.run_id)
+
+    def _tagged(self, tag: str, value: str, n: int) -> list[Run]:
+        """At most `n` runs of the experiment with that tag."""
+        query = f"tags.`{tag}` = '{value}'"
+        return list(
+            self.store.search_runs(
+                [self._experiment_id], query, run_view_type=ViewType.ALL, max_results=n
+            )
+        )
+
+    def _open(self, entity: Run) -> None:
+        """Makes a run the current one, and reopens it if it has ended."""
+        self.run_id, self._experiment_id = entity.info.run_id, entity.info.experiment_id
+        if entity.info.lifecycle_stage == "deleted":
+            raise LookupError(
+                f"the MLflow run {self.run_id} was deleted: "
+                f"restore it with 'mlflow runs restore --run-id {self.run_id}'."
+            )
+        if entity.info.status != "RUNNING":
+            self.store.update_run(self.run_id, status="RUNNING")
+
+    def finish(self, end: RunEnd) -> None:
+        """Ends the run with the status for its reason."""
+        with refusals():
+            if self._run.is_study:
+                self._adopt_children()
+            self.store.set_terminated(self.run_id, STATUS[end.reason], end.time_ms or None)
+
+    # --- records
+
+    def _params(self, params: Mapping[str, Any], existing: Mapping[str, str]) -> None:
+        """Records new params; a tag lists changed ones, because MLflow never changes a param."""
+        keys = Keys()
+        values = {
+            keys[name]: shortened(str(value), MAX_PARAM_VAL_LENGTH)
+            for name, value in flatten(params).items()
+        }
+        changed = sorted(key for key, value in values.items() if existing.get(key, value) != value)
+        new = [Param(key, value) for key, value in values.items() if key not in existing]
+        for batch in batches(new, MAX_PARAMS_TAGS_PER_BATCH):
+            self.store.log_batch(self.run_id, params=batch)
+        if changed:
+            self.set_tags({DRIFT_TAG: ", ".join(changed)})
+
+    def metrics(self, rows: Sequence[MetricRow]) -> None:
+        """Records rows of metrics in batches; repeating a row changes nothing."""
+        entities = [metric(key, value, row) for row in rows for key, value in row.values.items()]
+        for batch in batches(entities, MAX_METRICS_PER_BATCH):
+            with refusals():
+                self.store.log_batch(self.run_id, metrics=batch)
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Sets tags."""
+        entities = [RunTag(key, value) for key, value in fitting_tags(tags).items()]
+        for batch in batches(entities, MAX_PARAMS_TAGS_PER_BATCH):
+            with refusals():
+                self.store.log_batch(self.run_id, tags=batch)
+
+    def figure(self, path: Path, name: str, step: int) -> None:
+        """Stores a figure under its name; a later one with the same name replaces it."""
+        self.artifact(path, name)
+
+    def table(self, table: Table, step: int) -> None:
+        """Stores a table like MLflow's `log_table`; a later one with the same name replaces it."""
+        name = table.name if table.name.endswith(".json") else f"{table.name}.json"
+        rows = [
+            [None if isinstance(cell, float) and not math.isfinite(cell) else cell for cell in row]
+            for row in table.rows
+        ]
+        text = json.dumps({"columns": list(table.columns), "data": rows})
+        _check_name(name)
+        with refusals():
+            self.store.log_text(self.run_id, text, name)
+            self._show_table(name)
+
+    def _show_table(self, name: str) -> None:
+        """Adds a table to the tag that lists the files that the UI displays as tables."""
+        tags = self.store.get_run(self.run_id).data.tags
+        known = json.loads(tags.get(MLFLOW_LOGGED_ARTIFACTS, "[]"))
+        entry = {"path": name, "type": "table"}
+        if entry not in known:
+            self.store.set_tag(self.run_id, MLFLOW_LOGGED_ARTIFACTS, json.dumps([*known, entry]))
+
+    def artifact(self, path: Path, name: str, aliases: Sequence[str] = ()) -> None:
+        """Stores a file under its name; MLflow has no aliases for files."""
+        _check_name(name)
+        if not path.is_file():
+            raise Refused(f"{path} is not a file")
+        place = PurePosixPath(name)
+        folder = str(place.parent) if len(place.parts) > 1 else None
+        with _renamed(path, place.name) as named, refusals():
+            self.store.log_artifact(self.run_id, str(named), folder)
+
+    def model(self, model: ModelFile) -> None:
+        """Stores the file of a model's weights and, if the settings ask for it, the MLflow model.
+
+        Raises:
+            Refused: if the MLflow model cannot be made from its configuration and its weights.
+        """
+        suffix = "" if PurePosixPath(model.name).suffix else model.path.suffix
+        self.artifact(model.path, f"{model.name}{suffix}")
+        if self.settings.log_model or self.settings.registered_model_name:
+            from nntrain.integrations.mlflow.registry import log_model  # imports torch
+
+            log_model(self.store, self._experiment_id, self.run_id, model, self.settings)
+
+
+def _check_name(name: str) -> None:
+    try:
+        check_file_name(name, "Artifact")
+    except ValueError as err:
+        raise Refused(str(err)) from err
+
+
+@contextmanager
+def _renamed(path: Path, name: str) -> Iterator[Path]:
+    """The file under another name, because MLflow stores a file under the name that it has."""
+    if path.name == name:
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder) / name
+        link.symlink_to(path.absolute())
+        yield link

@@ -1,0 +1,158 @@
+"""MLflow: opening a store and its experiment, and where people find a run."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import sqlalchemy
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from nntrain.config.redact import redact
+from nntrain.core.files import lock
+from nntrain.integrations.mlflow import (
+    DATABASES,
+    DEFAULT_URI,
+    MLflowTracker,
+    absolute,
+    sqlite_path,
+)
+
+CONNECT_TIMEOUT_S = 5
+LOCK_TIMEOUT_S = 60.0
+
+_TIMEOUT_SETTING = {"postgresql": "connect_timeout", "mysql": "connect_timeout", "mssql": "timeout"}
+"""The name of the connection timeout, in seconds, of each database's usual driver."""
+
+_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+"""Lets the UI open the training runs of the experiment, instead of traces."""
+
+
+def open_store(uri: str) -> MlflowClient:
+    """Makes a client for a store, and the tables of a new database."""
+    with _alone(sqlite_path(uri)):
+        if urlsplit(uri).scheme.split("+")[0] in DATABASES:
+            _check_database(uri)
+        return MlflowClient(uri)
+
+
+@contextmanager
+def _alone(path: Path | None) -> Iterator[None]:
+    """Lets one process at a time make the tables of an SQLite database.
+
+    Some versions of MLflow do not lock the database themselves.
+
+    Raises:
+        TimeoutError: if another process holds the lock for a minute.
+    """
+    if path is None:
+        yield
+        return
+    name = hashlib.sha256(f"{os.environ.get('USER')}:{path}".encode()).hexdigest()[:16]
+    file = Path(tempfile.gettempdir()) / f"nntrain-{name}.lock"
+    fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        if not lock(fd, timeout_s=LOCK_TIMEOUT_S):
+            raise TimeoutError(f"another process holds {file} since {LOCK_TIMEOUT_S:.0f} s.")
+        yield
+    finally:
+        os.close(fd)
+
+
+def _check_database(uri: str) -> None:
+    """Connects once, because MLflow's own retries take minutes to fail.
+
+    An SQLite database whose folder does not exist is left to MLflow, which creates the folder.
+    """
+    url = sqlalchemy.make_url(uri)
+    backend = url.get_backend_name()
+    if backend == "sqlite" and not Path(url.database or "").parent.is_dir():
+        return
+    settings = {_TIMEOUT_SETTING[backend]: CONNECT_TIMEOUT_S} if backend in _TIMEOUT_SETTING else {}
+    engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool, connect_args=settings)
+    query = "PRAGMA schema_version" if backend == "sqlite" else "SELECT 1"
+    with engine.connect() as connection:
+        connection.execute(sqlalchemy.text(query))
+
+
+def find_experiment(store: MlflowClient, settings: MLflowTracker) -> str:
+    """The id of the experiment, which is created if it does not exist.
+
+    Raises:
+        LookupError: if it was deleted; the message says how to restore it.
+    """
+    name = settings.experiment
+    found = store.get_experiment_by_name(name)
+    if found is None:
+        try:
+            location = _artifact_location(settings)
+            return str(store.create_experiment(name, location, _EXPERIMENT_TAGS))
+        except MlflowException as err:
+            if err.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        found = store.get_experiment_by_name(name)  # another process has just created it
+    if found is None:
+        raise LookupError(f"the MLflow experiment {name!r} was created and then removed.")
+    if found.lifecycle_stage == "deleted":
+        raise LookupError(
+            f"the MLflow experiment {name!r} was deleted: restore it with 'mlflow experiments "
+            f"restore --experiment-id {found.experiment_id}', or choose another by "
+            "tracker.mlflow.experiment_name."
+        )
+    return str(found.experiment_id)
+
+
+def _artifact_location(settings: MLflowTracker) -> str | None:
+    """Where a new experiment stores files: in `mlruns` beside an SQLite database.
+
+    MLflow's default, `mlruns` in the current folder, is the same if the database lies there.
+    """
+    path = sqlite_path(settings.uri)
+    if path is None or path.parent == Path.cwd():
+        return None
+    return str(
+        path.parent / "mlruns" / hashlib.sha256(settings.experiment.encode()).hexdigest()[:8]
+    )
+
+
+@contextmanager
+def unseeded() -> Iterator[None]:
+    """Seeds Python's random generator from the system for a while, and then restores its state.
+
+    MLflow draws the name of a run from that generator, which the user may have seeded.
+    """
+    state = random.getstate()
+    random.seed()
+    try:
+        yield
+    finally:
+        random.setstate(state)
+
+
+def where(settings: MLflowTracker, run_name: str, experiment_id: str, run_id: str) -> str:
+    """Where a run is, and the command or address that shows it."""
+    uri = redact(settings.uri)
+    run = f"MLflow run:      {run_name}, experiment {settings.experiment}, {uri}"
+    page = f"/#/experiments/{experiment_id}/runs/{run_id}/model-metrics"
+    if settings.uri.startswith("http"):
+        return f"{run}\nlook at it:      {uri.rstrip('/')}{page}"
+    store = "" if settings.uri == absolute(DEFAULT_URI) else f" --backend-store-uri {uri}"
+    look = f"look at it:      {_command()} ui{store}"
+    return f"{run}\n{look}\n                 then open http://127.0.0.1:5000{page}"
+
+
+def _command() -> str:
+    """The command `mlflow`, as a path if this environment is not the active one."""
+    beside = Path(sys.executable).with_name("mlflow")
+    if shutil.which("mlflow") or not beside.exists():
+        return "mlflow"
+    return str(beside.relative_to(Path.cwd())) if beside.is_relative_to(Path.cwd()) else str(beside)

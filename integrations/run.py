@@ -1,0 +1,354 @@
+"""Tracking for any training loop: `with nntrain.track(trackers) as run: run.log_metrics(...)`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from nntrain.config.flatten import flatten
+from nntrain.config.redact import Redactor
+from nntrain.core.events import CancelException, reason_of
+from nntrain.core.log_checks import whole_step
+from nntrain.core.run_log import CheckedLog
+from nntrain.integrations.capture.provenance import provenance_tags, running_program
+from nntrain.integrations.journal.records import (
+    JOURNAL,
+    RunRecord,
+    journal_path,
+    read_journal,
+)
+from nntrain.integrations.shipping.client import Offline, Shipper
+from nntrain.integrations.shipping.run_writer import RunWriter
+from nntrain.integrations.tracker import ModelFile, RunInfo, Tracker
+from nntrain.result import FitResult, StopReason
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+GROUP_TAG = "nntrain.group"
+"""The tag that holds the group of a run."""
+
+
+def track(
+    trackers: Tracker | Mapping[str, Tracker] | Sequence[Tracker] = (),
+    *,
+    name: str | None = None,
+    params: Mapping[str, Any] | None = None,
+    folder: str | Path | None = None,
+    tags: Mapping[str, object] | None = None,
+    group: str = "",
+    resume: str | Path | None = None,
+    resume_step: int | None = None,
+    redact: Sequence[str] = (),
+    trusted: Sequence[str] = (),
+    shipper: Shipper | None = None,
+) -> Run:
+    """Tracks a training loop: use it as `with nntrain.track(...) as run:`.
+
+    Leaving the block ends the run and does not wait until the trackers have it: the end of the
+    process waits, for at most 30 s, and so does `run.finish()`. Under distributed training, call it
+    on rank 0 only.
+
+    Args:
+        trackers: one tracker, a list, or a mapping from names to trackers. In a list, an
+            `MLflowTracker` is named `mlflow`, a second one `mlflow_2`. Without trackers the run is
+            only written to its journal.
+        name: the name to display; `None` lets the tracker choose one.
+        params: hyperparameters; nested mappings become dotted keys.
+        folder: the folder of the journal; `None` makes `outputs/DATE/TIME`, or takes the folder of
+            the resumed run.
+        tags: tags in addition to those for the command, the git commit and the versions.
+        group: the name of a group of runs: W&B's group, and the tag `nntrain.group`.
+        resume: the folder of an earlier run, which the new run continues in the trackers.
+        resume_step: the step of the checkpoint from which training resumes; later points of the
+            earlier run are dropped. `None` keeps all points.
+        redact: regular expressions for secrets, beside those in `params` and the environment.
+        trusted: packages, in addition to nntrain, whose trackers the shipper may make.
+        shipper: delivers the journal; `None` takes the process that all runs here share.
+
+    Raises:
+        FileNotFoundError: if `resume` is not the folder of a run.
+        TypeError: if `trackers` holds something else.
+        ValueError: if a name, `redact` or `resume_step` is invalid.
+    """
+    named, params = _named(trackers), dict(params or {})
+    redactor = Redactor(redact, params, os.environ)
+    all_tags = _all_tags(tags or {}, group, redactor)
+    info = RunInfo(name=name, params=flatten(params), tags=all_tags, group=group)
+    if (earlier := _earlier(resume, resume_step)) is not None:
+        info, folder = _continued(earlier.run, info), folder or earlier.run.folder
+    shipper = shipper or (None if named else Offline())
+    writer = RunWriter(named, folder, info, shipper=shipper, trusted=trusted, redactor=redactor)
+    return Run(writer, earlier)
+
+
+class Run(CheckedLog):
+    """A tracked run; `nntrain.track` makes it, and its `with` block begins and ends it.
+
+    The way in which the block ends decides the outcome of the run:
+
+    - no exception: what `outcome` stated last, or `COMPLETED`;
+    - `KeyboardInterrupt`: `INTERRUPTED`;
+    - `MemoryError`, torch's `OutOfMemoryError`: `OUT_OF_MEMORY`;
+    - `optuna.TrialPruned`: `PRUNED`; a cancel exception: its reason;
+    - `SystemExit` with code 0: as no exception; with 128 plus a signal: `INTERRUPTED`; with another
+      code: what `outcome` stated, or else the reason of the exception that was being handled;
+    - any other exception: `ERROR`, with its message and traceback.
+
+    Every exception is raised again. If the process is killed, the shipper ends the run as
+    `INTERRUPTED`.
+    """
+
+    LABEL = "run"
+    ENDED = "log inside the with block"
+
+    def __init__(self, writer: RunWriter, earlier: Earlier | None) -> None:
+        super().__init__(writer)
+        self._writer, self._earlier = writer, earlier
+        self._last_step = 0 if earlier is None else earlier.last_step
+        self._stated: FitResult | None = None
+
+    @property
+    def uid(self) -> str:
+        """The machine-readable name of the run; a resume keeps it.
+
+        Raises:
+            RuntimeError: before the block.
+        """
+        return self._begun_uid()
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the journal; give it to `nntrain.track(resume=...)`."""
+        return self._writer.journal.parent
+
+    # --- records
+
+    def set_tags(self, tags: Mapping[str, object]) -> None:
+        """Sets tags; a later value replaces an earlier one.
+
+        Raises:
+            ValueError: if a name is not a string with at least one character.
+        """
+        texts = _texts(tags)
+        if self._open_sink() is not None:
+            self._writer.tags(texts)
+
+    def log_model(
+        self,
+        path: str | Path,
+        name: str | None = None,
+        aliases: Sequence[str] = (),
+        *,
+        node: Mapping[str, Any] | None = None,
+        trusted_targets: Sequence[str] = (),
+    ) -> None:
+        """Records a copy of a file with the weights of a model.
+
+        A tracker that registers models needs a file that `torch.save` wrote, with the `state_dict`
+        under the key `model`, and the `node` that makes the module.
+
+        Args:
+            path: the file.
+            name: the name in the tracker; `None` takes the name of the file.
+            aliases: names that find this version, for example `["best"]`.
+            node: a `_target_` and its arguments, which make the module.
+            trusted_targets: packages that `node` may name in addition to nntrain's allow-list.
+
+        Raises:
+            ValueError: if a tracker would reject the name or an alias.
+        """
+        file, name = self._checked_file(path, name, aliases)
+        if self._sink_for(file, name) is not None:
+            model = ModelFile(file, name, tuple(aliases), node, tuple(trusted_targets))
+            with self._refusing_unwritable(name):
+                self._writer.placed_model(self._writer.files.copy(file), model)
+
+    def outcome(self, reason: StopReason | str, message: str = "") -> None:
+        """States how the run ends, for example `StopReason.EARLY_STOPPED`; the last call counts.
+
+        Raises:
+            ValueError: if the reason is not a `StopReason` or the value of one.
+        """
+        if reason not in set(StopReason):
+            known = ", ".join(StopReason)
+            raise ValueError(f"outcome={reason!r} is not a StopReason: choose one of {known}.")
+        self._stated = FitResult(StopReason(reason), message)
+
+    def finish(self, timeout_s: float | None = None) -> list[str]:
+        """Waits, after the block, until the trackers have all runs of this process.
+
+        Prints what they lack. Returns where each tracker keeps this run, in a text for people.
+
+        Args:
+            timeout_s: seconds to wait at most; `None` takes the shipper's own limit, 30 s.
+        """
+        return self._writer.finish(timeout_s)
+
+    # --- begin and end
+
+    def __enter__(self) -> Self:
+        if self._writer.uid is not None:
+            raise RuntimeError("A run begins once: continue it with nntrain.track(resume=FOLDER).")
+        if (earlier := self._earlier) is not None:
+            self._writer.resume(earlier.run.uid, earlier.run.folder / JOURNAL, earlier.cut)
+        self._writer.begin()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        err: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._writer.end(self._result(err))
+
+    def _result(self, err: BaseException | None) -> FitResult:
+        if err is None or (isinstance(err, SystemExit) and not err.code):
+            return self._stated or FitResult(StopReason.COMPLETED)
+        if isinstance(err, SystemExit):
+            return _interrupted(err) or self._stated or result_of(_cause(err))
+        return result_of(err)
+
+    # --- for the checks
+
+    def _current_step(self) -> int:
+        return self._last_step
+
+    def _records(self) -> bool:
+        return bool(self._begun_uid())
+
+    def _record_metrics(self, values: Mapping[str, float | Tensor], step: int) -> None:
+        self._last_step = step
+        super()._record_metrics(values, step)
+        self._writer.shipper.check()
+
+    def _begun_uid(self) -> str:
+        if self._writer.uid is None:
+            raise RuntimeError(
+                "The run has not begun: use it inside `with nntrain.track(...) as run:`."
+            )
+        return self._writer.uid
+
+
+# --- outcomes
+
+
+def result_of(err: BaseException) -> FitResult:
+    """The result of a run that an exception ended; a failure has the text of the traceback."""
+    if isinstance(err, CancelException):
+        return FitResult(err.reason, err.message, signum=err.signum)
+    reason = reason_of(err)
+    message = f"{type(err).__name__}: {err}" if str(err) else type(err).__name__
+    if reason is StopReason.INTERRUPTED:
+        return FitResult(reason, message, signum=signal.SIGINT)
+    has_failed = reason in (StopReason.ERROR, StopReason.OUT_OF_MEMORY)
+    trace = "".join(traceback.format_exception(err)) if has_failed else ""
+    return FitResult(reason, message, traceback=trace)
+
+
+def _interrupted(err: SystemExit) -> FitResult | None:
+    """The result of an exit with the code of a signal, 128 plus its number."""
+    if not isinstance(err.code, int) or err.code - 128 not in set(signal.Signals):
+        return None
+    signum = signal.Signals(err.code - 128)
+    message = f"exit code {err.code}, {signum.name}"
+    return FitResult(StopReason.INTERRUPTED, message, signum=signum)
+
+
+def _cause(err: BaseException) -> BaseException:
+    """The exception that was being handled when another one was raised."""
+    context = None if err.__suppress_context__ else err.__context__
+    return err.__cause__ or context or err
+
+
+# --- arguments
+
+
+def _named(trackers: Tracker | Mapping[str, Tracker] | Sequence[Tracker]) -> dict[str, Tracker]:
+    if isinstance(trackers, Mapping):
+        named = dict(trackers)
+    else:
+        each: Sequence[Any] = trackers if isinstance(trackers, list | tuple) else [trackers]
+        named = dict(zip(_names(each), each, strict=True))
+    for tracker in named.values():
+        if not isinstance(tracker, Tracker):
+            raise TypeError(
+                f"{tracker!r} is not a tracker: give, for example, "
+                "nntrain.integrations.MLflowTracker()."
+            )
+    return named
+
+
+def _names(trackers: Sequence[object]) -> list[str]:
+    """Names from the classes: `mlflow` for an `MLflowTracker`, `mlflow_2` for the second."""
+    kinds = [type(one).__name__.removesuffix("Tracker").lower() or "tracker" for one in trackers]
+    numbers = [kinds[: i + 1].count(kind) for i, kind in enumerate(kinds)]
+    return [kind if n == 1 else f"{kind}_{n}" for kind, n in zip(kinds, numbers, strict=True)]
+
+
+def _all_tags(tags: Mapping[str, object], group: str, redactor: Redactor) -> dict[str, str]:
+    of_group = {GROUP_TAG: group} if group else {}
+    return provenance_tags(redactor, running_program()) | of_group | _texts(tags)
+
+
+def _texts(tags: Mapping[str, object]) -> dict[str, str]:
+    for name in tags:
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"Tag name {name!r} must be a string with at least one character.")
+    return {name: str(value) for name, value in tags.items()}
+
+
+# --- resuming
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """The run to continue: its points up to the step `cut` are kept, and end at `last_step`."""
+
+    run: RunInfo
+    cut: int
+    last_step: int
+
+
+def _earlier(resume: str | Path | None, step: int | None) -> Earlier | None:
+    if step is not None and (resume is None or whole_step(step) is None):
+        raise ValueError(
+            f"resume_step={step!r} must be an integer from 0 to 2**63 - 1, together with resume."
+        )
+    if resume is None:
+        return None
+    record = _record(resume)
+    last = _last_step(record)
+    return Earlier(record.run, 2**63 - 1 if step is None else step, last if step is None else step)
+
+
+def _record(resume: str | Path) -> RunRecord:
+    journal = journal_path(Path(resume).absolute())
+    if not journal.is_file():
+        raise FileNotFoundError(
+            f"resume={resume} must be the folder of a run, which holds {JOURNAL}: "
+            "leave it out to start a new run."
+        )
+    return read_journal(journal)
+
+
+def _last_step(record: RunRecord) -> int:
+    return max((int(series.step.max()) for series in record.metrics.values()), default=0)
+
+
+def _continued(before: RunInfo, now: RunInfo) -> RunInfo:
+    """What is known about a run that continues: new values replace earlier ones."""
+    return replace(
+        now,
+        name=now.name or before.name,
+        params={**before.params, **now.params},
+        tags={**before.tags, **now.tags},
+        group=now.group or before.group,
+    )

@@ -1,0 +1,43 @@
+"""The backlog of a delivery: what a tracker lacks of a journal, and how to deliver it."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from nntrain.integrations.journal.records import lines
+from nntrain.integrations.shipping.state import is_delivered, read_state
+
+
+@dataclass(frozen=True)
+class Backlog:
+    """What a tracker lacks of a journal; `n_row` counts rows of metrics."""
+
+    journal: Path
+    name: str
+    n_row: int
+    error: str | None
+
+    def __str__(self) -> str:
+        rows = f"{self.n_row} rows of metrics" if self.n_row else "the end"
+        why = f" because delivery fails ({self.error})" if self.error else ""
+        return f"{self.name} lacks {rows} of {self.journal}{why}"
+
+    @property
+    def remedy(self) -> str:
+        """The command that delivers the backlog."""
+        return f"python -m nntrain.sync {shlex.quote(str(self.journal.parent))}"
+
+
+def backlog(journal: Path, name: str) -> Backlog | None:
+    """What the tracker `name` lacks of a journal.
+
+    Returns `None` if the tracker has everything, or the journal does not exist.
+    """
+    state = read_state(journal, name)
+    if is_delivered(journal, state):
+        return None
+    left = (line.record for line in lines(journal, state.offset) if line.record is not None)
+    n_row = sum(len(record["step"]) for record in left if record["kind"] == "metrics")
+    return Backlog(journal, name, n_row, state.error)

@@ -1,0 +1,42 @@
+"""TensorBoard: the settings, which the training process can make without importing tensorboard."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+from nntrain.integrations.tracker import Tracker, TrackerClient
+
+
+@dataclass(frozen=True)
+class TensorBoardTracker(Tracker):
+    """Writes event files, one folder for each run; look at them with `tensorboard --logdir runs`.
+
+    Args:
+        log_dir: the folder of all runs; `None` means `runs` in the current folder.
+        system_metrics: whether to record the use of processor, memory and GPU.
+
+    Raises:
+        ImportError: if tensorboard is not installed; the message has the pip command.
+    """
+
+    log_dir: str | None = None
+    system_metrics: bool = True
+
+    def __post_init__(self) -> None:
+        if importlib.util.find_spec("tensorboard") is None:
+            raise ImportError(
+                "The TensorBoard tracker needs tensorboard: pip install 'nntrain[tensorboard]'."
+            )
+
+    def resolved(self) -> Self:
+        """Returns the settings with an absolute `log_dir`."""
+        return replace(self, log_dir=str(Path(self.log_dir or "runs").absolute()))
+
+    def connect(self) -> TrackerClient:
+        """Imports tensorboard and returns a client that writes below `log_dir`."""
+        from nntrain.integrations.tensorboard.client import TensorBoardClient
+
+        return TensorBoardClient(Path(self.log_dir or "runs").absolute())

@@ -1,0 +1,112 @@
+"""Checks the configurations of a search space before any trial starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from nntrain.config.hints import nearest
+from nntrain.config.messages import sentence
+from nntrain.sweeps.errors import SweepError
+from nntrain.sweeps.spec.space import Space, contains, custom_function, first_params, one_by_one
+
+
+def check_space(
+    space: Space, settings: Mapping[str, Any], config: DictConfig, loader: ConfigLoader
+) -> DictConfig:
+    """Composes a configuration with each choice of a search space; returns the first one.
+
+    Args:
+        space: the search space.
+        settings: the keys of `hydra.sweeper`.
+        config: the configuration of the sweep.
+        loader: Hydra's config loader.
+
+    Raises:
+        SweepError: for the first mistake; an unknown key is named with the closest match.
+    """
+    if not space.distributions and settings["custom_search_space"] is None:
+        raise SweepError(
+            "The search space is empty: add an override such as 'lr=tag(log, interval(1e-4, 1))', "
+            "or hydra.sweeper.params."
+        )
+    custom_function(settings["custom_search_space"])
+    first = _check_composes(space, first_params(space), config, loader)
+    for params in one_by_one(space):
+        _check_composes(space, params, config, loader)
+    for one in settings["enqueue"] or ():
+        _check_enqueued(space, one, is_open=settings["custom_search_space"] is not None)
+    key = settings["replicate_key"]
+    if settings["replicates"] > 1 and not isinstance(OmegaConf.select(config, key), int):
+        raise SweepError(
+            f"hydra.sweeper.replicates needs a seed, but {key} is not a whole number in the "
+            "configuration: name the key of the seed in hydra.sweeper.replicate_key."
+        )
+    return first
+
+
+def _check_enqueued(space: Space, one: Mapping[str, Any], *, is_open: bool) -> None:
+    """Checks keys and values; if the space is open, a user's function may choose further keys."""
+    for key, value in one.items():
+        if key not in space.distributions:
+            if is_open:
+                continue
+            raise SweepError(
+                f"hydra.sweeper.enqueue: {key} is not swept over: "
+                f"{nearest(key, list(space.distributions))}"
+            )
+        if not contains(space.distributions[key], value):
+            raise SweepError(
+                f"hydra.sweeper.enqueue: {key}={value} is outside the search space, "
+                f"{space.describe()[key]}."
+            )
+
+
+def _check_composes(
+    space: Space, params: Mapping[str, Any], config: DictConfig, loader: ConfigLoader
+) -> DictConfig:
+    overrides = space.overrides(params)
+    try:
+        return loader.load_sweep_config(config, [*space.fixed, *overrides])
+    except (HydraException, OmegaConfBaseException) as err:
+        for key in _plain_keys(space):
+            if not _exists(config, key) and not loader.get_group_options(key):
+                raise SweepError(f"Unknown key {key}: {nearest(key, _keys(config))}") from err
+        cause = err.__cause__ if isinstance(err.__cause__, OmegaConfBaseException) else err
+        raise SweepError(f"{' '.join(overrides)} cannot be composed: {sentence(cause)}") from err
+
+
+def _plain_keys(space: Space) -> list[str]:
+    return [name for name in space.distributions if not name.startswith("+")]
+
+
+def _exists(config: DictConfig, key: str) -> bool:
+    missing = object()
+    try:
+        return OmegaConf.select(config, key, default=missing, throw_on_missing=False) is not missing
+    except OmegaConfBaseException:
+        return False
+
+
+def _keys(config: DictConfig, prefix: str = "") -> list[str]:
+    """Returns all keys of the configuration, except Hydra's own."""
+    found = []
+    for key in map(str, config):
+        if prefix == "" and key == "hydra":
+            continue
+        path = f"{prefix}{key}"
+        found.append(path)
+        node = config._get_node(key)
+        if (
+            isinstance(node, DictConfig)
+            and not node._is_none()
+            and not node._is_missing()
+            and not node._is_interpolation()
+        ):
+            found += _keys(node, f"{path}.")
+    return found

@@ -1,0 +1,24 @@
+"""The client of `tests.e2e.user.Flaky`, for the shipper only, since it imports mlflow."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from nntrain.integrations.mlflow.client import MLflowTrackerClient
+from nntrain.integrations.tracker import MetricRow
+
+
+class FlakyClient(MLflowTrackerClient):
+    """Raises in the first of every three calls of `metrics`, before or after it sends the rows."""
+
+    n_call: ClassVar[int] = 0
+
+    def metrics(self, rows: Sequence[MetricRow]) -> None:
+        FlakyClient.n_call += 1
+        errors = (ValueError("first"), OSError("second"), RuntimeError("third"))
+        if FlakyClient.n_call % 3 != 1:
+            super().metrics(rows)
+        else:
+            nth = FlakyClient.n_call // 3
+            if nth % 2:
+                super().metrics(rows)
+            raise errors[nth % 3]

@@ -1,0 +1,45 @@
+"""Closing the journal of a process that died."""
+
+from pathlib import Path
+
+import pytest
+
+from nntrain.integrations.journal.closing import close_journal
+from nntrain.integrations.journal.records import JournalError, read_journal
+from nntrain.integrations.journal.writer import JournalWriter
+from nntrain.result import StopReason
+from tests.common.journals import END, START, append, batches
+
+
+def test_a_journal_without_an_end_is_closed_once(tmp_path: Path) -> None:
+    journal = append(tmp_path, [START, *batches(1, 7)])
+    assert close_journal(journal) is True
+    assert close_journal(journal) is False
+    record = read_journal(journal)
+    message = "the process ended without a word after batch 7: killed, out of memory, or crashed"
+    assert record.tags == {"nntrain.outcome": "interrupted", "nntrain.message": message}
+    assert record.end is not None
+    assert (record.end.reason, record.end.message, record.end.signum) == (
+        StopReason.INTERRUPTED,
+        message,
+        9,
+    )
+
+
+@pytest.mark.parametrize("last", [END, {"kind": "continued", "by": "elsewhere"}])
+def test_a_journal_that_is_whole_is_let_alone(tmp_path: Path, last: dict[str, object]) -> None:
+    journal = append(tmp_path, [START, *batches(1, 7), last])
+    before = journal.read_bytes()
+    assert close_journal(journal) is False
+    assert journal.read_bytes() == before
+
+
+def test_a_journal_that_is_being_written_is_let_alone(tmp_path: Path) -> None:
+    with JournalWriter(append(tmp_path, [START])) as writer:
+        assert close_journal(writer.path) is False
+        assert read_journal(writer.path).end is None
+
+
+def test_a_journal_that_never_began_cannot_be_closed(tmp_path: Path) -> None:
+    with pytest.raises(JournalError):
+        close_journal(append(tmp_path, []))
