@@ -19,7 +19,7 @@ from nntrain.app.preflight import check_first_batch, check_monitors
 from nntrain.app.resume import check_resume
 from nntrain.app.run_folder import write_config
 from nntrain.app.tracking import tracking
-from nntrain.app.trial import TrialRun, resumed_from, trial_info
+from nntrain.app.trial import TrialRun, resume_trial, trial_info
 from nntrain.config.flatten import flatten
 from nntrain.config.redact import Redactor
 from nntrain.core.callback import Callback
@@ -68,7 +68,9 @@ def train(
     Raises:
         ConfigError: for the first mistake, before training.
     """
-    plain, trial = resolve(cfg), trial_context()
+    if (trial := trial_context()) is not None:
+        resume_trial(cfg, trial)
+    plain = resolve(cfg)
     redactor = Redactor(plain["redact"], plain, os.environ)
     overrides = [redactor.override(override) for override in typed]
     seed_everything(plain["seed"])
@@ -78,8 +80,8 @@ def train(
     trackers = tracking(plain, folder, info, redactor, figures)
     learn = make_learner(plain, [*trackers, *_trial_callbacks(trial, trackers)])
     _check(learn, plain)
-    if (resume := resumed_from(plain, trial)) is not None:
-        check_resume(Path(resume), cfg, learn, redactor)
+    if plain["resume"] is not None:
+        check_resume(Path(plain["resume"]), cfg, learn, redactor)
     write_config(folder, cfg, overrides, redactor)
     with ConsoleLog(folder / CONSOLE_LOG, redactor.text):
         result = fit(learn, plain["n_epoch"], redactor)

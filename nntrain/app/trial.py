@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from omegaconf import DictConfig
 
 from nntrain.core.callback import Callback, Purpose
 from nntrain.core.names import RUN_UID
@@ -47,10 +48,11 @@ class TrialRun(Callback):
         self.trial.set_user_attr(RUN_UID, self.tracked.uid)
 
 
-def resumed_from(plain: Mapping[str, Any], context: TrialContext | None) -> str | None:
-    """Returns what the run resumes: `resume`, or else the checkpoint of the interrupted trial."""
-    if plain["resume"] is not None or context is None or context.resume_from is None:
-        return cast("str | None", plain["resume"])
+def resume_trial(cfg: DictConfig, context: TrialContext) -> None:
+    """Sets `resume` to the folder of the interrupted trial that this one runs again.
+
+    It leaves `resume` alone if the configuration sets it, or the trial left no checkpoint.
+    """
     folder = context.resume_from
-    has_checkpoint = "checkpoint" in (plain["callbacks"] or {}) and (folder / "last.ckpt").is_file()
-    return str(folder) if has_checkpoint else None
+    if cfg.resume is None and folder is not None and "checkpoint" in (cfg.callbacks or {}):
+        cfg.resume = str(folder) if (folder / "last.ckpt").is_file() else None

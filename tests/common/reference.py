@@ -30,7 +30,7 @@ def reference(name: str) -> Any:
 
 
 def small_digits_lists() -> Lists:
-    """Returns the first 440 digits in order, 340 to train on, in batches of 64; the last is smaller."""
+    """Returns the first 440 digits in order and in batches of 64, the first 340 to train on."""
     whole = digits_lists(bs=1438)
     x, y = whole.train[0]  # type: ignore[index]
     return Lists(batches(x[:340], y[:340], 64), batches(x[340:440], y[340:440], 64))

@@ -1,4 +1,4 @@
-"""The environment of a process that delivers, for every test of trackers and shipping."""
+"""Every test of trackers and shipping has the environment of a shipper process."""
 
 import pytest
 
@@ -7,6 +7,6 @@ from nntrain.integrations.mlflow import CLIENT_SETTINGS
 
 @pytest.fixture(autouse=True)
 def _client_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`MLflowTracker.connect` adds these, and no test may leave them to the next one."""
+    """Sets what `MLflowTracker.connect` adds, so that it does not leak into other tests."""
     for name, value in CLIENT_SETTINGS.items():
         monkeypatch.setenv(name, value)

@@ -1,4 +1,4 @@
-"""The callback records a fit completely, and recording changes nothing in the fit."""
+"""The callback records a fit completely and does not change it."""
 
 import itertools
 import math
@@ -29,13 +29,13 @@ CrossEntropy = torch.nn.functional.cross_entropy
 
 
 def callback(folder: str = "run", **kwargs: Any) -> tuple[TrackerCallback, MemoryTracker]:
-    """A callback that records in memory."""
+    """Returns a callback that records in memory, and its tracker."""
     memory = MemoryTracker()
     return TrackerCallback({"memory": memory}, folder, shipper=InProcess(), **kwargs), memory
 
 
 def tracked(options: dict[str, Any] | None = None, **kwargs: Any) -> tuple[Learner, MemoryTracker]:
-    """A toy learner that is tracked; `options` are the callback's."""
+    """Returns a tracked toy learner; `options` are those of the callback."""
     tracking, memory = callback(**(options or {}))
     return toy_learner(cbs=[tracking, *kwargs.pop("cbs", ())], **kwargs), memory
 
@@ -64,7 +64,7 @@ def test_batches_are_written_in_groups_of_64_and_at_the_end_of_an_epoch() -> Non
 
 
 class SlowStep(Callback):
-    """Takes a while for every batch, and looks how much of the fit is in the journal by then."""
+    """Sleeps in each batch, then counts the batches in the journal."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -84,7 +84,7 @@ def test_slow_batches_are_written_at_least_once_a_second() -> None:
     assert [n - seen for n, seen in enumerate(slow.seen, start=1)][1:] == [0, 0, 0, 0]
 
 
-def test_the_epochs_row_is_recorded_at_the_last_batch_of_the_epoch() -> None:
+def test_the_row_of_an_epoch_is_recorded_at_its_last_batch() -> None:
     learn, memory = tracked()
     learn.fit(2)
     n_batch = len(learn.dls.train)
@@ -108,7 +108,7 @@ def activations(every: int = 4) -> tuple[Learner, MemoryTracker]:
     ), memory
 
 
-def test_statistics_are_recorded_at_the_batches_that_were_sampled() -> None:
+def test_statistics_are_recorded_at_the_sampled_batches() -> None:
     learn, memory = activations()
     learn.fit(1)
     n_batch = len(list(learn.dls.train))
@@ -131,7 +131,7 @@ def test_the_last_histogram_of_each_layer_is_recorded_once_an_epoch() -> None:
     assert sum(counts["act/0"]) == 64 * 50
 
 
-def test_tracking_reads_nothing_back_per_batch() -> None:
+def test_tracking_does_not_read_the_device_per_batch() -> None:
     counts = []
     for n_train in (80, 160):
         learn, _ = tracked({"folder": f"run{n_train}"}, dls=regression_lists(n_train=n_train))
@@ -141,7 +141,7 @@ def test_tracking_reads_nothing_back_per_batch() -> None:
     assert counts[0] == counts[1] > 0
 
 
-def test_losses_and_weights_are_the_same_to_the_last_bit_with_and_without_tracking() -> None:
+def test_losses_and_weights_are_bit_for_bit_the_same_with_and_without_tracking() -> None:
     with_tracker, _ = tracked()
     without = toy_learner()
     with_tracker.fit(3)
@@ -154,7 +154,7 @@ def test_losses_and_weights_are_the_same_to_the_last_bit_with_and_without_tracki
     "reason",
     [reason for reason in StopReason if reason not in (StopReason.COMPLETED, StopReason.ERROR)],
 )
-def test_a_cancelled_fit_is_finished_with_its_reason(reason: StopReason) -> None:
+def test_the_run_of_a_cancelled_fit_ends_with_its_reason(reason: StopReason) -> None:
     learn, memory = tracked(
         cbs=[RaiseAt(Event.AFTER_BATCH, CancelFitException("enough", reason=reason), iteration=2)]
     )
@@ -177,14 +177,14 @@ def test_an_error_anywhere_ends_the_run_as_an_error_with_all_its_batches(event: 
     assert len(memory.series("batch/loss")) == len(learn.recorder.losses)
 
 
-def test_an_interrupted_fit_is_finished_as_interrupted() -> None:
+def test_the_run_of_an_interrupted_fit_ends_as_interrupted() -> None:
     learn, memory = tracked(cbs=[RaiseAt(Event.AFTER_BATCH, KeyboardInterrupt())])
     with pytest.raises(KeyboardInterrupt):
         learn.fit(1)
     assert memory.run.end.reason is StopReason.INTERRUPTED
 
 
-def test_a_run_that_never_began_leaves_nothing() -> None:
+def test_a_fit_that_fails_before_its_run_starts_leaves_nothing() -> None:
     learn, memory = tracked(cbs=[RaiseAt(Event.BEFORE_FIT, ValueError("too early"))])
     with pytest.raises(ValueError, match="too early"):
         learn.fit(1)
@@ -219,13 +219,13 @@ def test_validation_and_lr_find_are_not_tracked() -> None:
 
 
 class Drawing:
-    """What a figure is to us: something that can be saved."""
+    """A figure: an object with `savefig`."""
 
     def savefig(self, fname: Any, **kwargs: Any) -> None:
         Path(fname).write_bytes(b"drawn")
 
 
-def test_figures_models_files_and_logs_are_kept_when_they_exist(tmp_path: Path) -> None:
+def test_existing_figures_models_files_and_logs_are_recorded(tmp_path: Path) -> None:
     for name in ("best.pt", "notes.txt", "console.log"):
         (tmp_path / name).write_text(name)
     models = [
@@ -246,7 +246,7 @@ def test_figures_models_files_and_logs_are_kept_when_they_exist(tmp_path: Path) 
     assert memory.run.figures == {"plots/a.png": b"drawn"}
 
 
-def test_logs_are_kept_where_the_fit_failed(tmp_path: Path) -> None:
+def test_logs_of_a_failed_fit_are_recorded(tmp_path: Path) -> None:
     (tmp_path / "console.log").write_text("said")
     learn, memory = tracked(
         {"logs": [tmp_path / "console.log"]}, cbs=[RaiseAt(Event.AFTER_STEP, ValueError("boom"))]
@@ -257,7 +257,7 @@ def test_logs_are_kept_where_the_fit_failed(tmp_path: Path) -> None:
 
 
 class Logs(Callback):
-    """A user's own callback."""
+    """A user's callback that logs."""
 
     def after_epoch(self, learn: Learner) -> None:
         learn.tracker.log_metrics({"mine/a": 1.5, "mine/b": torch.tensor(2.5)})
@@ -267,7 +267,7 @@ class Logs(Callback):
         learn.tracker.log_artifact("report.txt", "reports/last.txt", ["best"])
 
 
-def test_what_a_users_callback_logs_is_recorded() -> None:
+def test_values_logged_by_a_users_callback_are_recorded() -> None:
     learn, memory = tracked(cbs=[Logs()])
     learn.fit(2)
     n_batch = len(learn.dls.train)
@@ -277,7 +277,7 @@ def test_what_a_users_callback_logs_is_recorded() -> None:
     assert memory.run.artifacts == {"reports/last.txt": b"epoch 1"}
 
 
-def test_logging_after_the_fit_is_not_recorded_with_one_warning(
+def test_values_logged_after_the_fit_are_dropped_with_one_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     learn, memory = tracked()
@@ -290,7 +290,7 @@ def test_logging_after_the_fit_is_not_recorded_with_one_warning(
     assert "late" not in memory.run.keys
 
 
-def test_a_second_fit_goes_on_in_the_same_run() -> None:
+def test_a_second_fit_continues_the_same_run() -> None:
     learn, memory = tracked()
     learn.fit(1)
     learn.fit(2)
@@ -323,7 +323,7 @@ def test_a_journal_that_another_process_writes_is_refused(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("folder", ["run", "elsewhere"])
 @pytest.mark.parametrize(("epoch", "iteration"), [(1, 2), (2, 4)])
-def test_a_resumed_fit_goes_on_in_the_same_run_without_double_points(
+def test_a_resumed_fit_continues_the_same_run_without_duplicate_points(
     folder: str, epoch: int, iteration: int
 ) -> None:
     alone, expected = tracked({"folder": "alone"})
@@ -348,12 +348,12 @@ def test_a_resumed_fit_goes_on_in_the_same_run_without_double_points(
     assert folder == "run" or read_journal("run").continued_by == str(again.journal)
 
 
-def test_points_after_the_checkpoint_of_a_killed_run_are_not_doubled() -> None:
+def test_points_after_the_checkpoint_of_a_killed_run_are_not_duplicated() -> None:
     alone, expected = tracked({"folder": "alone"})
     alone.fit(3)
 
     tracking, memory = callback("run")
-    # The process dies in epoch 1: its records were delivered, its last checkpoint is of epoch 0.
+    # The process dies in epoch 1. Its records were delivered; its last checkpoint is from epoch 0.
     killed = RaiseAt(Event.AFTER_BATCH, OSError("killed"), epoch=1, iteration=3)
     first = toy_learner(cbs=[tracking, Checkpoint("checkpoints"), killed])
     with pytest.raises(OSError, match="killed"):
@@ -382,7 +382,7 @@ def test_secrets_reach_neither_params_nor_messages_nor_the_journal() -> None:
     assert b"S3NT1NEL" not in Path("run/journal.jsonl").read_bytes()
 
 
-def test_texts_are_kept_with_the_run() -> None:
+def test_texts_params_and_the_name_are_stored_with_the_run() -> None:
     learn, memory = tracked(
         {"info": RunInfo(texts={"config.yaml": "lr: 1"}, params={"lr": 1}, name="mine")}
     )
@@ -392,9 +392,7 @@ def test_texts_are_kept_with_the_run() -> None:
 
 
 @pytest.mark.parametrize(("before", "after"), [(True, False), (False, True)])
-def test_a_fit_may_be_resumed_with_another_tracking_than_it_began_with(
-    before: bool, after: bool
-) -> None:
+def test_tracking_may_be_added_or_removed_on_resume(before: bool, after: bool) -> None:
     tracking, memory = callback()
     first = toy_learner(
         cbs=[*([tracking] if before else []), Checkpoint("checkpoints"), InterruptAt(1, 2)]

@@ -44,7 +44,7 @@ def test_metrics_are_recorded_at_the_batch_or_the_given_step(tmp_path: Path) -> 
         value = torch.tensor(float(learn.train_iter))
         learn.tracker.log_metrics({"mem/peak_gib": value, "nan": float("nan")})
         learn.tracker.log_metrics({"other": 1}, step=2**63 - 1)
-        value += 100  # it was copied
+        value += 100  # the logged value was copied
 
     learn, record = fit(tmp_path / "run", log)
     n = learn.train_iter
@@ -57,7 +57,7 @@ def test_metrics_are_recorded_at_the_batch_or_the_given_step(tmp_path: Path) -> 
 
 @dataclass
 class Drawing:
-    """What can be saved as an image."""
+    """A figure: an object with `savefig`."""
 
     content: bytes = b"an image"
 
@@ -65,7 +65,7 @@ class Drawing:
         Path(fname).write_bytes(self.content)
 
 
-def test_figures_tables_and_files_are_kept_as_they_are_now(tmp_path: Path) -> None:
+def test_figures_tables_and_files_are_recorded_as_they_are_at_the_call(tmp_path: Path) -> None:
     file = tmp_path / "a.txt"
 
     def log(learn: Learner) -> None:
@@ -88,7 +88,7 @@ def test_figures_tables_and_files_are_kept_as_they_are_now(tmp_path: Path) -> No
 
 @pytest.fixture
 def full_disk(tmp_path: Path) -> Iterator[Path]:
-    """A real file system with room for a small journal only."""
+    """A real file system with space for only a small journal."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = subprocess.run(
@@ -97,12 +97,12 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
         check=False,
     )
     if mount.returncode:
-        pytest.skip("needs the right to mount a file system")
+        pytest.skip("needs permission to mount a file system")
     yield folder
     subprocess.run(["umount", "-l", folder], check=True)
 
 
-def test_files_that_find_no_room_do_not_stop_training(
+def test_files_that_do_not_fit_on_the_disk_do_not_stop_training(
     tmp_path: Path, full_disk: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     large = tmp_path / "large.bin"
@@ -122,7 +122,7 @@ def test_files_that_find_no_room_do_not_stop_training(
     assert record.files == []
 
 
-def test_fits_of_one_learner_are_one_run_that_a_resumed_fit_continues(tmp_path: Path) -> None:
+def test_fits_of_one_learner_are_one_run_and_a_resumed_fit_continues_it(tmp_path: Path) -> None:
     tracker = MemoryTracker()
     callback = TrackerCallback({"memory": tracker}, tmp_path / "first", shipper=InProcess())
     learn = toy_learner(cbs=[callback])

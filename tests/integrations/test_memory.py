@@ -1,4 +1,4 @@
-"""The tracker for users' own tests."""
+"""The tracker that keeps runs in memory, for users' tests."""
 
 import pytest
 
@@ -17,7 +17,7 @@ def started(uid: str = "a" * 16) -> tuple[MemoryTracker, MemoryClient]:
     return tracker, client
 
 
-def test_what_the_run_began_with_is_there() -> None:
+def test_a_run_has_what_it_was_started_with() -> None:
     run = started()[0].run
     assert (run.id, run.info.name, run.params, run.tags) == (
         "a" * 16,
@@ -29,7 +29,7 @@ def test_what_the_run_began_with_is_there() -> None:
     assert run.end is None
 
 
-def test_a_series_is_the_steps_and_values_of_one_key_in_order() -> None:
+def test_a_series_has_the_steps_and_values_of_one_key_in_order() -> None:
     tracker, client = started()
     client.metrics([MetricRow(1, 1, {"loss": 3.0, "lr": 0.1}), MetricRow(2, 2, {"lr": 0.2})])
     client.metrics([MetricRow(3, 5, {"loss": INF})])
@@ -39,7 +39,7 @@ def test_a_series_is_the_steps_and_values_of_one_key_in_order() -> None:
 
 
 @pytest.mark.parametrize("value", [1.0, INF, float("nan")])
-def test_a_value_that_comes_twice_is_kept_once(value: float) -> None:
+def test_a_repeated_value_is_kept_once(value: float) -> None:
     tracker, client = started()
     client.metrics([MetricRow(1, 1, {"loss": value})])
     client.metrics([MetricRow(1, 1, {"loss": value, "lr": 0.1}), MetricRow(2, 1, {"loss": value})])
@@ -50,7 +50,7 @@ def test_a_value_that_comes_twice_is_kept_once(value: float) -> None:
     ]
 
 
-def test_a_run_that_goes_on_has_not_ended() -> None:
+def test_a_run_that_starts_again_has_not_ended() -> None:
     tracker, client = started()
     client.finish(RunEnd(StopReason.INTERRUPTED))
     assert tracker.run.end == RunEnd(StopReason.INTERRUPTED)
@@ -60,7 +60,7 @@ def test_a_run_that_goes_on_has_not_ended() -> None:
     assert list(tracker.runs) == ["a" * 16]
 
 
-def test_runs_without_a_uid_are_runs_of_their_own() -> None:
+def test_each_run_without_a_uid_is_a_new_run() -> None:
     tracker = MemoryTracker()
     client = tracker.connect()
     ids = [client.start(RunInfo()).run_id for _ in range(3)]
@@ -68,7 +68,7 @@ def test_runs_without_a_uid_are_runs_of_their_own() -> None:
     assert len(set(ids)) == 3
 
 
-def test_without_a_run_it_says_so() -> None:
+def test_a_tracker_without_a_run_raises() -> None:
     with pytest.raises(LookupError, match="has no run"):
         MemoryTracker().series("loss")
 
@@ -83,6 +83,6 @@ def test_all_clients_of_a_tracker_write_to_its_runs() -> None:
     assert tracker.series("loss") == []
 
 
-def test_a_client_without_a_run_says_so() -> None:
+def test_a_client_that_was_not_started_raises() -> None:
     with pytest.raises(LookupError, match="call start first"):
         MemoryTracker().connect().metrics([MetricRow(1, 1, {"loss": 1.0})])

@@ -36,7 +36,7 @@ MLP = {"_target_": "nntrain.models.mlp", "n_in": 4, "hidden": 3, "n_out": 2}
 def started(
     store_uri: str, run: RunInfo | None = None, **settings: Any
 ) -> tuple[MLflowTrackerClient, MlflowClient]:
-    """A client whose run has begun, and a store to look at it."""
+    """Returns a client with a started run, and a store client to read it."""
     client = MLflowTracker(store_uri, **settings).connect()
     client.start(run or RunInfo(uid=UID))
     return client, MlflowClient(store_uri)
@@ -108,7 +108,7 @@ def test_only_the_path_of_an_sqlite_file_is_resolved(uri: str, resolved: str) ->
     ["foo://somewhere", "./mlruns", "file:///tmp/mlruns", "mlruns", "localhost:5000", "http://"],
 )
 @pytest.mark.parametrize("key", ["tracker.mlflow.tracking_uri", "MLFLOW_TRACKING_URI"])
-def test_a_uri_that_is_none_is_told_in_one_sentence(
+def test_an_invalid_uri_is_an_error_of_one_sentence(
     monkeypatch: pytest.MonkeyPatch, uri: str, key: str
 ) -> None:
     is_given = key.startswith("tracker")
@@ -122,7 +122,7 @@ def test_a_uri_that_is_none_is_told_in_one_sentence(
     assert "give " in message
 
 
-def test_no_login_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_logins_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     uri = "ftp://ann:hunter2@host"
     with pytest.raises(ConfigError) as caught:
         MLflowTracker(uri)
@@ -130,14 +130,14 @@ def test_no_login_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "hunter2" not in repr(MLflowTracker("http://ann:hunter2@host"))
 
 
-def test_the_clients_settings_are_those_that_mlflow_knows() -> None:
+def test_mlflow_knows_all_client_settings() -> None:
     for name, value in CLIENT_SETTINGS.items():
         known = getattr(mlflow.environment_variables, name)
         assert known.name == name
         assert str(known.type(value) if known.type is not bool else value) == value
 
 
-def test_connecting_adds_the_clients_settings_but_those_that_the_user_has_set(
+def test_connect_adds_the_client_settings_that_the_user_has_not_set(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name in CLIENT_SETTINGS:
@@ -152,7 +152,7 @@ def test_connecting_adds_the_clients_settings_but_those_that_the_user_has_set(
 # --- runs
 
 
-def test_the_run_is_as_the_settings_say(store_uri: str) -> None:
+def test_the_run_follows_the_settings(store_uri: str) -> None:
     run = RunInfo(
         uid=UID, name="not this", tags={"a": "b"}, texts={"config.yaml": "lr: 1\n"}, time_ms=123_456
     )
@@ -177,7 +177,7 @@ def test_the_run_is_as_the_settings_say(store_uri: str) -> None:
     assert store.get_run(client.run_id).info.end_time == 234_567
 
 
-def test_runs_without_a_name_get_different_ones_whatever_the_seed(store_uri: str) -> None:
+def test_runs_without_a_name_get_different_names_whatever_the_seed(store_uri: str) -> None:
     names, draws = set(), set()
     for i in range(3):
         random.seed(0)
@@ -204,7 +204,7 @@ def test_runs_that_start_together_on_a_new_database_share_the_experiment(tmp_pat
     assert {run.data.tags[RUN_UID] for run in runs} == {f"{i:016x}" for i in range(4)}
 
 
-def test_files_lie_beside_the_database_wherever_the_process_runs(
+def test_files_are_stored_beside_the_database_wherever_the_process_runs(
     store_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     elsewhere = tmp_path / "elsewhere"
@@ -217,7 +217,7 @@ def test_files_lie_beside_the_database_wherever_the_process_runs(
     assert list(elsewhere.iterdir()) == []
 
 
-def test_a_deleted_run_is_told_and_goes_on_once_restored(store_uri: str) -> None:
+def test_a_deleted_run_is_an_error_until_it_is_restored(store_uri: str) -> None:
     client, store = started(store_uri)
     store.delete_run(client.run_id)
     for run_id in (None, client.run_id):
@@ -227,7 +227,7 @@ def test_a_deleted_run_is_told_and_goes_on_once_restored(store_uri: str) -> None
     assert MLflowTracker(store_uri).connect().start(RunInfo(uid=UID)).run_id == client.run_id
 
 
-def test_a_deleted_experiment_is_told(store_uri: str) -> None:
+def test_a_deleted_experiment_is_an_error(store_uri: str) -> None:
     _, store = started(store_uri)
     experiment = store.get_experiment_by_name("nntrain").experiment_id
     store.delete_experiment(experiment)
@@ -235,7 +235,7 @@ def test_a_deleted_experiment_is_told(store_uri: str) -> None:
         MLflowTracker(store_uri).connect().start(RunInfo(uid=UID))
 
 
-def test_an_experiment_that_another_process_made_meanwhile_is_taken(
+def test_an_experiment_that_another_process_creates_meanwhile_is_used(
     store_uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     find = MlflowClient.get_experiment_by_name
@@ -250,7 +250,7 @@ def test_an_experiment_that_another_process_made_meanwhile_is_taken(
     assert store.get_run(client.run_id).info.experiment_id == made
 
 
-def test_a_run_that_goes_on_is_running(store_uri: str) -> None:
+def test_a_run_that_starts_again_is_running(store_uri: str) -> None:
     client, store = started(store_uri)
     client.finish(RunEnd(StopReason.INTERRUPTED))
     MLflowTracker(store_uri).connect().start(RunInfo(uid=UID), client.run_id)
@@ -268,7 +268,7 @@ def test_a_run_that_goes_on_is_running(store_uri: str) -> None:
         ),
     ],
 )
-def test_it_says_how_to_look_at_the_run(
+def test_the_command_that_opens_the_run_is_shown(
     store_uri: str, tmp_path: Path, uri: str, command: str
 ) -> None:
     (tmp_path / "other.db").write_bytes((tmp_path / "mlflow.db").read_bytes())
@@ -280,7 +280,7 @@ def test_it_says_how_to_look_at_the_run(
 
 
 @pytest.mark.parametrize("path", ["no database.db", "."])
-def test_a_store_that_cannot_be_read_is_an_error_at_once_and_left_alone(
+def test_a_store_that_cannot_be_read_is_an_error_and_is_not_changed(
     tmp_path: Path, path: str
 ) -> None:
     (tmp_path / "no database.db").write_text("not a database " * 100)
@@ -304,13 +304,13 @@ def test_a_long_value_ends_in_its_hash(store_uri: str) -> None:
     assert kept["fits"] == "x" * 6_000
 
 
-def test_names_are_made_to_fit_and_none_merge(store_uri: str) -> None:
+def test_names_are_made_valid_and_stay_different(store_uri: str) -> None:
     kept = params_of(store_uri, {"a=b": 1, "a#b": 2, 3: 4, "deep": {"er": {"x": 5}}, "k" * 300: 6})
     assert {"a_b": "1", "a_b_2": "2", "3": "4", "deep.er.x": "5"}.items() <= kept.items()
     assert len(kept) == 5
 
 
-def test_a_resume_with_other_params_keeps_the_first_and_names_them(store_uri: str) -> None:
+def test_a_resume_with_other_params_keeps_the_first_values_and_names_them(store_uri: str) -> None:
     client, store = started(
         store_uri, RunInfo(uid=UID, params={"lr": 0.1, "n_epoch": 2, "seed": 0})
     )
@@ -325,15 +325,14 @@ def test_a_resume_with_other_params_keeps_the_first_and_names_them(store_uri: st
 # --- records
 
 
-def test_a_table_is_one_of_mlflows_and_the_same_twice_is_one(store_uri: str) -> None:
+def test_a_table_is_stored_as_mlflows_and_once_if_repeated(store_uri: str) -> None:
     client, store = started(store_uri)
     table = Table("pairs", ["digit", "share"], [[3, 0.5], [8, float("nan")]])
     for _ in range(2):
         client.table(table, 1)
     loaded = store.load_table("1", "pairs.json", [client.run_id])
-    assert (
-        "NaN" not in Path(store.download_artifacts(client.run_id, "pairs.json")).read_text()
-    )  # no browser reads that
+    text = Path(store.download_artifacts(client.run_id, "pairs.json")).read_text()
+    assert "NaN" not in text  # browsers cannot parse it
     assert loaded["digit"].tolist() == [3, 8]
     assert loaded["share"].isna().tolist() == [False, True]
     tag = store.get_run(client.run_id).data.tags["mlflow.loggedArtifacts"]
@@ -355,7 +354,9 @@ def test_a_table_is_one_of_mlflows_and_the_same_twice_is_one(store_uri: str) -> 
         "a%2e",
     ],
 )
-def test_an_artifact_cannot_leave_the_run(store_uri: str, tmp_path: Path, name: str) -> None:
+def test_an_artifact_cannot_be_stored_outside_the_run(
+    store_uri: str, tmp_path: Path, name: str
+) -> None:
     (tmp_path / "file.txt").write_text("text")
     client, store = started(store_uri)
     with pytest.raises(Refused, match="Artifact name"):
@@ -387,7 +388,7 @@ def test_a_file_below_a_file_is_refused(store_uri: str, tmp_path: Path) -> None:
         MetricRow(1, 1, {"a": 10**400}),
     ],
 )
-def test_a_row_that_mlflow_never_takes_is_refused(store_uri: str, row: MetricRow) -> None:
+def test_a_row_that_mlflow_never_accepts_is_refused(store_uri: str, row: MetricRow) -> None:
     client, store = started(store_uri)
     with pytest.raises(Refused):
         client.metrics([row])
@@ -420,12 +421,12 @@ def test_only_bad_requests_are_refused(code: str, message: str, is_refused: bool
 
 
 @pytest.mark.slow
-def test_a_locked_database_is_to_be_tried_again(store_uri: str, tmp_path: Path) -> None:
+def test_a_locked_database_can_be_tried_again(store_uri: str, tmp_path: Path) -> None:
     client, store = started(store_uri)
     rows = [MetricRow(1, 1, {"loss": 1.0})]
     writer = sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)
     writer.execute("BEGIN IMMEDIATE")
-    with pytest.raises(MlflowException, match="locked"):  # after the 20 s that MLflow gives SQLite
+    with pytest.raises(MlflowException, match="locked"):  # MLflow waits 20 s for SQLite
         client.metrics(rows)
     writer.rollback()
     writer.close()
@@ -438,15 +439,13 @@ def test_a_locked_database_is_to_be_tried_again(store_uri: str, tmp_path: Path) 
 
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
-    """A checkpoint of the model that `MLP` describes."""
+    """A checkpoint of the model in `MLP`."""
     torch.manual_seed(0)
     torch.save({"model": mlp(4, 3, 2).state_dict()}, tmp_path / "last.ckpt")
     return tmp_path / "last.ckpt"
 
 
-def test_of_a_model_the_weights_are_kept_and_no_more_unless_asked_for(
-    store_uri: str, weights: Path
-) -> None:
+def test_by_default_only_the_weights_of_a_model_are_stored(store_uri: str, weights: Path) -> None:
     client, store = started(store_uri)
     client.model(ModelFile(weights, "model", ["best"], MLP))
     assert (
@@ -458,15 +457,15 @@ def test_of_a_model_the_weights_are_kept_and_no_more_unless_asked_for(
 
 @pytest.fixture
 def registered(store_uri: str, weights: Path) -> tuple[MlflowClient, str]:
-    """The store after the same model was sent twice."""
+    """The store after the same model was logged twice."""
     client, store = started(store_uri, registered_model_name="digits")
     for _ in range(2):
         client.model(ModelFile(weights, "checkpoints/best.ckpt", ["best", "latest"], MLP))
     return store, client.run_id
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # MLflow's, of its own models
-def test_a_model_is_registered_in_a_store_that_is_not_the_one_of_this_folder(
+@pytest.mark.filterwarnings("ignore::UserWarning")  # from MLflow, about its own models
+def test_a_model_is_registered_in_the_given_store_and_not_in_the_default_one(
     empty_store: Path, weights: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "elsewhere").mkdir()
@@ -480,8 +479,8 @@ def test_a_model_is_registered_in_a_store_that_is_not_the_one_of_this_folder(
     assert "MLFLOW_TRACKING_URI" not in os.environ
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # MLflow's, of its own models
-def test_a_registered_model_is_loaded_by_mlflow_alone(
+@pytest.mark.filterwarnings("ignore::UserWarning")  # from MLflow, about its own models
+def test_mlflow_can_load_a_registered_model(
     registered: tuple[MlflowClient, str], weights: Path, store_uri: str
 ) -> None:
     mlflow.set_tracking_uri(store_uri)
@@ -496,7 +495,7 @@ def test_a_registered_model_is_loaded_by_mlflow_alone(
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-def test_the_same_model_twice_is_one_version_of_its_run(
+def test_logging_the_same_model_twice_creates_one_version(
     registered: tuple[MlflowClient, str],
 ) -> None:
     store, run_id = registered
@@ -523,7 +522,7 @@ def test_the_same_model_twice_is_one_version_of_its_run(
         ({"_target_": "nntrain.models.gone"}, "gone"),
     ],
 )
-def test_a_model_that_cannot_be_made_is_refused_with_its_weights_kept(
+def test_a_model_that_cannot_be_instantiated_is_refused_after_its_weights_are_stored(
     store_uri: str, weights: Path, node: Mapping[str, Any] | None, message: str
 ) -> None:
     client, store = started(store_uri, log_model=True)

@@ -1,4 +1,4 @@
-"""MLflow on real servers, well and ill: one try each, as in the process that delivers."""
+"""MLflow on real servers, with and without faults; like the shipper, each call tries once."""
 
 import os
 import socket
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.slow
 
 UID = "0123456789abcdef"
 LIMIT_S = 15
-"""How long a call may take: MLflow's store gives up after 10 s."""
+"""The maximum duration of a call; MLflow's store gives up after 10 s."""
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +44,10 @@ def rows_of(n: int) -> list[MetricRow]:
     return [MetricRow(1_000 + i, i, {"loss": i / 7}) for i in range(n)]
 
 
-def keep_a_run(client: MLflowTrackerClient, folder: Path, uid: str) -> str:
-    """One of everything; returns the run's id."""
-    params = {f"key_{i}": "é" * 5_000 for i in range(120)}  # which do not fit into one request
-    params["nul"] = "\0"  # which PostgreSQL does not keep
+def track_a_run(client: MLflowTrackerClient, folder: Path, uid: str) -> str:
+    """Tracks a run with every kind of record and returns its id."""
+    params = {f"key_{i}": "é" * 5_000 for i in range(120)}  # too large for one request
+    params["nul"] = "\0"  # PostgreSQL does not store it
     run_id = client.start(RunInfo(uid=uid, params=params, texts={"config.yaml": "lr: 1\n"})).run_id
     client.metrics(rows_of(1_200))
     (folder / "file").write_text("a,b\n")
@@ -57,7 +57,7 @@ def keep_a_run(client: MLflowTrackerClient, folder: Path, uid: str) -> str:
     return run_id
 
 
-def assert_kept(uri: str, run_id: str, n_row: int = 1_200) -> None:
+def assert_stored(uri: str, run_id: str, n_row: int = 1_200) -> None:
     store = MlflowClient(uri)
     run = store.get_run(run_id)
     assert (run.info.status, len(run.data.params)) == ("KILLED", 121)
@@ -78,15 +78,15 @@ def n_runs(uri: str, uid: str) -> int:
     return len(store.search_runs([experiment], f"tags.`nntrain.run` = '{uid}'"))
 
 
-def test_a_server_keeps_a_run(server: MlflowServer, tmp_path: Path) -> None:
+def test_a_server_stores_a_run(server: MlflowServer, tmp_path: Path) -> None:
     client = MLflowTracker(server.uri).connect()
     where = client.start(RunInfo(uid=UID)).where
     assert f"{server.uri}/#/experiments/1/runs/{client.run_id}/model-metrics" in where
-    assert_kept(server.uri, keep_a_run(client, tmp_path, UID))
+    assert_stored(server.uri, track_a_run(client, tmp_path, UID))
     assert n_runs(server.uri, UID) == 1
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # MLflow's, of its own models
+@pytest.mark.filterwarnings("ignore::UserWarning")  # from MLflow, about its own models
 def test_a_server_registers_a_model_once(server: MlflowServer, tmp_path: Path) -> None:
     torch.save({"model": mlp(4, 3, 2).state_dict()}, tmp_path / "last.ckpt")
     node = {"_target_": "nntrain.models.mlp", "n_in": 4, "hidden": 3, "n_out": 2}
@@ -106,33 +106,37 @@ def test_a_server_registers_a_model_once(server: MlflowServer, tmp_path: Path) -
     POSTGRES_BIN is None and not os.environ.get("CI"),
     reason="needs PostgreSQL: apt install postgresql",
 )
-def test_postgresql_keeps_a_run_behind_a_server_and_without_one(tmp_path: Path) -> None:
+def test_postgresql_stores_a_run_with_a_server_and_directly(tmp_path: Path) -> None:
     with postgresql() as store:
         with MlflowServer(tmp_path / "server", store) as server:
-            assert_kept(server.uri, keep_a_run(MLflowTracker(server.uri).connect(), tmp_path, UID))
+            assert_stored(
+                server.uri, track_a_run(MLflowTracker(server.uri).connect(), tmp_path, UID)
+            )
         direct = MLflowTracker(store, "direct").connect()
-        assert_kept(store, keep_a_run(direct, tmp_path, "1" * 16))
+        assert_stored(store, track_a_run(direct, tmp_path, "1" * 16))
 
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
-    """A server that asks for `USER` and `PASSWORD`."""
+    """A server that requires `USER` and `PASSWORD`."""
     with MlflowServer(tmp_path_factory.mktemp("guarded"), has_logins=True) as running:
         yield running
 
 
-def test_a_server_with_logins_keeps_a_run_of_those_who_may(
+def test_a_server_with_logins_stores_a_run_only_with_the_right_password(
     guarded: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", USER)
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "wrong")
-    with pytest.raises(MlflowException, match="401"):  # which may be set right: it is no refusal
+    with pytest.raises(
+        MlflowException, match="401"
+    ):  # not `Refused`, because the password may be corrected
         MLflowTracker(guarded.uri).connect().start(RunInfo(uid=UID))
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
-    assert_kept(guarded.uri, keep_a_run(MLflowTracker(guarded.uri).connect(), tmp_path, UID))
+    assert_stored(guarded.uri, track_a_run(MLflowTracker(guarded.uri).connect(), tmp_path, UID))
 
 
-def test_a_login_in_the_uri_is_not_told(guarded: MlflowServer) -> None:
+def test_the_password_in_the_uri_is_not_shown(guarded: MlflowServer) -> None:
     login = f"{USER}:{PASSWORD.replace(' ', '%20')}"
     tracker = MLflowTracker(guarded.uri.replace("//", f"//{login}@"))
     started = tracker.connect().start(RunInfo(uid="1" * 16))
@@ -141,7 +145,7 @@ def test_a_login_in_the_uri_is_not_told(guarded: MlflowServer) -> None:
 
 
 @pytest.mark.parametrize("fault", [Fault.ERROR, Fault.TOO_MANY, Fault.HANG])
-def test_an_ill_server_is_an_error_within_the_time_and_none_once_it_is_well(
+def test_a_faulty_server_is_an_error_within_the_limit_and_works_once_it_has_recovered(
     server: MlflowServer, fault: Fault
 ) -> None:
     uid = f"{list(Fault).index(fault):016x}"
@@ -160,7 +164,7 @@ def test_an_ill_server_is_an_error_within_the_time_and_none_once_it_is_well(
 
 
 def retried(client: MLflowTrackerClient, uid: str, batches: Sequence[Sequence[MetricRow]]) -> int:
-    """Starts the run again after each error, as the shipper does; returns how many there were."""
+    """Starts the run again after each error, as the shipper does; returns the number of errors."""
     n_error = 0
     pending = list(batches)
     is_started = False
@@ -176,7 +180,7 @@ def retried(client: MLflowTrackerClient, uid: str, batches: Sequence[Sequence[Me
     return n_error
 
 
-def test_lost_replies_make_no_point_twice_and_no_run_twice(server: MlflowServer) -> None:
+def test_lost_replies_do_not_duplicate_points_or_runs(server: MlflowServer) -> None:
     uid = "7" * 16
     batches = [[row] for row in rows_of(40)]
     with FaultyServer(server.uri, Fault.LOST_REPLY, every=7) as faulty:
@@ -189,10 +193,12 @@ def test_lost_replies_make_no_point_twice_and_no_run_twice(server: MlflowServer)
     assert [(point.step, point.value) for point in history] == [(i, i / 7) for i in range(40)]
 
 
-def test_a_lost_reply_to_the_making_of_a_run_makes_no_second_one(server: MlflowServer) -> None:
+def test_a_lost_reply_when_a_run_is_created_does_not_create_a_second_run(
+    server: MlflowServer,
+) -> None:
     uid = "8" * 16
     with FaultyServer(server.uri) as faulty:
-        for every in range(1, 12):  # at each request of the start in turn
+        for every in range(1, 12):  # each request of the start in turn
             faulty.fault, faulty.every, faulty.n_requests = Fault.LOST_REPLY, every, 0
             try:
                 MLflowTracker(faulty.uri).connect().start(
@@ -204,7 +210,7 @@ def test_a_lost_reply_to_the_making_of_a_run_makes_no_second_one(server: MlflowS
     assert n_runs(server.uri, uid) == 1
 
 
-def test_a_server_that_was_killed_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_after_a_restart_of_a_killed_server_the_run_continues(tmp_path: Path) -> None:
     server = MlflowServer(tmp_path / "server")
     with server:
         client = MLflowTracker(server.uri).connect()
@@ -221,14 +227,14 @@ def test_a_server_that_was_killed_goes_on_where_it_was(tmp_path: Path) -> None:
         assert [point.step for point in history] == list(range(20))
 
 
-def test_a_server_that_is_not_there_is_an_error_at_once() -> None:
+def test_an_unreachable_server_is_an_error_within_the_limit() -> None:
     began = time.monotonic()
     with pytest.raises(MlflowException, match=r"127\.0\.0\.1"):
         MLflowTracker("http://127.0.0.1:9").connect().start(RunInfo(uid=UID))
     assert time.monotonic() - began < LIMIT_S
 
 
-def test_a_database_server_that_never_answers_is_an_error_within_the_time() -> None:
+def test_a_database_that_never_answers_is_an_error_within_the_limit() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         began = time.monotonic()
         with pytest.raises(Exception, match="timeout expired"):
@@ -238,7 +244,7 @@ def test_a_database_server_that_never_answers_is_an_error_within_the_time() -> N
     assert time.monotonic() - began < LIMIT_S
 
 
-def test_runs_at_once_on_one_server_are_kept_apart(server: MlflowServer) -> None:
+def test_simultaneous_runs_on_one_server_do_not_mix(server: MlflowServer) -> None:
     def keep(i: int) -> None:
         client = MLflowTracker(server.uri).connect()
         client.start(RunInfo(uid=f"{i:x}" * 16, tags={"i": str(i)}))

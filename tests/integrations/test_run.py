@@ -1,4 +1,4 @@
-"""`nntrain.track` gives any training loop the promises of a Learner's tracked run."""
+"""`nntrain.track` gives any training loop the guarantees of a Learner's tracked run."""
 
 import logging
 import sys
@@ -27,19 +27,19 @@ SECRET = "S3NT1NEL"
 
 @contextmanager
 def tracked(folder: str | Path = "run", **options: Any) -> Iterator[tuple[Run, MemoryTracker]]:
-    """A run that is delivered to memory when the block ends."""
+    """Yields a run that is delivered to memory at the end of the block."""
     memory = options.pop("memory", None) or MemoryTracker()
     with nntrain.track(memory, folder=folder, shipper=InProcess(), **options) as run:
         yield run, memory
 
 
-def test_what_a_loop_logs_reaches_the_tracker() -> None:
+def test_logged_metrics_reach_the_tracker() -> None:
     with tracked(name="mine", params={"lr": 0.1, "model": {"hidden": 8}}) as (run, memory):
         total = torch.zeros(())
         for step in range(1, 4):
             total += step
             run.log_metrics({"batch/loss": total, "lr": 0.1}, step)
-        assert memory.runs == {}  # delivered at the end
+        assert memory.runs == {}  # the run is delivered at the end
     assert memory.series("batch/loss") == [(1, 1.0), (2, 3.0), (3, 6.0)]
     assert memory.series("lr") == [(1, 0.1), (2, 0.1), (3, 0.1)]
     assert memory.run.params == {"lr": 0.1, "model.hidden": 8}
@@ -51,7 +51,7 @@ def test_what_a_loop_logs_reaches_the_tracker() -> None:
 
 
 class Drawing:
-    """Something that can be saved as an image."""
+    """A figure: an object with `savefig`."""
 
     def savefig(self, fname: Any, **kwargs: Any) -> None:
         Path(fname).write_bytes(b"drawn")
@@ -77,7 +77,7 @@ def test_figures_tables_files_models_and_tags_reach_the_tracker(tmp_path: Path) 
     assert (memory.run.tags["note"], memory.run.tags["n"]) == ("better", "3")
 
 
-def test_figures_and_tables_belong_to_the_step_of_the_last_metrics() -> None:
+def test_figures_and_tables_are_recorded_at_the_step_of_the_last_metrics() -> None:
     with tracked() as (run, _):
         run.log_figure(Drawing(), "a.png")
         run.log_metrics({"a": 1.0}, 7)
@@ -92,7 +92,7 @@ def records(folder: str) -> list[dict[str, Any]]:
     return [dict(record) for record in found if record is not None]
 
 
-def test_the_run_says_where_it_comes_from() -> None:
+def test_the_run_has_tags_of_its_origin() -> None:
     with tracked(tags={"mine": 1}, group="ablation") as (_, memory):
         pass
     tags = memory.run.tags
@@ -121,7 +121,7 @@ OUTCOMES = [
 
 
 def run_of(block: Callable[[Run], None]) -> tuple[MemoryRun, BaseException | None]:
-    """The run that a block leaves in a tracker, and the exception that came out of the block."""
+    """Returns the run of a block in a tracker, and the exception that left the block."""
     memory = MemoryTracker()
     try:
         with tracked(memory=memory) as (run, _):
@@ -169,7 +169,7 @@ def reason_of(block: Callable[[Run], None]) -> StopReason:
     ],
     ids=repr,
 )
-def test_a_stated_outcome_counts_unless_an_exception_says_more(
+def test_a_stated_outcome_counts_unless_an_exception_is_more_specific(
     error: BaseException | None, expected: StopReason
 ) -> None:
     def block(run: Run) -> None:
@@ -182,7 +182,7 @@ def test_a_stated_outcome_counts_unless_an_exception_says_more(
 
 
 def exit_on_ctrl_c(run: Run) -> None:
-    """Answers Ctrl-C as Lightning's Trainer does."""
+    """Exits on Ctrl-C as Lightning's Trainer does."""
     try:
         raise KeyboardInterrupt
     except KeyboardInterrupt:
@@ -206,7 +206,7 @@ def test_an_exit_while_an_exception_is_handled_has_the_outcome_of_that_exception
     assert reason_of(block) is expected
 
 
-def test_an_unknown_outcome_raises_with_the_known_ones() -> None:
+def test_an_unknown_outcome_is_an_error_that_lists_the_known_ones() -> None:
     with tracked() as (run, _), pytest.raises(ValueError, match=r"outcome='stopped' .* pruned"):
         run.outcome("stopped")
 
@@ -270,7 +270,7 @@ def test_secrets_reach_neither_the_journal_nor_the_tracker(
     assert memory.run.tags["text"] == "*** and ***"
 
 
-def test_an_invalid_expression_for_secrets_raises() -> None:
+def test_an_invalid_pattern_for_secrets_raises() -> None:
     with pytest.raises(ConfigError, match="redact"):
         nntrain.track(redact=["("])
 
@@ -293,21 +293,21 @@ def names(trackers: Any) -> list[str]:
         ({"team": MLflowTracker()}, ["team"]),
         ([], []),
     ],
-    ids=["one", "a list", "two of a kind", "a mapping", "none"],
+    ids=["one", "a list", "two of one class", "a mapping", "none"],
 )
-def test_trackers_are_named_by_their_class_or_by_the_caller(
+def test_trackers_are_named_after_their_class_or_by_the_caller(
     trackers: Any, expected: list[str]
 ) -> None:
     assert names(trackers) == expected
 
 
 @pytest.mark.parametrize("trackers", [MLflowTracker, "mlflow", [None], {"a": 1}], ids=repr)
-def test_anything_but_trackers_raises(trackers: Any) -> None:
+def test_objects_other_than_trackers_raise(trackers: Any) -> None:
     with pytest.raises(TypeError, match=r"tracker"):
         nntrain.track(trackers)
 
 
-def test_a_name_that_cannot_name_a_file_raises() -> None:
+def test_a_tracker_name_that_is_not_a_valid_file_name_raises() -> None:
     with pytest.raises(ValueError, match="Tracker name 'a/b' must consist of letters"):
         nntrain.track({"a/b": MemoryTracker()})
 
@@ -331,7 +331,7 @@ def series(record: RunRecord, key: str) -> list[tuple[int, float]]:
 
 
 @pytest.mark.parametrize("folder", [None, "elsewhere"])
-def test_a_resumed_run_goes_on_from_the_checkpoint_without_double_points(
+def test_a_resumed_run_continues_from_the_checkpoint_without_duplicate_points(
     folder: str | None,
 ) -> None:
     memory = MemoryTracker()
@@ -379,7 +379,7 @@ def test_a_folder_without_a_run_cannot_be_resumed() -> None:
 
 
 @pytest.mark.parametrize("options", [{"resume_step": 3}, {"resume": "run", "resume_step": -1}])
-def test_a_step_without_a_run_or_a_bad_one_raises(options: dict[str, Any]) -> None:
+def test_a_resume_step_without_a_run_or_with_a_bad_value_raises(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"resume_step=.* must be an integer"):
         nntrain.track(**options)
 
@@ -398,7 +398,9 @@ def test_the_journal_of_another_run_is_not_overwritten() -> None:
     assert Path("other/journal.jsonl").read_bytes() == before
 
 
-def test_a_run_that_is_still_written_cannot_be_resumed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_another_process_still_writes_cannot_be_resumed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(run_writer, "RESUME_WAIT_S", 0.2)
     with nntrain.track(folder="run") as run:
         with (

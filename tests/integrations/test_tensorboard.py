@@ -1,4 +1,4 @@
-"""What TensorBoard itself reads from the event files of a run."""
+"""TensorBoard itself reads the event files of a run."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class TestTensorBoardTracker(TrackerContract):
         return outcome, session.status
 
     def read_params(self, run_id: str) -> Mapping[str, Any]:
-        """The numbers are whole again, which have double precision in TensorBoard."""
+        """Returns the params, with TensorBoard's doubles converted back to integers."""
         params = shown(sessions(self.folder())[run_id])
         return {name: int(value) if value == 249.0 else value for name, value in params.items()}
 
@@ -112,7 +112,7 @@ class TestTensorBoardTracker(TrackerContract):
             return float(np.float32(value))
 
 
-def test_scalars_have_the_steps_and_times_of_the_rows(tmp_path: Path) -> None:
+def test_scalars_have_the_steps_and_times_of_their_rows(tmp_path: Path) -> None:
     one = client(tmp_path)
     started = one.start(RunInfo(uid=UID, name="mine"))
     one.metrics([MetricRow(1_250, 3, {"a": 0.5, "b": 2.0}), MetricRow(2_500, 7, {"a": 0.25})])
@@ -126,7 +126,7 @@ def test_scalars_have_the_steps_and_times_of_the_rows(tmp_path: Path) -> None:
     assert b == [(1.25, 3, 2.0)]
 
 
-def test_values_are_in_the_file_as_soon_as_a_call_returns(tmp_path: Path) -> None:
+def test_values_are_in_the_file_when_a_call_returns(tmp_path: Path) -> None:
     one = client(tmp_path)
     folder = tmp_path / "runs" / one.start(RunInfo(uid=UID)).run_id
     one.metrics(rows_of([1.0]))
@@ -136,7 +136,7 @@ def test_values_are_in_the_file_as_soon_as_a_call_returns(tmp_path: Path) -> Non
     one.finish(END)
 
 
-def test_a_histogram_has_the_recorded_bins_without_the_empty_ones_at_both_ends(
+def test_a_histogram_has_the_recorded_bins_without_empty_bins_at_the_ends(
     tmp_path: Path,
 ) -> None:
     one = client(tmp_path)
@@ -155,7 +155,7 @@ def test_a_histogram_has_the_recorded_bins_without_the_empty_ones_at_both_ends(
     assert about.plugin_data.plugin_name == "histograms"
 
 
-def test_a_figure_is_an_image_of_its_size(tmp_path: Path) -> None:
+def test_a_figure_is_an_image_of_the_same_size(tmp_path: Path) -> None:
     Image.new("RGB", (7, 5), "red").save(tmp_path / "1.png")
     one = client(tmp_path)
     folder = tmp_path / "runs" / one.start(RunInfo(uid=UID)).run_id
@@ -166,7 +166,7 @@ def test_a_figure_is_an_image_of_its_size(tmp_path: Path) -> None:
     assert image.encoded_image_string == (tmp_path / "1.png").read_bytes()
 
 
-def test_texts_are_displayed_as_they_are(tmp_path: Path) -> None:
+def test_texts_are_displayed_unchanged(tmp_path: Path) -> None:
     one = client(tmp_path)
     texts = {"config.yaml": "lr: 0.1\nmodel:\n  _target_: a*b*\n"}
     tags = {"command": "run 'a|b' <unk> `x` __init__ [y](z)", "error": "first\nsecond"}
@@ -184,7 +184,7 @@ def test_texts_are_displayed_as_they_are(tmp_path: Path) -> None:
     assert "<td>error</td>\n<td>ValueError: *bad*</td>" in html(folder, "nntrain/outcome")
 
 
-def test_the_tab_hparams_compares_params_and_last_metrics(tmp_path: Path) -> None:
+def test_the_hparams_tab_compares_params_and_last_metrics(tmp_path: Path) -> None:
     for uid, lr in ((UID, 0.1), (OTHER_UID, 0.01)):
         one = client(tmp_path)
         params = {"lr": lr, "model._target_": "mine.MLP", "flag": True, "list": [1], "none": None}
@@ -211,7 +211,7 @@ def test_the_tab_hparams_compares_params_and_last_metrics(tmp_path: Path) -> Non
     assert (session.start_time_secs, session.end_time_secs) == (1.0, 9.0)
 
 
-def test_a_param_that_is_not_finite_does_not_break_the_tab_hparams(tmp_path: Path) -> None:
+def test_a_param_that_is_not_finite_does_not_break_the_hparams_tab(tmp_path: Path) -> None:
     one = client(tmp_path)
     params = {"limit": float("inf"), "other": float("nan")}
     started = one.start(RunInfo(uid=UID, params=params))
@@ -240,7 +240,7 @@ def test_a_resumed_run_has_one_curve_and_the_status_of_its_last_end(tmp_path: Pa
     assert session.status == api_pb2.STATUS_SUCCESS
 
 
-def test_every_kind_of_row_counts_once_and_a_missing_figure_too(tmp_path: Path) -> None:
+def test_every_kind_of_row_counts_once_even_a_refused_figure(tmp_path: Path) -> None:
     one = client(tmp_path)
     one.start(RunInfo(uid=UID, texts={"a": "b"}, tags={"c": "d"}))
     one.metrics(rows_of([1.0, 2.0]))
@@ -254,7 +254,7 @@ def test_every_kind_of_row_counts_once_and_a_missing_figure_too(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("n_byte", [1, 10, 40])
-def test_what_a_torn_event_file_lost_is_written_again(tmp_path: Path, n_byte: int) -> None:
+def test_rows_lost_from_a_torn_event_file_are_written_again(tmp_path: Path, n_byte: int) -> None:
     rows = rows_of([4.0, 3.0, 2.0, 1.0])
     first = client(tmp_path)
     run_id = first.start(RunInfo(uid=UID)).run_id
@@ -270,7 +270,7 @@ def test_what_a_torn_event_file_lost_is_written_again(tmp_path: Path, n_byte: in
     assert scalars(folder, "train/loss") == [(1, 4.0), (2, 3.0), (3, 2.0), (4, 1.0)]
 
 
-def test_an_event_file_torn_within_its_header_counts_no_row(tmp_path: Path) -> None:
+def test_an_event_file_torn_within_its_header_has_zero_rows(tmp_path: Path) -> None:
     one = client(tmp_path)
     folder = tmp_path / "runs" / one.start(RunInfo(uid=UID)).run_id
     [file] = folder.glob("*.rows")
@@ -292,7 +292,9 @@ for step in itertools.count(started.rows + 1):
 
 
 @pytest.mark.slow
-def test_no_row_is_lost_or_doubled_when_the_writing_process_is_killed(tmp_path: Path) -> None:
+def test_rows_are_neither_lost_nor_duplicated_when_the_writing_process_is_killed(
+    tmp_path: Path,
+) -> None:
     for _ in range(3):
         command = [sys.executable, "-c", WRITES_FOR_EVER, str(tmp_path / "runs"), UID]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -308,7 +310,7 @@ def test_no_row_is_lost_or_doubled_when_the_writing_process_is_killed(tmp_path: 
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_failed_write_raises_and_the_next_start_goes_on(tmp_path: Path) -> None:
+def test_after_a_failed_write_the_next_start_continues(tmp_path: Path) -> None:
     one = client(tmp_path)
     folder = tmp_path / "runs" / one.start(RunInfo(uid=UID)).run_id
     one.metrics(rows_of([1.0]))
@@ -321,7 +323,7 @@ def test_a_failed_write_raises_and_the_next_start_goes_on(tmp_path: Path) -> Non
     assert scalars(folder, "train/loss") == [(1, 1.0), (2, 2.0)]
 
 
-def test_trials_are_below_their_study_which_is_not_compared_with_them(tmp_path: Path) -> None:
+def test_trials_are_below_their_study_and_are_compared_without_it(tmp_path: Path) -> None:
     study = RunInfo(uid=STUDY_UID, name="s", group="s", tags={STUDY_TAG: "s"}, params={"a": 1})
     trials = [
         RunInfo(uid=uid, name=f"s-{i}", group="s", parent=STUDY_UID, params={"lr": i})
@@ -337,7 +339,7 @@ def test_trials_are_below_their_study_which_is_not_compared_with_them(tmp_path: 
 
 
 @pytest.mark.parametrize("name", ["../up", "..", "/etc/x", "a/b", "nul\0", "x" * 300, "é*?[a]"])
-def test_no_name_leads_out_of_the_folder_of_all_runs(tmp_path: Path, name: str) -> None:
+def test_every_name_stays_within_the_folder_of_all_runs(tmp_path: Path, name: str) -> None:
     one = client(tmp_path)
     for run in (
         RunInfo(uid=UID, name=name),
@@ -352,7 +354,7 @@ def test_no_name_leads_out_of_the_folder_of_all_runs(tmp_path: Path, name: str) 
     assert all(len(path.relative_to(tmp_path).parts) <= 4 for path in files)
 
 
-def test_the_settings_take_the_folder_of_the_training_process(
+def test_the_settings_use_the_folder_of_the_training_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert TensorBoardTracker().resolved().log_dir == str(tmp_path / "runs")
@@ -362,7 +364,7 @@ def test_the_settings_take_the_folder_of_the_training_process(
     assert resolved.resolved().log_dir == str(tmp_path / "logs")
 
 
-def test_it_says_how_to_look_at_the_run(tmp_path: Path) -> None:
+def test_the_command_that_opens_the_run_is_shown(tmp_path: Path) -> None:
     one = TensorBoardTracker(str(tmp_path / "my runs")).connect()
     where = one.start(RunInfo(uid=UID, name="mine")).where
     assert where == (
@@ -370,7 +372,7 @@ def test_it_says_how_to_look_at_the_run(tmp_path: Path) -> None:
     )
 
 
-def test_a_missing_package_is_one_sentence_with_the_command(
+def test_a_missing_package_is_an_error_of_one_sentence_with_the_pip_command(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
@@ -379,7 +381,7 @@ def test_a_missing_package_is_one_sentence_with_the_command(
 
 
 @pytest.mark.slow
-def test_the_settings_import_no_tensorboard_and_the_client_no_torch() -> None:
+def test_the_settings_do_not_import_tensorboard_and_the_client_not_torch() -> None:
     code = (
         "import sys\n"
         "from nntrain.integrations import TensorBoardTracker\n"

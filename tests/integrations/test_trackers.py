@@ -1,4 +1,4 @@
-"""The contract of trackers, for each of nntrain's own on its real store."""
+"""Each tracker of nntrain passes the contract of trackers on its real store."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class TestMemory(TrackerContract):
         return MemoryTracker()
 
     def restarted(self) -> Tracker:
-        """A tracker in memory has no other process."""
+        """Returns the same tracker, because another process cannot read its memory."""
         return self.tracker
 
     def run(self, run_id: str) -> MemoryRun:

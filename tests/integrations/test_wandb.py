@@ -1,4 +1,4 @@
-"""W&B with the real SDK: offline, with its file read back, and online, with a fake server."""
+"""W&B with its real SDK: offline, where the file is read back, and online with a fake server."""
 
 import json
 import math
@@ -64,7 +64,7 @@ def _no_service_left() -> Iterator[None]:
     yield
     import wandb
 
-    if session.SESSIONS:  # a test has failed: W&B would try for ever to upload its run
+    if session.SESSIONS:  # a test has failed, and W&B would never stop trying to upload its run
         for child in psutil.Process().children():
             child.kill()
     with suppress(ConnectionError):
@@ -100,7 +100,7 @@ def loss_rows(start: int, end: int) -> list[MetricRow]:
 
 
 def finished(run: RunInfo, *rows: MetricRow, uid: str = UID, **settings: object) -> WandbRun:
-    """The offline run that these rows make, read back."""
+    """Tracks these rows offline and returns the run as read from its file."""
     client = offline(**settings).connect()
     client.start(run)
     client.metrics(rows)
@@ -125,18 +125,18 @@ def test_the_settings_import_neither_wandb_nor_numpy_nor_torch() -> None:
     assert done.stdout == "[]\n"
 
 
-def test_without_wandb_the_command_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_wandb_the_error_names_the_pip_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"pip install 'nntrain\[wandb\]'"):
         WandbTracker()
 
 
-def test_an_unknown_mode_is_told_with_those_that_there_are() -> None:
+def test_an_unknown_mode_is_an_error_that_lists_the_modes() -> None:
     with pytest.raises(ValueError, match=r"mode='offlin' .* one of online, offline, disabled\.$"):
         WandbTracker(mode="offlin")
 
 
-def test_resolved_writes_out_defaults_and_folder(tmp_path: Path) -> None:
+def test_resolved_fills_in_the_defaults_and_the_absolute_folder(tmp_path: Path) -> None:
     resolved = WandbTracker(dir="here").resolved()
     assert (resolved.project, resolved.mode, resolved.dir) == (
         "nntrain",
@@ -160,7 +160,7 @@ def test_resolved_writes_out_defaults_and_folder(tmp_path: Path) -> None:
         ("WANDB_BASE_URL", "base_url", "http://host"),
     ],
 )
-def test_resolved_takes_the_environment_where_nothing_is_set(
+def test_resolved_uses_the_environment_for_settings_that_are_not_given(
     monkeypatch: pytest.MonkeyPatch, variable: str, field: str, value: str
 ) -> None:
     monkeypatch.setenv(variable, value)
@@ -169,18 +169,18 @@ def test_resolved_takes_the_environment_where_nothing_is_set(
     assert getattr(WandbTracker(**{field: mine}).resolved(), field) == mine
 
 
-def test_resolved_takes_tags_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resolved_uses_the_tags_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_TAGS", "a,b")
     assert WandbTracker().resolved().tags == ("a", "b")
     assert WandbTracker(tags=["c"]).resolved().tags == ("c",)
 
 
-def test_no_key_reaches_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_settings_never_contain_the_api_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
     assert "a" * 40 not in repr(WandbTracker().resolved())
 
 
-def test_the_config_names_every_setting() -> None:
+def test_the_config_has_every_setting_with_its_default() -> None:
     node = yaml.safe_load(
         (Path(module.__file__).parents[2] / "conf/tracker/wandb.yaml").read_text()
     )["wandb"]
@@ -190,7 +190,7 @@ def test_the_config_names_every_setting() -> None:
 
 
 @pytest.mark.parametrize("settings", [{"project": "a/b"}, {"tags": ["x" * 65]}, {"tags": [""]}])
-def test_settings_that_wandb_never_takes_are_refused(settings: dict[str, object]) -> None:
+def test_settings_that_wandb_never_accepts_are_refused(settings: dict[str, object]) -> None:
     with pytest.raises(Refused):
         offline(**settings).connect().start(info())
 
@@ -217,11 +217,13 @@ def test_settings_that_wandb_never_takes_are_refused(settings: dict[str, object]
         ("grad/acceleration/norm", None),
     ],
 )
-def test_the_value_that_stands_for_the_run(key: str, best: str | None) -> None:
+def test_the_summary_of_a_metric_is_its_best_value_if_the_direction_is_known(
+    key: str, best: str | None
+) -> None:
     assert summary(key) == best
 
 
-def test_params_become_a_tree() -> None:
+def test_dotted_params_become_nested() -> None:
     params = {"lr": 0.1, "model.hidden": 3, "model.act.name": None, "list": [1, 2]}
     assert nested(params) == {
         "lr": 0.1,
@@ -231,11 +233,11 @@ def test_params_become_a_tree() -> None:
 
 
 @pytest.mark.parametrize("params", [{"a": 1, "a.b": 2}, {"a.b": 2, "a": 1}, {"a.b": 1, "a.b.c": 2}])
-def test_params_that_make_no_tree_stay_flat(params: dict[str, int]) -> None:
+def test_params_that_cannot_be_nested_stay_flat(params: dict[str, int]) -> None:
     assert nested(params) == params
 
 
-def test_artifact_names_are_what_wandb_takes() -> None:
+def test_artifact_names_are_valid_for_wandb() -> None:
     assert artifact_name("1", "reports/é a.csv") == "run-1-reports___a.csv"
     long = artifact_name("1", "x" * 200)
     assert len(long) == 128
@@ -245,7 +247,7 @@ def test_artifact_names_are_what_wandb_takes() -> None:
 # --- offline
 
 
-def test_rows_are_kept_in_order_with_their_values_times_and_steps() -> None:
+def test_rows_keep_their_order_values_times_and_steps() -> None:
     values = [0.5, math.nan, math.inf, -math.inf, 2.0**70, 1 / 3]
     rows = [
         MetricRow(1_700_000_000_000 + 250 * i, 10 * i, {"act/a.b/mean": v, "lr/0": 1})
@@ -262,14 +264,14 @@ def test_rows_are_kept_in_order_with_their_values_times_and_steps() -> None:
     ]
 
 
-def test_rows_that_go_back_or_repeat_are_all_kept() -> None:
+def test_rows_whose_steps_repeat_or_decrease_are_all_kept() -> None:
     run = finished(
         info(), *(MetricRow(1_000, step, {"x": float(i)}) for i, step in enumerate([5, 5, 3, 0, 9]))
     )
     assert run.series("x") == [(5, 0.0), (5, 1.0), (3, 2.0), (0, 3.0), (9, 4.0)]
 
 
-def test_every_series_is_against_the_step() -> None:
+def test_every_series_is_plotted_against_the_step() -> None:
     run = finished(
         info(),
         MetricRow(1, 1, {"valid/top.5.acc": 0.25, "lr/0": 1.0}),
@@ -284,7 +286,7 @@ def test_every_series_is_against_the_step() -> None:
     assert run.summary["lr/0"] == 1.0
 
 
-def test_settings_params_tags_and_texts_are_kept() -> None:
+def test_settings_params_tags_and_texts_are_stored() -> None:
     params = {f"group.key_{i}": i for i in range(250)} | {
         "long": "x" * 7000,
         "list": [1, 2],
@@ -311,7 +313,7 @@ def test_settings_params_tags_and_texts_are_kept() -> None:
     assert "nntrain/config.yaml" in run.files
 
 
-def test_the_name_of_the_run_itself_is_the_second_choice() -> None:
+def test_run_name_replaces_the_name_of_the_run() -> None:
     assert finished(info(name="mine")).run.display_name == "mine"
     assert finished(info(uid="2", name="mine"), uid="2", run_name="set").run.display_name == "set"
 
@@ -340,7 +342,7 @@ def test_it_says_how_to_upload_the_folder() -> None:
         ("out_of_memory", None, 1),
     ],
 )
-def test_the_exit_code_and_the_tag_are_those_of_the_outcome_table(
+def test_the_exit_code_and_the_tag_follow_the_outcome_table(
     reason: str, signum: int | None, code: int
 ) -> None:
     client = offline(tags=["mine"]).connect()
@@ -352,7 +354,7 @@ def test_the_exit_code_and_the_tag_are_those_of_the_outcome_table(
     assert set(run.run.tags) == {"mine", reason}
 
 
-def test_histograms_are_wandbs() -> None:
+def test_histograms_are_stored_in_wandbs_format() -> None:
     client = offline().connect()
     client.start(info())
     client.histograms(MetricRow(2_000, 7, {}), [0.0, 0.5, 1.0], {"act/a": [3, 4], "act/b": [0, 1]})
@@ -367,7 +369,7 @@ def test_histograms_are_wandbs() -> None:
     assert (row["train_iter"], row["_timestamp"]) == (7, 2)
 
 
-def test_figures_are_images_under_their_name_without_extension() -> None:
+def test_figures_are_images_named_without_their_extension() -> None:
     Image.new("RGB", (4, 2)).save("loss.png")
     client = offline().connect()
     client.start(info())
@@ -418,7 +420,7 @@ def test_files_and_models_are_artifacts_with_aliases() -> None:
     }
 
 
-def test_the_console_log_becomes_wandbs_own_and_comes_once() -> None:
+def test_the_console_log_is_stored_once_as_wandbs_own_console() -> None:
     lines = [f"line {i} é\n" for i in range(2_500)]
     Path("console.log").write_text("".join(lines[:1_200]), encoding="utf-8")
     client = offline().connect()
@@ -432,7 +434,7 @@ def test_the_console_log_becomes_wandbs_own_and_comes_once() -> None:
     assert run.artifacts == []
 
 
-def test_what_wandb_never_takes_is_refused_and_has_its_place_in_the_count() -> None:
+def test_what_wandb_never_accepts_is_refused_and_still_counts_as_a_row() -> None:
     Path("bad.png").write_text("no image")
     client = offline().connect()
     client.start(info())
@@ -454,14 +456,14 @@ def test_what_wandb_never_takes_is_refused_and_has_its_place_in_the_count() -> N
     assert [row["_step"] for row in read_offline(Path(), UID).history] == [0, 1, 6]
 
 
-def test_a_text_whose_name_leads_out_of_the_run_is_refused() -> None:
+def test_a_text_whose_name_is_outside_the_run_is_refused() -> None:
     client = offline().connect()
     with pytest.raises(Refused):
         client.start(info(texts={"../../secret": "x"}))
     client.finish(DONE)
 
 
-def test_a_run_begun_twice_is_one_run_and_says_what_it_holds() -> None:
+def test_a_run_that_starts_twice_is_one_run_and_reports_its_number_of_rows() -> None:
     first, second = offline().connect(), offline().connect()
     assert first.start(info(params={"a": 1})).rows == 0
     first.metrics(loss_rows(0, 5))
@@ -474,7 +476,7 @@ def test_a_run_begun_twice_is_one_run_and_says_what_it_holds() -> None:
     assert run.params == {"a": 2}
 
 
-def test_a_run_begun_after_its_end_is_made_anew_and_no_other_is_touched() -> None:
+def test_a_run_that_starts_after_its_end_is_written_again_and_other_runs_are_kept() -> None:
     others = [
         Path(f"wandb/offline-run-20240101_000000-{name}")
         for name in (f"{UID}0", f"x{UID}", f"{UID}-1")
@@ -494,7 +496,7 @@ def test_a_run_begun_after_its_end_is_made_anew_and_no_other_is_touched() -> Non
     assert read_offline(Path(), UID).series("batch/loss") == [(i, i / 7) for i in range(7)]
 
 
-def test_runs_at_once_and_one_after_the_other_do_not_mix() -> None:
+def test_simultaneous_runs_do_not_mix() -> None:
     clients = {str(i) * 16: offline().connect() for i in range(1, 4)}
 
     def track(uid: str) -> None:
@@ -514,7 +516,7 @@ def test_runs_at_once_and_one_after_the_other_do_not_mix() -> None:
         assert run.exit_code == 0
 
 
-def test_a_run_goes_on_after_another_one_was_tracked_by_the_same_tracker() -> None:
+def test_a_client_can_track_one_run_after_another() -> None:
     client = offline().connect()
     for uid in ("1" * 16, "2" * 16):
         client.start(info(uid))
@@ -527,7 +529,7 @@ def test_a_run_goes_on_after_another_one_was_tracked_by_the_same_tracker() -> No
     )
 
 
-def test_disabled_keeps_nothing(tmp_path: Path) -> None:
+def test_a_disabled_tracker_stores_nothing(tmp_path: Path) -> None:
     Path("a.png").write_bytes(b"x")
     client = WandbTracker(mode="disabled").connect()
     assert "not recorded" in client.start(info(texts={"a.txt": "x"})).where
@@ -539,7 +541,7 @@ def test_disabled_keeps_nothing(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png"]
 
 
-def test_nothing_is_printed_and_nothing_lies_outside_the_folder(
+def test_nothing_is_printed_and_all_files_are_in_the_folder(
     capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     client = offline(dir="here").connect()
@@ -553,7 +555,7 @@ def test_nothing_is_printed_and_nothing_lies_outside_the_folder(
 # --- the process that trains
 
 
-def test_program_arguments_executable_host_and_git_are_those_of_the_training(
+def test_program_arguments_executable_host_and_git_describe_the_training_process(
     tmp_path: Path,
 ) -> None:
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(tmp_path)]
@@ -585,7 +587,7 @@ def test_program_arguments_executable_host_and_git_are_those_of_the_training(
     assert sys.argv == argv
 
 
-def test_another_machines_hardware_and_packages_are_not_recorded() -> None:
+def test_for_training_on_another_machine_hardware_and_packages_are_not_recorded() -> None:
     run = finished(info(process=ProcessInfo(pid=os.getpid(), host="elsewhere")))
     assert run.run.host == "elsewhere"
     assert run.environment.cpu_count == 0
@@ -594,7 +596,7 @@ def test_another_machines_hardware_and_packages_are_not_recorded() -> None:
 
 
 def busy_process() -> subprocess.Popen[bytes]:
-    """A process that holds 200 MiB."""
+    """Starts a process that holds 200 MiB of memory."""
     code = "import time; held = bytearray(b'x') * (200 << 20); print(flush=True); time.sleep(60)"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert process.stdout is not None
@@ -610,13 +612,12 @@ def track_process(pid: int, time_ms: int) -> WandbRun:
     return read_offline(Path(), UID)
 
 
-def test_the_memory_is_that_of_the_training_while_it_lives_and_of_nobody_afterwards() -> None:
+def test_memory_is_measured_for_the_training_process_only_while_it_runs() -> None:
     with busy_process() as process:
         now = time.time_ns() // 1_000_000
         assert 200 < track_process(process.pid, now).stats[0]["proc.memory.rssMB"] < 300
-        assert (
-            track_process(process.pid, now - 60_000).stats == []
-        )  # another process had this number a minute ago
+        # a run from a minute ago cannot belong to this process
+        assert track_process(process.pid, now - 60_000).stats == []
         process.kill()
     assert track_process(process.pid, now).stats == []
 
@@ -625,7 +626,7 @@ def test_the_memory_is_that_of_the_training_while_it_lives_and_of_nobody_afterwa
 
 
 def shipping(code: str) -> subprocess.Popen[str]:
-    """A process that sends a run and prints what `code` prints."""
+    """Starts and returns a process that runs `code` with the client of an offline run."""
     head = (
         "import os, sys, time, psutil\nfrom nntrain.integrations.wandb import WandbTracker\n"
         "from nntrain.integrations.tracker import *\nfrom nntrain.result import StopReason\n"
@@ -635,7 +636,7 @@ def shipping(code: str) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, "-c", head + code], stdout=subprocess.PIPE, text=True)
 
 
-def test_a_killed_shipper_leaves_no_process_and_the_next_one_makes_the_run_whole() -> None:
+def test_a_killed_shipper_leaves_no_process_and_the_next_one_completes_the_run() -> None:
     code = """
 client.start(run); client.metrics(rows[:50])
 print(*[p.pid for p in psutil.Process().children(True)], flush=True)
@@ -652,7 +653,7 @@ time.sleep(60)
     assert run.series("batch/loss") == [(i, i / 7) for i in range(100)]
 
 
-def test_after_the_death_of_wandbs_side_process_a_new_start_makes_the_run_whole() -> None:
+def test_after_wandb_core_was_killed_a_new_start_completes_the_run() -> None:
     code = """
 client.start(run); client.metrics(rows[:50])
 [core] = [p for p in psutil.Process().children() if "core" in p.name()]
@@ -674,7 +675,7 @@ os._exit(0)
     assert run.exit_code == 0
 
 
-def test_a_warning_of_wandbs_does_not_hold_up_the_end_of_an_offline_run(
+def test_a_warning_by_wandb_does_not_delay_the_end_of_an_offline_run(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     import wandb
@@ -698,7 +699,7 @@ def steps(server: WandbServer) -> list[int]:
     return [server.rows[place]["_step"] for place in sorted(server.rows)]
 
 
-def test_online_all_of_it_reaches_the_server(
+def test_online_the_server_gets_the_complete_run(
     server: WandbServer, capfd: pytest.CaptureFixture[str]
 ) -> None:
     Path("console.log").write_text("hello\nworld\n")
@@ -718,7 +719,7 @@ def test_online_all_of_it_reaches_the_server(
     assert capfd.readouterr() == ("", "")
 
 
-def test_online_a_resumed_run_says_what_the_server_holds_and_goes_on_there(
+def test_online_a_resumed_run_reports_the_rows_of_the_server_and_continues_after_them(
     server: WandbServer,
 ) -> None:
     for rows in (loss_rows(0, 60), loss_rows(60, 100)):
@@ -731,7 +732,9 @@ def test_online_a_resumed_run_says_what_the_server_holds_and_goes_on_there(
 
 
 @pytest.mark.parametrize("status", [401, 404])
-def test_online_an_upload_that_wandb_gives_up_is_no_end(server: WandbServer, status: int) -> None:
+def test_online_a_run_whose_upload_failed_can_be_sent_again(
+    server: WandbServer, status: int
+) -> None:
     client = online(server).connect()
     client.start(info())
     server.status = status
@@ -748,7 +751,7 @@ def test_online_an_upload_that_wandb_gives_up_is_no_end(server: WandbServer, sta
     client.finish(DONE)
 
 
-def test_online_finish_waits_no_longer_than_its_time_and_can_be_called_again(
+def test_online_finish_respects_its_timeout_and_can_be_called_again(
     server: WandbServer,
 ) -> None:
     client = online(server).connect()
@@ -768,7 +771,7 @@ def test_online_finish_waits_no_longer_than_its_time_and_can_be_called_again(
     assert steps(server) == list(range(10))
 
 
-def test_online_an_upload_that_takes_too_long_is_begun_once_more(
+def test_online_a_run_whose_upload_timed_out_can_be_sent_again(
     server: WandbServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run_settings, "UPLOAD_TIMEOUT_S", 1.0)
@@ -786,7 +789,7 @@ def test_online_an_upload_that_takes_too_long_is_begun_once_more(
     assert steps(server) == list(range(10))
 
 
-def test_online_an_artifact_that_the_server_refuses_is_no_end(server: WandbServer) -> None:
+def test_online_a_refused_artifact_is_an_error_and_the_run_still_ends(server: WandbServer) -> None:
     Path("a.csv").write_text("1\n")
     client = online(server).connect()
     client.start(info())
@@ -796,7 +799,7 @@ def test_online_an_artifact_that_the_server_refuses_is_no_end(server: WandbServe
     assert server.exit_code == 0
 
 
-def test_online_a_server_that_hangs_or_is_gone_is_told_in_time_and_taken_when_it_is_back(
+def test_online_an_unavailable_server_is_an_error_within_the_timeout_and_is_used_once_it_is_back(
     server: WandbServer,
 ) -> None:
     import wandb
@@ -817,12 +820,12 @@ def test_online_a_server_that_hangs_or_is_gone_is_told_in_time_and_taken_when_it
     assert steps(server) == [0, 1, 2]
 
 
-def test_online_without_a_key_nobody_is_asked(
+def test_online_a_missing_key_is_an_error_instead_of_a_prompt(
     server: WandbServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     import wandb
 
-    wandb.teardown()  # with what it knows from earlier tests
+    wandb.teardown()  # forget the login of earlier tests
     monkeypatch.delenv("WANDB_API_KEY")
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
     began = time.monotonic()

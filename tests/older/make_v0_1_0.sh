@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Makes what version 0.1.0 leaves behind, for tests/older/test_v0_1_0.py to read.
+# Makes the files of version 0.1.0 that tests/older/test_v0_1_0.py reads.
 #
 #     tests/older/make_v0_1_0.sh SITE VENV
 #
-# SITE is a folder into which version 0.1.0 is installed (pip install --no-deps --target SITE ...),
-# VENV an environment with all that it needs. It needs Linux and root: it works in /home/me on a
-# host of the name "host", so that no file names the machine that made it.
+# SITE is a folder with version 0.1.0 (pip install --no-deps --target SITE ...), and VENV is an
+# environment with its dependencies. The script needs Linux and root: it works in /home/me on a host
+# named "host", so that the files do not name the machine that made them.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
 if [ "$(hostname)" != host ]; then
-    mkdir /home/me # fails where there is such a user, so that nothing of theirs is removed
+    mkdir /home/me # fails if such a user exists, so that their files are not removed
     export MADE_IN
     MADE_IN=$(mktemp -d)
     trap 'rm -rf /home/me "$MADE_IN"' EXIT
@@ -22,7 +22,7 @@ if [ "$(hostname)" != host ]; then
     exit
 fi
 
-# The machine's own kernels would give the last bits of a loss; these are the same on each x86-64.
+# The kernels decide the last bits of a loss, and these are the same on every x86-64.
 export ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE OMP_NUM_THREADS=1
 export PYTHONPATH=/home/me/site:/home/me/lib HOME=/home/me USER=me LOGNAME=me MPLBACKEND=agg
 export WANDB_MODE=offline PYTHONDONTWRITEBYTECODE=1
@@ -32,7 +32,7 @@ mkdir /home/me/{lib,work,tmp}
 cd /home/me/work
 
 cat > /home/me/lib/interrupted.py <<'PYTHON'
-"""python -m nntrain.run with a signal at training batch N: interrupted.py SIGNAL N ARGS..."""
+"""Runs nntrain.run and sends a signal at training batch N: interrupted.py SIGNAL N ARGS..."""
 import runpy
 import signal
 import sys
@@ -54,7 +54,7 @@ runpy.run_module("nntrain.run", run_name="__main__", alter_sys=True)
 PYTHON
 
 cat > /home/me/lib/mine.py <<'PYTHON'
-"""A user's callback, which logs one of each kind."""
+"""A user's callback that logs every kind of record."""
 from matplotlib.figure import Figure
 from nntrain import Callback
 
@@ -73,7 +73,7 @@ class Logs(Callback):
         learn.tracker.log_artifact("report.txt", "reports/report.txt", aliases=["latest"])
 PYTHON
 
-# The figures of a run take 400 KB, and nothing reads them but the tracker that keeps them.
+# The figures of a run take 400 KB, and the tests do not need their content.
 thumbnails() {
     $python -c 'import sys
 from PIL import Image
@@ -81,7 +81,7 @@ for path in sys.argv[1:]:
     Image.open(path).convert("P").resize((32, 24)).save(path)' "$@"
 }
 
-# --- a run that SIGTERM ended in the middle of its third epoch, and the same one left alone
+# --- a run that SIGTERM ended in the middle of its third epoch, and the same run uninterrupted
 
 run=(data=digits model=mlp model.hidden=4 n_epoch=4 tracker.offline=true device=cpu
      'callbacks=[default,early_stopping,ema]' callbacks.activation_stats.every=5)
@@ -103,14 +103,14 @@ for line in open("alone/journal.jsonl"):
             if not key.startswith("time/"):
                 points.setdefault(key, []).extend(zip(record["step"], values))
 made = {"torch": torch.__version__.split("+")[0], "machine": platform.machine(), "points": points}
-text = json.dumps(made).replace(', "', ',\n"')  # a key a line
+text = json.dumps(made).replace(', "', ',\n"')  # one key per line
 open("run/expected.json", "w").write(text + "\n")
 PYTHON
 rm run/previous.ckpt run/run.log
 thumbnails run/files/*.png
 cp -r run "$MADE_IN"
 
-# --- a run that was recorded offline for MLflow and W&B, and is delivered nowhere
+# --- a run that was recorded offline for MLflow and W&B and has not been delivered
 
 $python -m nntrain.run data=digits model=mlp model.hidden=4 n_epoch=2 device=cpu \
     'tracker=[mlflow,wandb]' tracker.offline=true tracker.mlflow.log_model=true \
@@ -119,11 +119,11 @@ $python -m nntrain.run data=digits model=mlp model.hidden=4 n_epoch=2 device=cpu
 thumbnails journal/files/000[3-7]*.png
 rm -r journal/{last,previous}.ckpt journal/{best.pt,run.log,.hydra}
 cp -r journal "$MADE_IN"
-$python -m nntrain.sync journal # what this leaves beside the journal says that all is delivered
+$python -m nntrain.sync journal # this writes the state that says that everything is delivered
 mkdir "$MADE_IN/journal/delivered"
 cp journal/delivery/*.json "$MADE_IN/journal/delivered"
 
-# --- a study of four trials, whose fifth one Ctrl-C ended
+# --- a study of four trials, whose fifth trial Ctrl-C ended
 
 study=(-m data=digits model=mlp n_epoch=3 tracker=none device=cpu
        'lr=tag(log,interval(1e-3,1e-1))' 'model.hidden=choice(4,8)' hydra.sweeper.sampler.seed=9

@@ -1,6 +1,6 @@
-"""What version 0.1.0 left behind is read: a run resumed, a journal delivered, a study continued.
+"""Files of version 0.1.0 still work: a run resumes, a journal is delivered, a study continues.
 
-The README in `v0.1.0` says what lies there, and `make_v0_1_0.sh` how it was made.
+The README in `v0.1.0` describes the files, and `make_v0_1_0.sh` makes them.
 """
 
 import csv
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.slow
 MADE = Path(__file__).parent / "v0.1.0"
 
 MADE_IN = "/home/me/work"
-"""The working directory in which all of it was made: absolute paths below it are in the files."""
+"""The working directory in which the files were made; they contain absolute paths below it."""
 
 STUDY = [
     "-m",
@@ -50,21 +50,20 @@ STUDY = [
     "hydra.sweeper.pruner.n_startup_trials=1",
     "hydra.sweeper.study_name=older",
 ]
-"""The command of the study, but for `n_trials`."""
+"""The arguments of the study, without `n_trials`."""
 
 Points = dict[str, list[tuple[int, int, float]]]
-"""The points of each key, sorted: step, milliseconds since the epoch of the clock, value."""
+"""The points of each key, sorted: step, Unix time in milliseconds, and value."""
 
 
 # --- the files
 
 
 def older(name: str, to: Path) -> Path:
-    """Copies a folder of 0.1.0, and makes it as if 0.1.0 had made it there.
+    """Copies a folder of 0.1.0 and adapts its absolute paths, as if it had been made there.
 
-    Checkpoints name the journal and the best model of their run by absolute paths, and a journal
-    the store. Whoever moves a run must do without these; here the run was never moved, so the paths
-    are changed to where the copy lies.
+    Checkpoints contain the absolute paths of their run's journal and best model, and a journal
+    that of the store.
     """
     shutil.copytree(MADE / name, to)
     cwd = str(Path.cwd())
@@ -86,20 +85,20 @@ def _replaced(value: Any, cwd: str) -> Any:
 
 
 def _line(record: dict[str, Any]) -> bytes:
-    """A line of the journal: the checksum, its last key, is the CRC-32 of all before it."""
+    """Returns a line of the journal; its last key is the CRC-32 of everything before it."""
     plain = {key: value for key, value in record.items() if key != "crc"}
     head = json.dumps(plain, separators=(",", ":")).encode()[:-1]
     return b'%s,"crc":"%08x"}\n' % (head, zlib.crc32(head))
 
 
 def records(journal: Path, kind: str | None = None) -> list[dict[str, Any]]:
-    """The records of a journal, all or of one kind."""
+    """Returns the records of a journal, all or of one kind."""
     found = [json.loads(line) for line in journal.read_bytes().splitlines()]
     return [record for record in found if kind in (None, record["kind"])]
 
 
 def journal_points(journal: Path) -> Points:
-    """All points that a journal holds."""
+    """Returns all points of a journal."""
     points: Points = defaultdict(list)
     for record in records(journal, "metrics"):
         for key, values in record["values"].items():
@@ -111,15 +110,15 @@ def journal_points(journal: Path) -> Points:
 
 
 def run_as_made(*args: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
-    """`python -m nntrain.run` with the kernels of torch with which the files were made.
+    """Runs `python -m nntrain.run` with the torch kernels with which the files were made.
 
-    The best kernels of a machine give the last bits of a loss; these are the same on each x86-64.
+    The kernels decide the last bits of a loss, and these are the same on every x86-64.
     """
     return nntrain_run(*args, cwd=cwd, ATEN_CPU_CAPABILITY="default", MKL_CBWR="COMPATIBLE")
 
 
 def nntrain_sync(*args: str) -> "subprocess.CompletedProcess[str]":
-    """`python -m nntrain.sync`, finished."""
+    """Runs `python -m nntrain.sync` and returns the finished process."""
     command = [sys.executable, "-m", "nntrain.sync", *args]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
@@ -131,7 +130,7 @@ def nntrain_sync(*args: str) -> "subprocess.CompletedProcess[str]":
 
 
 def stored_points(client: MlflowClient, run_id: str) -> Points:
-    """All points that MLflow holds of a run."""
+    """Returns all points of a run in MLflow."""
     return {
         key: sorted(
             (point.step, point.timestamp, point.value)
@@ -142,16 +141,16 @@ def stored_points(client: MlflowClient, run_id: str) -> Points:
 
 
 def stored_files(client: MlflowClient, run_id: str, folder: str | None = None) -> set[str]:
-    """The names of all files that MLflow keeps of a run."""
+    """Returns the names of all files of a run in MLflow."""
     found = client.list_artifacts(run_id, folder)
     below = [stored_files(client, run_id, item.path) for item in found if item.is_dir]
     return {item.path for item in found if not item.is_dir}.union(*below)
 
 
-# --- a run that was interrupted
+# --- an interrupted run
 
 
-def test_an_interrupted_run_goes_on_as_the_one_that_was_left_alone(
+def test_an_interrupted_run_that_resumes_equals_the_uninterrupted_run(
     tmp_path: Path, store_uri: str
 ) -> None:
     old = older("run", tmp_path / "run") / "journal.jsonl"
@@ -168,19 +167,19 @@ def test_an_interrupted_run_goes_on_as_the_one_that_was_left_alone(
     points = stored_points(client, run.info.run_id)
     for key, series in before.items():
         assert points[key][: len(series)] == series, key
-    assert_like_left_alone(points, expected_of(old.parent))
+    assert_like_uninterrupted(points, expected_of(old.parent))
     for name in ("train/loss", "valid/loss", "train/accuracy", "valid/accuracy"):
         assert f"{name}:".ljust(17) + f"{points[name][-1][2]:.6g}\n" in done.stdout
 
 
 def expected_of(folder: Path) -> dict[str, Any]:
-    """What 0.1.0 gave that was not interrupted, and the torch with which it did."""
+    """Returns the results of the uninterrupted run with 0.1.0, and its version of torch."""
     found: dict[str, Any] = json.loads((folder / "expected.json").read_text())
     return found
 
 
-def assert_like_left_alone(points: Points, expected: dict[str, Any]) -> None:
-    """Bit for bit where torch is the same; on another one the losses are about the same."""
+def assert_like_uninterrupted(points: Points, expected: dict[str, Any]) -> None:
+    """Compares bit for bit with the same torch, else only the losses and approximately."""
     kept = {
         key: [[step, value] for step, _, value in series]
         for key, series in points.items()
@@ -196,13 +195,13 @@ def assert_like_left_alone(points: Points, expected: dict[str, Any]) -> None:
 
 
 def same_torch(expected: dict[str, Any]) -> bool:
-    """Whether the same operations give the same bits here as where the files were made."""
+    """Returns whether torch and the machine give the same bits as where the files were made."""
     version = torch.__version__.split("+")[0]
     return (version, platform.machine()) == (expected["torch"], expected["machine"])
 
 
 def tolerance(expected: dict[str, Any]) -> float:
-    """How far an accuracy may be off: not at all with the same torch, else by a few digits."""
+    """Returns the tolerance of an accuracy: 0 with the same torch, else that of a few digits."""
     return 0.0 if same_torch(expected) else 0.02
 
 
@@ -211,7 +210,7 @@ def tolerance(expected: dict[str, Any]) -> float:
 
 @pytest.fixture(scope="module")
 def synced(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Path:
-    """The folder with the stores to which the journal was delivered, by its own settings."""
+    """Delivers the journal with its own settings and returns the folder with the stores."""
     folder = tmp_path_factory.mktemp("synced")
     shutil.copy(empty_store, folder / "mlflow.db")
     with pytest.MonkeyPatch.context() as patch:
@@ -245,7 +244,7 @@ def test_mlflow_gets_each_point_param_and_tag_of_an_old_journal(synced: Path) ->
 
 
 def tags(journal: Path) -> dict[str, str]:
-    """All tags that a journal holds."""
+    """Returns all tags of a journal."""
     found = dict(START["tags"])
     for record in records(journal, "tags"):
         found |= record["tags"]
@@ -253,7 +252,7 @@ def tags(journal: Path) -> dict[str, str]:
 
 
 def files_of(kinds: Iterable[str]) -> dict[str, Path]:
-    """The files that the journal names, by their names in the trackers."""
+    """Returns the files of the journal by their names in the trackers."""
     return {
         record["name"]: JOURNAL.parent / record["path"]
         for record in records(JOURNAL)
@@ -277,8 +276,8 @@ def test_mlflow_gets_each_file_and_table_of_an_old_journal(synced: Path, tmp_pat
     assert json.loads(stored(table["name"])) == {"columns": table["columns"], "data": table["rows"]}
 
 
-@pytest.mark.filterwarnings("ignore")  # of MLflow's own
-def test_the_model_of_an_old_journal_is_made_from_its_node(synced: Path) -> None:
+@pytest.mark.filterwarnings("ignore")  # from MLflow
+def test_the_model_of_an_old_journal_is_instantiated(synced: Path) -> None:
     client, run = only_run(synced)
     (model,) = client.search_logged_models([run.info.experiment_id])
     assert model.source_run_id == run.info.run_id
@@ -306,7 +305,7 @@ def test_wandb_gets_each_point_and_histogram_of_an_old_journal(synced: Path) -> 
     assert run.tags["nntrain.outcome"] == "completed"
 
 
-def test_an_old_journal_goes_to_another_store_once(tmp_path: Path, store_uri: str) -> None:
+def test_an_old_journal_is_delivered_to_another_store_once(tmp_path: Path, store_uri: str) -> None:
     folder = Path(shutil.copytree(MADE / "journal", tmp_path / "journal"))
     before = (folder / "journal.jsonl").read_bytes()
     to = ["journal", "--to", "mlflow", "--set", f"tracking_uri={store_uri}"]
@@ -318,7 +317,7 @@ def test_an_old_journal_goes_to_another_store_once(tmp_path: Path, store_uri: st
     assert (folder / "journal.jsonl").read_bytes() == before
 
 
-def test_what_an_older_version_has_delivered_counts_as_delivered(tmp_path: Path) -> None:
+def test_a_journal_delivered_by_an_older_version_counts_as_delivered(tmp_path: Path) -> None:
     folder = Path(shutil.copytree(MADE / "journal", tmp_path / "journal"))
     assert nntrain_sync("--list", "journal").returncode == 1
     shutil.copytree(folder / "delivered", folder / "delivery", dirs_exist_ok=True)
@@ -330,12 +329,14 @@ def test_what_an_older_version_has_delivered_counts_as_delivered(tmp_path: Path)
 
 
 def trials(folder: Path) -> list[FrozenTrial]:
-    """The trials of a study, as Optuna reads them."""
+    """Returns the trials of a study, as Optuna reads them."""
     storage = JournalStorage(JournalFileBackend(str(folder / "study.jsonl")))
     return optuna.load_study(study_name=folder.name, storage=storage).trials
 
 
-def test_a_study_goes_on_with_its_trials_and_runs_the_interrupted_one_again(tmp_path: Path) -> None:
+def test_a_study_continues_with_its_trials_and_runs_the_interrupted_one_again(
+    tmp_path: Path,
+) -> None:
     folder = older("study", tmp_path / "multirun/older")
     before, kept = trials(folder), tree_of_trials(folder, range(5))
     states = [trial.state.name for trial in before]
@@ -350,10 +351,13 @@ def test_a_study_goes_on_with_its_trials_and_runs_the_interrupted_one_again(tmp_
     ended = [trial for trial in after if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
     assert (len(ended), len(after)) == (6, 7)
 
-    again, left_alone = after[5], expected_of(folder)
+    again, uninterrupted = after[5], expected_of(folder)
     assert again.user_attrs["nntrain.retry_of"] == 4
-    assert again.params == left_alone["params"]
-    assert again.values == pytest.approx(left_alone["values"], rel=0, abs=tolerance(left_alone))
+    assert again.params == uninterrupted["params"]
+    assert again.values == pytest.approx(
+        uninterrupted["values"], rel=0, abs=tolerance(uninterrupted)
+    )
+    assert sorted(again.intermediate_values) == [2, 3]  # its checkpoint is of the second epoch
 
     found = yaml.safe_load((folder / "optimization_results.yaml").read_text())
     best = max(value for trial in after if trial.values for value in trial.values)
@@ -361,18 +365,18 @@ def test_a_study_goes_on_with_its_trials_and_runs_the_interrupted_one_again(tmp_
 
 
 def values_in_table(folder: Path) -> list[list[float]]:
-    """The values in `trials.csv`, for each trial; that of a pruned trial is its last report."""
+    """Returns the values of each trial in `trials.csv`; a pruned trial has its last report."""
     with open(folder / "trials.csv", newline="") as file:
         texts = [row["valid/accuracy"] for row in csv.DictReader(file)]
     return [[float(text)] if text else [] for text in texts]
 
 
 def tree_of_trials(folder: Path, numbers: Iterable[int]) -> dict[str, dict[str, bytes]]:
-    """The files of trials."""
+    """Returns the files of trials by number."""
     return {str(number): tree(folder / str(number)) for number in numbers}
 
 
-def test_the_best_configuration_of_an_old_study_runs_and_gives_the_same(tmp_path: Path) -> None:
+def test_the_best_configuration_of_an_old_study_gives_the_same_value(tmp_path: Path) -> None:
     folder = older("study", tmp_path / "multirun/older")
     found = yaml.safe_load((folder / "optimization_results.yaml").read_text())
     args = ["--config-dir", "multirun/older", "--config-name", "best", "hydra.run.dir=best"]
@@ -385,7 +389,7 @@ def test_the_best_configuration_of_an_old_study_runs_and_gives_the_same(tmp_path
     assert float(shown) == pytest.approx(best, rel=0, abs=tolerance(expected_of(folder)))
 
 
-def test_a_new_study_learns_from_an_old_one(tmp_path: Path) -> None:
+def test_a_new_study_can_warm_start_from_an_old_one(tmp_path: Path) -> None:
     old = trials(older("study", tmp_path / "multirun/older"))
     args = [
         *STUDY[:-1],

@@ -45,7 +45,7 @@ def out_of_memory():
 
 
 def fail():
-    raise ValueError("the learning rate is the wrong colour")
+    raise ValueError("the learning rate is the wrong color")
 
 
 FAULTS = {
@@ -158,7 +158,7 @@ class SweepCommand:
         self, n: int, process: subprocess.Popen[str], state: TrialState = TrialState.COMPLETE
     ) -> None:
         """Waits until `n` trials are in a state."""
-        self.wait_until_begun([0], process)
+        self.wait_until_started([0], process)
 
         def is_so() -> bool:
             assert process.poll() is None, process.communicate()
@@ -166,14 +166,14 @@ class SweepCommand:
 
         wait_until(is_so, f"{n} trials {state.name}")
 
-    def wait_until_begun(self, numbers: Sequence[int], process: subprocess.Popen[str]) -> None:
+    def wait_until_started(self, numbers: Sequence[int], process: subprocess.Popen[str]) -> None:
         """Waits until the jobs of these trials are running."""
 
         def is_so() -> bool:
             assert process.poll() is None, process.communicate()
             return all((self.study_folder / str(number) / "began").exists() for number in numbers)
 
-        wait_until(is_so, f"trials {numbers} begun")
+        wait_until(is_so, f"the start of trials {numbers}")
 
     def processes(self) -> list[psutil.Process]:
         """Returns all processes that run in the folder."""
@@ -188,8 +188,8 @@ class SweepCommand:
         ]
 
     def assert_no_process_is_left(self) -> None:
-        """Waits until the last process has ended; one without a parent needs a moment to notice."""
-        wait_until(lambda: not self.processes(), f"processes in {self.folder} gone")
+        """Waits until all processes have ended; orphaned ones need a moment to exit."""
+        wait_until(lambda: not self.processes(), f"the end of the processes in {self.folder}")
 
 
 def _cwd(process: psutil.Process) -> str | None:
@@ -205,7 +205,7 @@ def states(trials: Sequence[FrozenTrial]) -> Counter[str]:
 
 
 def assert_all_done(command: SweepCommand, n: int) -> None:
-    """Asserts that `n` configurations ran to their end, once each, and no process is left."""
+    """Asserts that `n` configurations completed once each and that no process is left."""
     trials = command.trials()
     assert [trial.number for trial in trials] == list(range(len(trials)))
     assert states(counted(trials)) == {"COMPLETE": n}

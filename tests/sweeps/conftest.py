@@ -1,4 +1,4 @@
-"""Fixtures of the tests of sweeps."""
+"""Fixtures for tests of sweeps."""
 
 from collections.abc import Iterator
 from pathlib import Path

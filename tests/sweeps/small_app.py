@@ -48,7 +48,7 @@ SAMPLERS, PRUNERS = _configs("sampler"), _configs("pruner")
 
 
 def job(cfg: DictConfig) -> float:
-    """Returns the value to optimise: a parabola."""
+    """Returns the value to minimize: a parabola."""
     return float(cfg.x) ** 2
 
 
@@ -59,7 +59,7 @@ class App:
     loader: ConfigLoader
 
     def config(self, *overrides: str) -> DictConfig:
-        """Returns the configuration that Hydra composes for `-m`."""
+        """Returns the configuration that Hydra composes for a sweep."""
         return self.loader.load_configuration("config", list(overrides), run_mode=RunMode.MULTIRUN)
 
     def sweep(self, *overrides: str) -> Sweep:

@@ -1,4 +1,4 @@
-"""docs/sweeps.md is complete: all keys, samplers and pruners, and its links work."""
+"""docs/sweeps.md lists all keys, samplers and pruners, and its links work."""
 
 import dataclasses
 import re
@@ -22,7 +22,7 @@ def first_column(title: str) -> list[str]:
     return re.findall(r"^\| `(\w+)`", section(title), re.MULTILINE)
 
 
-def test_the_table_of_keys_has_each_one_with_its_default() -> None:
+def test_the_table_has_every_key_with_its_default() -> None:
     defaults = {"sampler": "tpe", "pruner": "median"}
     for one in dataclasses.fields(SweeperConfig):
         if one.name not in ("defaults", "_target_", "_recursive_", *defaults):
@@ -35,11 +35,11 @@ def test_the_table_of_keys_has_each_one_with_its_default() -> None:
 @pytest.mark.parametrize(
     ("title", "known"), [("Which sampler", SAMPLERS), ("Which pruner", PRUNERS)]
 )
-def test_the_table_has_each_config(title: str, known: dict[str, object]) -> None:
+def test_the_tables_have_every_config(title: str, known: dict[str, object]) -> None:
     assert sorted(first_column(title)) == sorted(known)
 
 
-def test_every_link_leads_somewhere() -> None:
+def test_every_link_works() -> None:
     text = PAGE.read_text()
     headings = {
         re.sub(r"[^\w -]", "", line[3:]).lower().replace(" ", "-")

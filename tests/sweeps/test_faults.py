@@ -1,4 +1,4 @@
-"""Trials, workers, sweeps and storages that die: the rest continues, and nothing is left behind."""
+"""When trials, workers, sweeps or storages die, the rest continues and no process is left."""
 
 import os
 import signal
@@ -25,7 +25,7 @@ CAUSES = {
     ),
     "exit": ("FAIL", "error", "the job called sys.exit(7)"),
     "out_of_memory": ("FAIL", "out_of_memory", "MemoryError: no room for 1 TiB"),
-    "fail": ("FAIL", "error", "ValueError: the learning rate is the wrong colour"),
+    "fail": ("FAIL", "error", "ValueError: the learning rate is the wrong color"),
     "hang": ("FAIL", "timeout", "it ran longer than trial_timeout_s=4"),
 }
 
@@ -94,7 +94,7 @@ def test_a_killed_worker_is_replaced_and_its_trial_run_again(tmp_path: Path) -> 
         if (before := trial.user_attrs.get(RETRY_OF)) is not None:
             assert (
                 trial.params.items() >= first[before].params.items()
-            )  # it may have died before all were chosen
+            )  # it may have died before all parameters were suggested
 
 
 def test_the_same_command_finishes_a_killed_sweep(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_a_signal_stops_the_trials_and_the_same_command_continues(
     command = sweep(tmp_path, f"hydra.sweeper.n_jobs={n_jobs}", "hydra.sweeper.n_trials=4")
     running = list(range(n_jobs))
     with command.started(sleep_s=60) as process:
-        command.wait_until_begun(running, process)
+        command.wait_until_started(running, process)
         process.send_signal(signum)
         out, err = process.communicate(timeout=60)
     assert process.returncode == 128 + signum, err
@@ -184,7 +184,7 @@ def test_a_signal_stops_the_trials_and_the_same_command_continues(
 def test_a_second_signal_ends_the_sweep_at_once(tmp_path: Path) -> None:
     command = sweep(tmp_path, "hydra.sweeper.n_trials=4")
     with command.started(["deaf", "deaf"]) as process:
-        command.wait_until_begun([0, 1], process)
+        command.wait_until_started([0, 1], process)
         process.send_signal(signal.SIGINT)
         assert process.stderr is not None
         assert any("one more Ctrl-C" in line for line in process.stderr)

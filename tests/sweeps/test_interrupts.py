@@ -1,4 +1,4 @@
-"""A signal between two trials, or in Hydra's part of one, loses no trial and no time."""
+"""A signal outside the job, between trials or in Hydra's code, loses no trial and no time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def interrupt(*args: Any, **kwargs: Any) -> None:
 
 
 def never(config: DictConfig) -> float:
-    raise AssertionError("the job was run")
+    raise AssertionError("the job ran")
 
 
 def interrupting_space(config: DictConfig, trial: Trial) -> None:
@@ -69,7 +69,7 @@ def test_a_signal_outside_the_job_ends_the_worker(
     assert [trial.user_attrs.get(OUTCOME) for trial in worker.study.get_trials()] == outcomes
 
 
-def test_a_process_of_another_machine_is_not_ours(app: App, tmp_path: Path) -> None:
+def test_a_worker_owns_only_trials_of_its_own_machine(app: App, tmp_path: Path) -> None:
     study = worker_of(app, tmp_path).study
     owner = json.loads(this_process())
     study.enqueue_trial({"x": 0.5}, user_attrs={OWNER: json.dumps(owner)})

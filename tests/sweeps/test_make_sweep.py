@@ -169,7 +169,7 @@ def test_a_mistake_is_an_error_of_one_sentence(
 
 
 @pytest.mark.slow
-def test_a_misspelt_key_of_the_sweeper_is_reported_in_one_line(tmp_path: Path) -> None:
+def test_a_misspelled_key_of_the_sweeper_is_reported_in_one_line(tmp_path: Path) -> None:
     done = nntrain_run("-m", "hydra.sweeper.n_trial=3", "lr=interval(0,1)", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
     (line,) = done.stderr.splitlines()
@@ -184,10 +184,10 @@ CALLBACK = "hydra.sweeper.callbacks.mine"
 
 
 class CheckingCallback:
-    """A callback of the user, which refuses every sweep."""
+    """A user's callback that refuses every sweep."""
 
     def check(self, plan: SweepPlan, config: DictConfig) -> None:
-        """Refuses a configuration."""
+        """Raises for every configuration."""
         raise SweepError(f"{plan.study_name} has x={config.x}")
 
     def before_sweep(self, study: Study, plan: SweepPlan) -> None:
@@ -204,7 +204,7 @@ def with_callback(target: str) -> list[str]:
     return [X, "hydra.sweeper.study_name=s", f"+{CALLBACK}={{_target_: {target}}}"]
 
 
-def test_a_callback_of_a_trusted_package_is_made_and_called(app: App) -> None:
+def test_a_callback_of_a_trusted_package_is_instantiated_and_called(app: App) -> None:
     command = with_callback(f"{__name__}.CheckingCallback")
     with pytest.raises(SweepError, match=r"s has x=0\.0"):
         app.sweep(*command, f"+trusted_targets=[{__name__}]")
@@ -228,7 +228,9 @@ def test_a_callback_of_a_trusted_package_is_made_and_called(app: App) -> None:
     ],
     ids=["no callback", "not trusted", "another class", "the path of version 0.1.0"],
 )
-def test_a_callback_that_cannot_be_made_is_an_error(target: str, message: str, app: App) -> None:
+def test_a_callback_that_cannot_be_instantiated_is_an_error(
+    target: str, message: str, app: App
+) -> None:
     with pytest.raises(ConfigError) as caught:
         app.sweep(*with_callback(target))
     assert message in str(caught.value)
@@ -425,11 +427,11 @@ def test_the_workers_share_gpus_and_cores(app: App, monkeypatch: pytest.MonkeyPa
 
 
 def free_choice(config: DictConfig, trial: Any) -> None:
-    """A search space defined by a function of the user."""
+    """A search space that a user's function defines."""
     trial.suggest_float("x", 0, config.size)
 
 
-def test_a_function_of_the_user_alone_is_a_search_space(app: App) -> None:
+def test_a_users_function_alone_is_a_search_space(app: App) -> None:
     path = f"{free_choice.__module__}.{free_choice.__name__}"
     plan = app.plan(f"hydra.sweeper.custom_search_space={path}", "hydra.sweeper.enqueue=[{x:0.5}]")
     assert plan.custom_search_space == path

@@ -104,7 +104,7 @@ def test_each_epoch_is_reported_and_the_pruner_is_asked_after_all_but_the_last(
     assert one.fit.reason is StopReason.COMPLETED
 
 
-def test_a_pruned_fit_ends_like_a_cancelled_one_and_says_why(tmp_path: Path) -> None:
+def test_a_pruned_fit_ends_like_a_cancelled_one_with_the_reason(tmp_path: Path) -> None:
     small = Small(tmp_path, AskedPruner(at=2))
     spy = SpyCallback()
     one = small.fit([0.5, 0.4, 0.3, 0.2], spy)
@@ -134,7 +134,7 @@ def test_a_learner_can_be_used_again_after_it_was_pruned(tmp_path: Path) -> None
     assert one.fit.reason is StopReason.PRUNED
 
 
-def test_the_median_pruner_stops_a_worse_trial_and_the_reason_has_the_others(
+def test_the_median_pruner_stops_a_worse_trial_and_the_reason_has_the_values_of_others(
     tmp_path: Path,
 ) -> None:
     small = Small(tmp_path, optuna.pruners.MedianPruner(n_startup_trials=3))
@@ -151,7 +151,7 @@ def test_the_median_pruner_stops_a_worse_trial_and_the_reason_has_the_others(
     assert good.reason is StopReason.COMPLETED
 
 
-def test_a_maximised_metric_is_compared_the_other_way(tmp_path: Path) -> None:
+def test_a_maximized_metric_is_pruned_for_low_values(tmp_path: Path) -> None:
     pruner = optuna.pruners.MedianPruner(n_startup_trials=1)
     small = Small(tmp_path, pruner, directions=["maximize"])
     small.fit([0.5, 0.5])
@@ -162,7 +162,7 @@ def test_a_maximised_metric_is_compared_the_other_way(tmp_path: Path) -> None:
     ]
 
 
-def test_a_control_runs_on_to_its_end(tmp_path: Path) -> None:
+def test_a_control_is_not_stopped(tmp_path: Path) -> None:
     small = Small(tmp_path, AskedPruner(at=2), control_fraction=1.0)
     one = small.fit([0.5, 0.4, 0.3, 0.2])
     assert one.fit is not None
@@ -241,7 +241,7 @@ def test_a_fit_is_pruned_in_the_middle_of_an_epoch(tmp_path: Path) -> None:
     assert f"at step {N_BATCH + 2}" in one.fit.message
 
 
-def test_the_callbacks_own_metric_wins_over_the_sweeps(tmp_path: Path) -> None:
+def test_the_metric_of_the_callback_replaces_that_of_the_sweep(tmp_path: Path) -> None:
     small = Small(tmp_path)
     with small.trial():
         learn = toy_learner(cbs=[PruningCallback("batch/loss", every=N_BATCH)])
@@ -265,7 +265,7 @@ def test_the_callbacks_own_metric_wins_over_the_sweeps(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_an_impossible_interval_of_reports_is_an_error(
+def test_an_invalid_interval_of_reports_is_an_error(
     monitor: str | None, every: int, message: str
 ) -> None:
     with pytest.raises(ValueError, match="every") as caught:
@@ -277,7 +277,7 @@ def test_an_impossible_interval_of_reports_is_an_error(
     ("monitor", "every"),
     [(None, None), (None, 3), ("valid/loss", None), *((name, 1) for name in BATCH_METRICS)],
 )
-def test_a_possible_interval_of_reports_is_accepted(monitor: str | None, every: int | None) -> None:
+def test_a_valid_interval_of_reports_is_accepted(monitor: str | None, every: int | None) -> None:
     check_every(monitor, every)
 
 

@@ -79,21 +79,21 @@ x: 1
 y: 1
 """
 
-NEIGHBOURS = """
+NEIGHBORS = """
 def choose(cfg, trial):
     x = trial.params["x"]
     trial.suggest_float("z", x - cfg.reach, x + cfg.reach)
     trial.suggest_float("+extra", 0.0, 1.0)
 
-@hydra.main(version_base="1.3", config_path=".", config_name="neighbours")
-def neighbours(cfg):
+@hydra.main(version_base="1.3", config_path=".", config_name="neighbors")
+def neighbors(cfg):
     return cfg.x**2 + cfg.z**2 + cfg.extra
 
 if __name__ == "__main__":
-    neighbours()
+    neighbors()
 """
 
-NEIGHBOURS_CONFIG = """
+NEIGHBORS_CONFIG = """
 defaults:
   - override hydra/sweeper: nntrain
   - override hydra/sweeper/sampler: random
@@ -101,12 +101,12 @@ hydra:
   sweeper:
     sampler:
       seed: 3
-    study_name: neighbours
+    study_name: neighbors
     n_trials: 5
     n_jobs: 1
     params:
       x: range(-5.5, 5.5, 0.5)
-    custom_search_space: neighbours.choose
+    custom_search_space: neighbors.choose
 x: 1
 z: 100
 reach: 0.5
@@ -115,7 +115,7 @@ reach: 0.5
 APPS = {
     "bowl": (BOWL, BOWL_CONFIG),
     "trade_off": (TRADE_OFF, TRADE_OFF_CONFIG),
-    "neighbours": (NEIGHBOURS, NEIGHBOURS_CONFIG),
+    "neighbors": (NEIGHBORS, NEIGHBORS_CONFIG),
 }
 
 
@@ -201,12 +201,12 @@ def test_several_objectives_give_the_pareto_front() -> None:
 
 
 def test_a_function_of_the_user_adds_parameters_and_sees_the_configuration() -> None:
-    done = run("neighbours", "reach=0.01")
+    done = run("neighbors", "reach=0.01")
     assert done.returncode == 0, done.stderr
-    tried = configured("multirun/neighbours")
+    tried = configured("multirun/neighbors")
     assert len(tried) == 5
     assert all(abs(one["x"] - one["z"]) <= 0.01 and 0 <= one["extra"] <= 1 for one in tried)
-    assert results("multirun/neighbours")["best_params"].keys() == {"x", "z", "+extra"}
+    assert results("multirun/neighbors")["best_params"].keys() == {"x", "z", "+extra"}
 
 
 @pytest.mark.parametrize(("rate", "n_run", "code"), [(0.5, 3, 1), (1.0, 4, 0)])

@@ -1,4 +1,4 @@
-"""Two workers on each storage: no error, no number twice, and exactly the requested trials."""
+"""On each storage two workers run exactly the requested trials, with unique numbers."""
 
 import os
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str | No
                 yield proxy.uri
 
 
-def test_two_workers_share_all_trials(storage: str | None, tmp_path: Path) -> None:
+def test_two_workers_share_the_trials(storage: str | None, tmp_path: Path) -> None:
     command = SweepCommand(
         tmp_path / "app", f"hydra.sweeper.n_trials={N}", "hydra.sweeper.n_jobs=2", storage=storage
     )

@@ -1,4 +1,4 @@
-"""The file has what the process prints, in plain lines; the terminal shows everything as before."""
+"""The file has the output of the process in plain lines; the terminal shows it unchanged."""
 
 import io
 import logging
@@ -25,7 +25,7 @@ from tests.common.toys import toy_learner
 
 
 def recorded(path: Path, *texts: str) -> list[str]:
-    """Returns the lines in the file after the texts were written to the standard output."""
+    """Writes the texts to standard output and returns the lines of the file."""
     with ConsoleLog(path, str):
         for text in texts:
             sys.stdout.write(text)
@@ -57,7 +57,7 @@ def test_the_file_has_plain_lines(
     assert recorded(tmp_path / "log", *texts) == expected
 
 
-def test_a_line_is_in_the_file_when_it_ends(tmp_path: Path) -> None:
+def test_a_line_is_written_to_the_file_when_it_is_complete(tmp_path: Path) -> None:
     sizes = []
     with ConsoleLog(tmp_path / "log", str):
         for text in ("a", "\n", "b\nc", "d\n", "\n"):
@@ -66,12 +66,12 @@ def test_a_line_is_in_the_file_when_it_ends(tmp_path: Path) -> None:
     assert sizes == ["", "a\n", "a\nb\n", "a\nb\ncd\n", "a\nb\ncd\n\n"]
 
 
-def test_of_a_bar_only_the_last_state_is_kept(tmp_path: Path) -> None:
+def test_only_the_last_state_of_a_bar_is_kept(tmp_path: Path) -> None:
     bar = [f"\r{i:3}%|{'#' * i}" for i in range(101)]
     assert recorded(tmp_path / "log", *bar, "\n", "after\n") == ["100%|" + "#" * 100, "after"]
 
 
-def test_a_bar_that_is_wiped_leaves_nothing(tmp_path: Path) -> None:
+def test_a_bar_that_is_erased_leaves_nothing(tmp_path: Path) -> None:
     assert recorded(tmp_path / "log", "\r50%", "\r100%", "\r    \r", "after\n") == ["after"]
 
 
@@ -103,7 +103,9 @@ def test_lines_of_the_other_stream_and_of_earlier_runs_are_not_removed(tmp_path:
 
 
 @pytest.mark.parametrize("leave", [False, True])
-def test_nested_tqdm_bars_leave_their_last_state_or_nothing(leave: bool, tmp_path: Path) -> None:
+def test_nested_tqdm_bars_leave_their_last_state_or_nothing_if_erased(
+    leave: bool, tmp_path: Path
+) -> None:
     tqdm = pytest.importorskip("tqdm").tqdm
     with ConsoleLog(tmp_path / "log", str):
         options: dict[str, Any] = {
@@ -123,7 +125,7 @@ def test_nested_tqdm_bars_leave_their_last_state_or_nothing(leave: bool, tmp_pat
 
 @contextmanager
 def _terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.TextIOWrapper]:
-    """A real pseudo-terminal as the standard output, which somebody reads."""
+    """Makes a pseudo-terminal, which a thread reads, the standard output."""
     reader, writer = pty.openpty()
     stream = io.TextIOWrapper(
         os.fdopen(writer, "wb", buffering=0), encoding="utf-8", write_through=True
@@ -139,13 +141,13 @@ def _terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.TextIOWrapper]:
 
 
 def _drain(reader: int) -> None:
-    with suppress(OSError):  # what Linux raises when the other end is closed
+    with suppress(OSError):  # Linux raises this when the other end is closed
         while os.read(reader, 4096):
             pass
 
 
 class Talks(Callback):
-    """Prints in the midst of an epoch."""
+    """Prints in the middle of an epoch."""
 
     def after_train(self, learn: Learner) -> None:
         print(f"trained {learn.epoch}")
@@ -196,7 +198,7 @@ def test_bars_that_stay_are_in_the_file_once(
     assert (tmp_path / "log").read_text().split() == ["first", "5", "second", "5", "end"]
 
 
-def test_all_that_python_prints_is_in_the_file_and_on_the_terminal(
+def test_everything_that_python_prints_is_in_the_file_and_on_the_terminal(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     handler = logging.StreamHandler(sys.stderr)
@@ -220,7 +222,7 @@ def test_all_that_python_prints_is_in_the_file_and_on_the_terminal(
     )
 
 
-def test_half_lines_of_the_two_streams_do_not_mix(tmp_path: Path) -> None:
+def test_incomplete_lines_of_the_two_streams_do_not_mix(tmp_path: Path) -> None:
     with ConsoleLog(tmp_path / "log", str):
         print("out", end="")
         print("err")
@@ -236,7 +238,7 @@ def test_lines_are_redacted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "ter2" in capsys.readouterr().out
 
 
-def test_the_streams_are_as_before(tmp_path: Path) -> None:
+def test_the_streams_are_restored(tmp_path: Path) -> None:
     streams = sys.stdout, sys.stderr
     attributes = [dict(vars(stream)) for stream in streams]
     with suppress(ZeroDivisionError), ConsoleLog(tmp_path / "log", str):
@@ -247,7 +249,7 @@ def test_the_streams_are_as_before(tmp_path: Path) -> None:
     assert [vars(stream) for stream in streams] == attributes
 
 
-def test_what_a_write_raises_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_write_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
     with ConsoleLog(tmp_path / "log", str):
         with pytest.raises(UnicodeEncodeError):
@@ -266,7 +268,7 @@ def test_a_log_can_be_entered_again(tmp_path: Path) -> None:
     assert (tmp_path / "log").read_text() == "inside 0\ninside 1\n"
 
 
-def test_two_logs_may_be_entered_and_left_in_any_order(tmp_path: Path) -> None:
+def test_two_logs_may_be_entered_and_exited_in_any_order(tmp_path: Path) -> None:
     first, second = ConsoleLog(tmp_path / "1", str), ConsoleLog(tmp_path / "2", str)
     first.__enter__()
     second.__enter__()
@@ -278,7 +280,7 @@ def test_two_logs_may_be_entered_and_left_in_any_order(tmp_path: Path) -> None:
     assert [(tmp_path / name).read_text() for name in "12"] == ["both\n", "both\nsecond\n"]
 
 
-def test_one_stream_for_both_is_recorded_once(
+def test_if_both_streams_are_the_same_it_is_recorded_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "stderr", sys.stdout)
@@ -287,9 +289,7 @@ def test_one_stream_for_both_is_recorded_once(
     assert (tmp_path / "log").read_text() == "once\n"
 
 
-def test_a_process_without_streams_is_no_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_process_may_have_no_streams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", None)
     with ConsoleLog(tmp_path / "log", str):
         print("nowhere")
@@ -297,7 +297,7 @@ def test_a_process_without_streams_is_no_error(
     assert (tmp_path / "log").read_text() == "error\n"
 
 
-def test_what_is_no_unicode_is_written_all_the_same(
+def test_characters_that_cannot_be_encoded_are_escaped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "stdout", io.StringIO())
@@ -306,8 +306,8 @@ def test_what_is_no_unicode_is_written_all_the_same(
     assert (tmp_path / "log").read_text() == "a\\udcffb\n"
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
-def test_a_full_disk_is_told_once(
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_logged_once(
     capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     with ConsoleLog(Path("/dev/full"), str):
@@ -320,7 +320,7 @@ def test_a_full_disk_is_told_once(
     )
 
 
-def test_a_file_that_cannot_be_made_or_was_closed_is_told_once(
+def test_a_file_that_cannot_be_created_or_was_closed_is_logged_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with ConsoleLog(tmp_path / "missing" / "log", str):
@@ -338,7 +338,7 @@ def test_a_file_that_cannot_be_made_or_was_closed_is_told_once(
 
 
 class Prints(Dataset[torch.Tensor]):
-    """Prints which item is asked for."""
+    """Prints the index of each requested item."""
 
     def __len__(self) -> int:
         return 4
@@ -349,7 +349,7 @@ class Prints(Dataset[torch.Tensor]):
 
 
 @pytest.mark.slow
-def test_forked_workers_write_nothing_into_the_file(
+def test_forked_workers_do_not_write_to_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Path(os.devnull).open("w") as stream, monkeypatch.context() as patch:
@@ -366,7 +366,7 @@ def _load_while_recorded(path: Path) -> None:
         print("ne")
 
 
-def test_a_fork_while_another_thread_prints_leaves_the_child_free(tmp_path: Path) -> None:
+def test_a_fork_while_another_thread_prints_does_not_block_the_child(tmp_path: Path) -> None:
     with ConsoleLog(tmp_path / "log", str) as log:
         with log._lock:
             pid = os.fork()
@@ -380,7 +380,7 @@ def test_a_fork_while_another_thread_prints_leaves_the_child_free(tmp_path: Path
     assert (tmp_path / "log").read_text() == "parent\n"
 
 
-def test_lines_of_many_threads_stay_whole(tmp_path: Path) -> None:
+def test_lines_of_many_threads_do_not_mix(tmp_path: Path) -> None:
     def talk(name: int) -> None:
         for i in range(200):
             sys.stdout.write(f"{name} {i} {'x' * 50}\n")

@@ -1,4 +1,4 @@
-"""Letting the training process run first."""
+"""Helper processes have a lower CPU priority than the training process."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 from nntrain.integrations.capture.niceness import NICENESS
 
 
-def test_children_that_are_sessions_of_their_own_give_way() -> None:
+def test_children_in_other_sessions_get_a_lower_priority() -> None:
     code = (
         "import subprocess, sys\n"
         "from nntrain.integrations.capture.niceness import children_give_way\n"

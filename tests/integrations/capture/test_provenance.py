@@ -1,4 +1,4 @@
-"""Where a run came from, without secrets."""
+"""The origin of a run is recorded without secrets."""
 
 import os
 import pwd
@@ -28,7 +28,7 @@ def test_without_git_there_are_no_git_tags(monkeypatch: pytest.MonkeyPatch) -> N
     assert git_tags(Path(__file__).parent) == {}
 
 
-def test_versions_are_those_that_run() -> None:
+def test_versions_are_those_of_the_imported_packages() -> None:
     tags = version_tags()
     assert tags["nntrain.version.torch"] == torch.__version__
     assert "nntrain.version.nosuch" not in tags
@@ -62,7 +62,7 @@ def test_the_command_of_a_script_holds_no_secret(monkeypatch: pytest.MonkeyPatch
         (["-m", "package"], "['-m', 'package']"),
     ],
 )
-def test_the_running_program_is_what_python_was_called_with(
+def test_the_running_program_is_the_argument_of_python(
     tmp_path: Path, call: list[str], expected: str
 ) -> None:
     text = "from nntrain.integrations.capture.provenance import running_program as p\nprint(p())"
@@ -80,7 +80,7 @@ def no_user_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_user_variables")
-def test_who_ran_it_is_known_without_environment_variables() -> None:
+def test_the_user_is_known_without_environment_variables() -> None:
     assert command_tags(["run.py"], Redactor())["mlflow.user"] == pwd.getpwuid(os.getuid()).pw_name
 
 

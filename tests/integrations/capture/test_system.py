@@ -1,4 +1,4 @@
-"""System metrics of another process: a real one for the CPU, and fake functions for GPUs."""
+"""System metrics of another process: a real process, and a fake NVML library for GPUs."""
 
 import os
 import subprocess
@@ -97,7 +97,7 @@ def test_cpu_time_is_that_of_the_kernel() -> None:
     assert percent == pytest.approx(expected, abs=15)
 
 
-def test_two_samples_at_once_leave_the_cpu_to_the_next() -> None:
+def test_a_sample_right_after_another_has_no_cpu_use() -> None:
     with _child(BURN) as child:
         metrics = SystemMetrics(child.pid)
         assert not PROCESS - {"system/memory_rss_mib"} & set(metrics.sample())
@@ -105,7 +105,7 @@ def test_two_samples_at_once_leave_the_cpu_to_the_next() -> None:
         assert "system/cpu_percent" in metrics.sample()
 
 
-def test_memory_is_what_the_process_holds() -> None:
+def test_memory_is_that_of_the_process() -> None:
     with _child(ALLOCATE.format(mib=1)) as small, _child(ALLOCATE.format(mib=201)) as large:
         for child in (small, large):
             assert child.stdout is not None
@@ -125,7 +125,7 @@ def test_children_count_too() -> None:
         assert metrics.sample()["system/memory_rss_mib"] > 1.5 * rss
 
 
-def test_who_samples_is_left_out_with_its_children() -> None:
+def test_the_sampling_process_and_its_children_are_excluded() -> None:
     with _child(BURN) as child:
         _wait_for(lambda: child.pid in {mine.pid for mine in psutil.Process().children()})
         tree = SystemMetrics(os.getppid())._tree()
@@ -133,7 +133,7 @@ def test_who_samples_is_left_out_with_its_children() -> None:
         assert not {psutil.Process(), *psutil.Process().children()} & set(tree)
 
 
-def test_a_process_that_has_ended_gives_nothing() -> None:
+def test_a_process_that_has_ended_has_no_metrics() -> None:
     with _child("input()") as child:
         metrics = SystemMetrics(child.pid)
         assert set(metrics.sample()) >= {"system/memory_rss_mib"}
@@ -144,7 +144,7 @@ def test_a_process_that_has_ended_gives_nothing() -> None:
     assert SystemMetrics(child.pid).sample() == {}
 
 
-def test_the_disk_is_the_one_where_the_process_works() -> None:
+def test_the_disk_is_that_of_the_working_directory() -> None:
     with _child("input()") as child:
         free = psutil.disk_usage(os.getcwd()).free / 2**30
         assert SystemMetrics(child.pid).sample()["system/disk_free_gib"] == pytest.approx(
@@ -152,18 +152,18 @@ def test_the_disk_is_the_one_where_the_process_works() -> None:
         )
 
 
-def test_without_psutil_there_is_nothing_and_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_psutil_there_are_no_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(system, "psutil", None)
     assert SystemMetrics(os.getpid()).sample() == {}
 
 
 class Refuses(Exception):
-    """What the library raises."""
+    """The error class of the fake library."""
 
 
 @dataclass
 class Card:
-    """Functions of the library's names, for GPUs named GPU-a0, GPU-a1, ... and slices of them."""
+    """A fake NVML library with the GPUs GPU-a0, GPU-a1, ... and the MIG slice MIG-b0."""
 
     NVMLError = Refuses
     n: int = 1
@@ -213,12 +213,12 @@ def _gpu_samples(visible: str | None, card: Card) -> dict[str, float]:
     env = {"CUDA_VISIBLE_DEVICES": visible} if visible is not None else {}
     with _child("print(flush=True)\ninput()", env=env) as child:
         assert child.stdout is not None
-        child.stdout.readline()  # its environment cannot be read before it is well under way
+        child.stdout.readline()  # its environment cannot be read right after it has started
         values = SystemMetrics(child.pid, card).sample()
     return {key.removeprefix("system/gpu_"): value for key, value in values.items() if "gpu" in key}
 
 
-def test_a_gpu_tells_five_things() -> None:
+def test_a_gpu_has_five_metrics() -> None:
     assert _gpu_samples("0", Card()) == {
         "0_utilization_percent": 10.0,
         "0_memory_mib": 512.0,
@@ -244,7 +244,7 @@ def test_a_gpu_tells_five_things() -> None:
         ("NoDevFiles", []),
     ],
 )
-def test_only_the_gpus_that_the_process_may_use_count_in_its_own_order(
+def test_only_visible_gpus_are_measured_in_the_order_of_the_process(
     visible: str | None, expected: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -254,19 +254,21 @@ def test_only_the_gpus_that_the_process_may_use_count_in_its_own_order(
     }
 
 
-def test_a_slice_of_a_gpu_tells_what_it_can() -> None:
+def test_a_mig_slice_has_memory_metrics_only() -> None:
     assert _gpu_samples("MIG-b0", Card()) == {"0_memory_mib": 512.0, "0_memory_percent": 25.0}
 
 
 @pytest.mark.parametrize("card", [Card(driver=False), Card(n=0)])
-def test_no_driver_and_no_gpu_are_no_error(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_driver_or_a_gpu_there_are_no_gpu_metrics(
+    card: Card, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert _gpu_samples(None, card) == {}
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_real_gpu() -> None:
+def test_the_memory_of_a_real_gpu_is_measured() -> None:
     pytest.importorskip("pynvml")
     allocate = (
         "import torch\nblock = torch.ones(1 << 28, device='cuda')\n"
@@ -281,7 +283,9 @@ def test_a_real_gpu() -> None:
     assert not any("gpu_1" in key for key in values)
 
 
-def test_the_real_library_without_a_driver_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_real_library_without_a_driver_gives_no_gpu_metrics(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     pynvml = pytest.importorskip("pynvml")
     try:
         pynvml.nvmlInit()
@@ -290,4 +294,4 @@ def test_the_real_library_without_a_driver_is_no_error(monkeypatch: pytest.Monke
         with _child("input()") as child:
             assert not any("gpu" in key for key in SystemMetrics(child.pid).sample())
     else:
-        pytest.skip("there is a driver")
+        pytest.skip("this machine has a driver")

@@ -27,19 +27,19 @@ def test_a_journal_without_an_end_is_closed_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("last", [END, {"kind": "continued", "by": "elsewhere"}])
-def test_a_journal_that_is_whole_is_let_alone(tmp_path: Path, last: dict[str, object]) -> None:
+def test_a_complete_journal_is_not_changed(tmp_path: Path, last: dict[str, object]) -> None:
     journal = append(tmp_path, [START, *batches(1, 7), last])
     before = journal.read_bytes()
     assert close_journal(journal) is False
     assert journal.read_bytes() == before
 
 
-def test_a_journal_that_is_being_written_is_let_alone(tmp_path: Path) -> None:
+def test_a_journal_that_is_being_written_is_not_changed(tmp_path: Path) -> None:
     with JournalWriter(append(tmp_path, [START])) as writer:
         assert close_journal(writer.path) is False
         assert read_journal(writer.path).end is None
 
 
-def test_a_journal_that_never_began_cannot_be_closed(tmp_path: Path) -> None:
+def test_a_journal_without_a_start_cannot_be_closed(tmp_path: Path) -> None:
     with pytest.raises(JournalError):
         close_journal(append(tmp_path, []))

@@ -1,4 +1,4 @@
-"""The journal's format: it is read back bit for bit, and damage costs only the damaged line."""
+"""The format of the journal: records are read back bit for bit, and only damaged lines are lost."""
 
 import struct
 from collections.abc import Mapping
@@ -88,21 +88,21 @@ def bits(value: float) -> bytes:
     [START, END, start_record(RUN, {}), *OTHERS, *batches(1, 5)],
     ids=lambda r: str(r["kind"]),
 )
-def test_a_record_is_one_line_and_comes_back_equal(record: Record) -> None:
+def test_a_record_is_one_line_and_is_read_back_equal(record: Record) -> None:
     line = encode(record)
     assert line.count(b"\n") == 1
     assert line.endswith(b"\n")
     assert repr(decode(line)) == repr(dict(record))
 
 
-def test_floats_and_steps_come_back_to_the_last_bit() -> None:
+def test_floats_and_steps_are_read_back_bit_for_bit() -> None:
     steps = [0, 1, 2**31, 2**53 + 1, 2**63 - 1, 5, 5, 4, 3, 2, 1]
     record = decode(encode(metrics_record(list(range(11)), steps, {"a": FLOATS})))
     assert [(row.time_ms, row.step) for row in rows_of(record)] == list(enumerate(steps))
     assert [bits(row.values["a"]) for row in rows_of(record)] == [bits(value) for value in FLOATS]
 
 
-def test_a_run_and_its_trackers_come_back(tmp_path: Path) -> None:
+def test_a_run_and_its_trackers_are_read_back(tmp_path: Path) -> None:
     path = append(tmp_path, [start_record(RUN, TRACKERS)])
     found = read_journal(tmp_path)
     assert repr(found.run) == repr(RunInfo(**{**vars_of(RUN), "folder": tmp_path}))
@@ -114,7 +114,7 @@ def vars_of(run: RunInfo) -> dict[str, Any]:
     return {name: getattr(run, name) for name in RunInfo.__slots__}
 
 
-def test_params_that_json_has_no_word_for_are_kept_as_text(tmp_path: Path) -> None:
+def test_params_that_json_cannot_represent_are_kept_as_text(tmp_path: Path) -> None:
     params: dict[Any, Any] = {
         "path": Path("/a"),
         3: np.float32(0.5),
@@ -127,12 +127,12 @@ def test_params_that_json_has_no_word_for_are_kept_as_text(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("reason", StopReason)
-def test_an_end_comes_back(reason: StopReason) -> None:
+def test_an_end_is_read_back(reason: StopReason) -> None:
     end = RunEnd(reason, "why: 'ä'\n", 15, 12)
     assert end_of(decode(encode(end_record(end)))) == end
 
 
-def test_read_journal_gives_columns_in_order_of_recording(tmp_path: Path) -> None:
+def test_read_journal_returns_columns_in_the_order_of_recording(tmp_path: Path) -> None:
     value = metrics_record([9], [2], {"valid/loss": [0.25]})
     append(tmp_path, [START, *batches(1, 6), value, *batches(3, 4, time_ms=5_000), END])
     found = read_journal(tmp_path)
@@ -150,7 +150,7 @@ def test_read_journal_gives_columns_in_order_of_recording(tmp_path: Path) -> Non
     assert found.end == RunEnd(StopReason.COMPLETED, time_ms=9_000_000)
 
 
-def test_read_journal_gives_tags_files_and_tables(tmp_path: Path) -> None:
+def test_read_journal_returns_tags_files_and_tables(tmp_path: Path) -> None:
     append(tmp_path, [START, *OTHERS])
     found = read_journal(tmp_path)
     assert found.tags == {"nntrain.outcome": "completed", "ключ": "значение\n"}
@@ -164,7 +164,7 @@ def test_read_journal_gives_tags_files_and_tables(tmp_path: Path) -> None:
     assert found.end is None
 
 
-def test_a_run_that_goes_on_after_its_end_has_none(tmp_path: Path) -> None:
+def test_a_run_that_starts_again_after_its_end_has_no_end(tmp_path: Path) -> None:
     append(tmp_path, [START, END, START, *batches(1, 2)])
     assert read_journal(tmp_path).end is None
     append(tmp_path, [END])
@@ -172,7 +172,7 @@ def test_a_run_that_goes_on_after_its_end_has_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("n_missing", [1, 2, 30])
-def test_a_torn_last_line_counts_for_nothing(tmp_path: Path, n_missing: int) -> None:
+def test_a_torn_last_line_is_ignored(tmp_path: Path, n_missing: int) -> None:
     path = append(tmp_path, [START, *batches(1, 8)])
     path.write_bytes(path.read_bytes()[:-n_missing])
     found = read_journal(path)
@@ -182,7 +182,7 @@ def test_a_torn_last_line_counts_for_nothing(tmp_path: Path, n_missing: int) -> 
 
 @pytest.mark.parametrize("number", [2, 3, 5, 6])
 @pytest.mark.parametrize("where", [0, 20, -3, -12])
-def test_a_flipped_byte_costs_its_line_only_and_is_named(
+def test_a_flipped_byte_damages_only_its_line_which_is_named(
     tmp_path: Path, number: int, where: int
 ) -> None:
     path = append(tmp_path, [START, *batches(1, 16), END])
@@ -202,7 +202,7 @@ def test_a_flipped_byte_costs_its_line_only_and_is_named(
     assert (found.end is None) == (number == 6)
 
 
-def test_no_flipped_bit_of_a_line_goes_unnoticed() -> None:
+def test_every_flipped_bit_of_a_line_is_detected() -> None:
     line = encode(batches(1, 2)[0])[:-1]
     for i in range(8 * len(line)):
         flipped = bytearray(line)
@@ -214,7 +214,7 @@ def test_no_flipped_bit_of_a_line_goes_unnoticed() -> None:
 @pytest.mark.parametrize(
     "line", [b"\n", b"x\n", b"{}\n", b'{"kind":"end"}\n', b"\xff\xfe\x00\n", b"[1,2]\n"]
 )
-def test_a_line_that_is_no_record_is_damaged_and_the_next_is_read(
+def test_a_line_that_is_not_a_record_is_damaged_and_the_next_is_read(
     tmp_path: Path, line: bytes
 ) -> None:
     path = append(tmp_path, [START])
@@ -224,7 +224,7 @@ def test_a_line_that_is_no_record_is_damaged_and_the_next_is_read(
     assert found.end is not None
 
 
-def test_lines_can_be_read_on_from_any_of_them(tmp_path: Path) -> None:
+def test_reading_can_continue_after_any_line(tmp_path: Path) -> None:
     path = append(tmp_path, [START, *batches(1, 16), END])
     all_lines = list(lines(path))
     assert [line.number for line in all_lines] == [1, 2, 3, 4, 5, 6]
@@ -244,7 +244,7 @@ def test_a_newer_version_is_refused_in_one_sentence(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"nothing of ours\n", encode(END), b'{"kind":"start'])
-def test_what_does_not_say_its_run_is_refused_in_one_sentence(
+def test_a_journal_without_a_start_is_refused_in_one_sentence(
     tmp_path: Path, content: bytes
 ) -> None:
     (tmp_path / JOURNAL).write_bytes(content)
@@ -255,12 +255,12 @@ def test_what_does_not_say_its_run_is_refused_in_one_sentence(
         read_journal(tmp_path)
 
 
-def test_no_journal_is_a_missing_file(tmp_path: Path) -> None:
+def test_a_missing_journal_is_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read_journal(tmp_path)
 
 
-def test_neighbours_of_the_same_keys_share_a_record() -> None:
+def test_neighboring_rows_with_the_same_keys_share_a_record() -> None:
     keys = ["ab", "ab", "ba", "a", "ab", ""]
     rows = [MetricRow(10 + i, i, dict.fromkeys(names, i / 3)) for i, names in enumerate(keys)]
     records = list(metrics_records(rows))
@@ -269,5 +269,5 @@ def test_neighbours_of_the_same_keys_share_a_record() -> None:
     assert list(metrics_records([])) == []
 
 
-def test_the_run_of_a_start_lies_where_its_journal_does(tmp_path: Path) -> None:
+def test_the_folder_of_a_run_is_that_of_its_journal(tmp_path: Path) -> None:
     assert run_of(decode(encode(START)), tmp_path).folder == tmp_path

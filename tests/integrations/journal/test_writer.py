@@ -1,4 +1,4 @@
-"""Writing the journal: in order, nothing lost, nothing torn, and never a wait for the disk."""
+"""The journal is written in order and complete, without torn lines and without blocking."""
 
 import errno
 import fcntl
@@ -34,14 +34,14 @@ from tests.common.servers import wait_until
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A real file system of 1 MiB."""
+    """A real file system with 1 MiB of space."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, check=False
     )
     if mount.returncode:
-        pytest.skip("needs the right to mount a file system")
+        pytest.skip("needs permission to mount a file system")
     yield folder
     subprocess.run(["umount", "-l", folder], check=True)
 
@@ -66,7 +66,7 @@ def test_ten_thousand_records_are_written_in_order(tmp_path: Path) -> None:
     assert journal.n_lost == 0
 
 
-def test_wait_returns_when_all_that_was_handed_over_is_written(tmp_path: Path) -> None:
+def test_wait_returns_once_all_records_are_written(tmp_path: Path) -> None:
     with JournalWriter(tmp_path / JOURNAL) as journal:
         for step in range(100):
             journal.write(*([START] if step == 0 else []), row(step))
@@ -74,7 +74,7 @@ def test_wait_returns_when_all_that_was_handed_over_is_written(tmp_path: Path) -
             assert steps(tmp_path)[-1] == step
 
 
-def test_a_job_that_waits_for_the_device_holds_up_nobody(tmp_path: Path) -> None:
+def test_a_job_that_waits_for_the_device_does_not_block_other_calls(tmp_path: Path) -> None:
     device = threading.Event()
 
     def job() -> list[Record]:
@@ -97,7 +97,7 @@ def test_a_job_that_waits_for_the_device_holds_up_nobody(tmp_path: Path) -> None
     assert steps(tmp_path) == list(range(1, 1000))
 
 
-def test_a_job_that_fails_costs_its_record_only_and_is_told_once(
+def test_a_job_that_fails_loses_only_its_record_and_is_logged_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     def job() -> Iterator[Record]:
@@ -117,7 +117,9 @@ def test_a_job_that_fails_costs_its_record_only_and_is_told_once(
 
 
 @pytest.mark.parametrize("torn", [b"{", b'{"kind":"metrics"', b"x" * 200_000])
-def test_opening_it_again_cuts_off_a_torn_line_and_goes_on(tmp_path: Path, torn: bytes) -> None:
+def test_opening_a_journal_again_cuts_off_a_torn_line_and_continues(
+    tmp_path: Path, torn: bytes
+) -> None:
     path = append(tmp_path, [START, row(1)])
     whole = path.read_bytes()
     path.write_bytes(whole + torn)
@@ -134,7 +136,7 @@ def test_a_file_that_is_one_torn_line_is_emptied(tmp_path: Path) -> None:
     assert (tmp_path / JOURNAL).read_bytes() == b""
 
 
-def test_one_writer_at_a_time(tmp_path: Path) -> None:
+def test_only_one_writer_at_a_time_is_possible(tmp_path: Path) -> None:
     path = tmp_path / "below" / JOURNAL
     with JournalWriter(path) as journal:
         journal.write(START)
@@ -150,7 +152,7 @@ def test_one_writer_at_a_time(tmp_path: Path) -> None:
     assert [line.record and line.record["kind"] for line in lines(path)] == ["start", "end"]
 
 
-def test_one_who_asks_whether_it_is_written_does_not_take_another_who_asks_for_a_writer(
+def test_a_process_that_checks_for_a_writer_is_not_mistaken_for_one(
     tmp_path: Path,
 ) -> None:
     path = append(tmp_path, [START])
@@ -159,7 +161,7 @@ def test_one_who_asks_whether_it_is_written_does_not_take_another_who_asks_for_a
         assert not is_being_written(path)
 
 
-def test_a_writer_waits_for_one_who_only_asks(tmp_path: Path) -> None:
+def test_a_writer_can_open_while_another_thread_checks_for_a_writer(tmp_path: Path) -> None:
     path = append(tmp_path, [START])
     stop = threading.Event()
 
@@ -177,7 +179,7 @@ def test_a_writer_waits_for_one_who_only_asks(tmp_path: Path) -> None:
         thread.join()
 
 
-def test_a_full_disk_is_told_once_and_all_is_written_when_there_is_room(
+def test_a_full_disk_is_logged_once_and_all_records_are_written_when_space_is_free(
     small_disk: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writer, "RETRY_S", 0.05)
@@ -206,7 +208,7 @@ def test_a_full_disk_is_told_once_and_all_is_written_when_there_is_room(
     assert len(caplog.records) == 1
 
 
-def test_a_full_disk_is_not_asked_all_the_time(
+def test_a_full_disk_is_not_retried_all_the_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     n_try = 0
@@ -223,11 +225,11 @@ def test_a_full_disk_is_not_asked_all_the_time(
         wait_until(lambda: n_try == 1, "the first try", 5)
         time.sleep(3 * writer.EVERY_S)
         assert n_try == 1
-        assert not journal.wait()  # it is asked to
+        assert not journal.wait()  # `wait` tries again
         assert n_try >= 2
 
 
-def test_a_disk_that_stays_full_costs_bounded_memory_and_what_is_lost_is_counted(
+def test_with_a_disk_that_stays_full_memory_is_bounded_and_lost_records_are_counted(
     small_disk: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writer, "KEPT_BYTES", 100_000)
@@ -276,14 +278,14 @@ while True:
 def start_writing(folder: Path) -> "subprocess.Popen[bytes]":
     folder.mkdir()
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
-    with open(folder / "handed over", "wb") as out:
+    with open(folder / "progress", "wb") as out:
         return subprocess.Popen(
             [sys.executable, "-c", CHILD, str(folder / JOURNAL)], stdout=out, env=env
         )
 
 
 def check_killed(folder: Path, killed_at: float) -> None:
-    words = [line.split() for line in (folder / "handed over").read_text().split("\n")[:-1]]
+    words = [line.split() for line in (folder / "progress").read_text().split("\n")[:-1]]
     n_old = sum(float(time_s) < killed_at - 1 for _, time_s in words)
     found = read_journal(folder)
     n = len(found.metrics["a"].step)
@@ -296,7 +298,7 @@ def check_killed(folder: Path, killed_at: float) -> None:
 
 
 @pytest.mark.slow
-def test_sigkill_at_any_time_leaves_a_readable_journal_with_all_that_is_older_than_a_second(
+def test_after_sigkill_the_journal_is_readable_with_all_records_older_than_a_second(
     tmp_path: Path,
 ) -> None:
     rng = random.Random(0)
@@ -304,7 +306,7 @@ def test_sigkill_at_any_time_leaves_a_readable_journal_with_all_that_is_older_th
         folders = [tmp_path / f"{i}-{k}" for k in range(5)]
         children = [start_writing(folder) for folder in folders]
         wait_until(
-            lambda folders=folders: all((f / "handed over").stat().st_size for f in folders),
+            lambda folders=folders: all((f / "progress").stat().st_size for f in folders),
             "all write",
             60,
         )
@@ -316,7 +318,7 @@ def test_sigkill_at_any_time_leaves_a_readable_journal_with_all_that_is_older_th
             check_killed(folder, killed_at)
 
 
-def test_the_groups_of_batches_are_written_as_they_are(tmp_path: Path) -> None:
+def test_groups_of_batches_are_written(tmp_path: Path) -> None:
     with JournalWriter(tmp_path / JOURNAL) as journal:
         journal.write(START, *batches(1, 10))
     assert read_journal(tmp_path).metrics["batch/loss"].value.tolist() == [

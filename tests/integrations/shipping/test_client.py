@@ -1,4 +1,4 @@
-"""The shipper as a real process, started, killed and outlived, with MLflow on SQLite."""
+"""The shipper as a real process that is started and killed, with MLflow on SQLite."""
 
 import importlib.util
 import logging
@@ -40,7 +40,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def shippers(pid: int) -> list[psutil.Process]:
-    """The shippers of a training process that live, found by their command lines."""
+    """Returns the running shippers of a training process, found by their command lines."""
     found = []
     for process in psutil.process_iter(["cmdline", "status"]):
         words = process.info["cmdline"] or []
@@ -98,7 +98,7 @@ def n_delivered(journal: Path, name: str = "mlflow") -> int:
 
 
 def check_until(shipper: ShipperProcess, is_so: Callable[[], bool], what: str) -> None:
-    """What training does all the time, until something is so."""
+    """Checks the shipper repeatedly, as training does, until a condition is true."""
 
     def checked() -> bool:
         shipper.check()
@@ -111,7 +111,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-def test_a_journal_is_delivered_as_it_grows_without_torch_or_a_word(
+def test_a_growing_journal_is_delivered_without_torch_and_without_output(
     tmp_path: Path,
     tracker: MLflowTracker,
     shipper: ShipperProcess,
@@ -141,7 +141,7 @@ def test_a_journal_is_delivered_as_it_grows_without_torch_or_a_word(
     assert "delivering" in (tmp_path / "run" / LOG).read_text()
 
 
-def test_a_second_fit_goes_on_in_the_same_run(
+def test_a_second_fit_continues_the_same_run(
     tmp_path: Path,
     tracker: MLflowTracker,
     shipper: ShipperProcess,
@@ -153,7 +153,7 @@ def test_a_second_fit_goes_on_in_the_same_run(
         write(writer, START, *batches(4 * i + 1, 4 * i + 4))
         shipper.add(shipment)
         write(writer, END)
-        if i == 0:  # the second fit begins long after the first, the third at once after the second
+        if i == 0:  # the second fit starts long after the first, the third right after the second
             wait_until(
                 lambda: read_state(writer.path, "mlflow").done, "the end of the first fit", 30
             )
@@ -164,7 +164,7 @@ def test_a_second_fit_goes_on_in_the_same_run(
     assert warnings(caplog) == []
 
 
-def test_a_second_fit_reaches_a_tracker_that_was_done_while_another_is_not(
+def test_a_second_fit_is_delivered_while_another_tracker_lacks_the_first(
     tmp_path: Path, tracker: MLflowTracker, shipper: ShipperProcess, writer: JournalWriter
 ) -> None:
     dead = MLflowTracker(f"http://127.0.0.1:{free_port()}", system_metrics=False)
@@ -179,7 +179,7 @@ def test_a_second_fit_reaches_a_tracker_that_was_done_while_another_is_not(
     assert series(tmp_path) == losses(1, 8)
 
 
-def test_when_all_is_delivered_other_processes_may_deliver_the_journal(
+def test_after_delivery_other_processes_may_deliver_the_journal(
     tracker: MLflowTracker, shipper: ShipperProcess, writer: JournalWriter
 ) -> None:
     write(writer, START, *batches(1, 4), END)
@@ -189,7 +189,7 @@ def test_when_all_is_delivered_other_processes_may_deliver_the_journal(
         assert len(shippers(os.getpid())) == 1
 
 
-def test_a_journal_that_another_process_delivers_is_waited_for_and_holds_up_no_other(
+def test_the_shipper_waits_for_a_journal_that_another_process_delivers_and_delivers_others(
     tmp_path: Path, tracker: MLflowTracker, shipper: ShipperProcess, writer: JournalWriter
 ) -> None:
     other = append(tmp_path / "other", [start(tracker, uid="other"), *batches(1, 4), END])
@@ -203,7 +203,7 @@ def test_a_journal_that_another_process_delivers_is_waited_for_and_holds_up_no_o
     assert read_state(writer.path, "mlflow").done
 
 
-def test_a_shipper_that_is_killed_is_followed_by_one_other(
+def test_a_killed_shipper_is_replaced_once(
     tmp_path: Path,
     tracker: MLflowTracker,
     shipper: ShipperProcess,
@@ -303,7 +303,7 @@ def test_a_run_whose_process_was_killed_is_delivered_and_closed(
 
 
 @pytest.mark.parametrize("kind", ["no run", "no start"])
-def test_a_process_that_dies_before_its_run_began_leaves_no_shipper(
+def test_a_process_that_dies_before_its_run_starts_leaves_no_shipper(
     tmp_path: Path, store_uri: str, kind: str
 ) -> None:
     with start_training(kind) as training:
@@ -313,7 +313,7 @@ def test_a_process_that_dies_before_its_run_began_leaves_no_shipper(
         wait_until(lambda: shippers(training.pid) == [], "the shipper ends", 15)
 
 
-def test_a_process_that_has_no_run_is_not_held_up(
+def test_a_process_without_a_run_does_not_wait(
     tracker: MLflowTracker, shipper: ShipperProcess
 ) -> None:
     assert shipper.finish() == []
@@ -352,7 +352,7 @@ class FileClient(MemoryClient):
 
 @pytest.fixture
 def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A tracker of the user's own, which writes what it received to a file."""
+    """A user's tracker that writes what it received to a file."""
     (tmp_path / "mine.py").write_text(MINE)
     monkeypatch.syspath_prepend(tmp_path)
     spec = importlib.util.spec_from_file_location("mine", tmp_path / "mine.py")
@@ -364,7 +364,7 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return module.FileTracker(path=str(tmp_path / "mine.json"))
 
 
-def test_a_tracker_of_a_package_that_the_user_trusts_is_used(
+def test_a_tracker_of_a_trusted_package_is_used(
     tmp_path: Path, mine: Any, shipper: ShipperProcess, writer: JournalWriter
 ) -> None:
     write(writer, START, *batches(1, 4), END)
@@ -375,7 +375,7 @@ def test_a_tracker_of_a_package_that_the_user_trusts_is_used(
     ).read_text() == '[[[1, 0.5], [2, 1.0], [3, 1.5], [4, 2.0]], "completed"]'
 
 
-def test_a_tracker_of_another_package_is_refused_and_the_others_get_the_run(
+def test_a_tracker_of_another_package_is_refused_and_the_other_trackers_get_the_run(
     tmp_path: Path,
     mine: Any,
     tracker: MLflowTracker,
@@ -400,7 +400,7 @@ def test_a_tracker_of_another_package_is_refused_and_the_others_get_the_run(
 
 
 @pytest.mark.parametrize("fault", [None, Fault.HANG, Fault.ERROR])
-def test_a_dead_server_holds_up_the_end_no_longer_than_it_may(
+def test_a_dead_server_delays_the_end_only_up_to_the_timeout(
     shipper: ShipperProcess,
     writer: JournalWriter,
     caplog: pytest.LogCaptureFixture,
@@ -413,7 +413,7 @@ def test_a_dead_server_holds_up_the_end_no_longer_than_it_may(
         shipper.finish_timeout_s = 3.0
         shipper.add(Shipment(writer.path, {"mlflow": MLflowTracker(uri, system_metrics=False)}))
         if fault is not Fault.HANG:
-            check_until(shipper, lambda: bool(warnings(caplog)), "a word about the server")
+            check_until(shipper, lambda: bool(warnings(caplog)), "a warning about the server")
         write(writer, END)
         began = time.monotonic()
         left = shipper.finish()
@@ -437,7 +437,7 @@ def test_ctrl_c_ends_the_wait(shipper: ShipperProcess, writer: JournalWriter) ->
     assert missing.n_row == 4
 
 
-def test_a_hanging_server_holds_up_no_other_tracker(
+def test_a_hanging_server_does_not_delay_other_trackers(
     tmp_path: Path, tracker: MLflowTracker, shipper: ShipperProcess, writer: JournalWriter
 ) -> None:
     with FaultyServer(fault=Fault.HANG) as server:
@@ -449,7 +449,7 @@ def test_a_hanging_server_holds_up_no_other_tracker(
     assert the_run(tmp_path).info.status == "FINISHED"
 
 
-def test_a_journal_that_was_removed_is_told_of_nowhere(
+def test_a_deleted_journal_is_not_reported(
     tracker: MLflowTracker,
     shipper: ShipperProcess,
     writer: JournalWriter,
@@ -470,14 +470,14 @@ def deliver_in_process(journal: Path, trackers: Sequence[MemoryTracker]) -> None
     InProcess().ended(shipment)
 
 
-def test_in_process_all_trackers_get_the_run_when_it_has_ended(tmp_path: Path) -> None:
+def test_in_process_delivery_happens_at_the_end_of_the_run_to_all_trackers(tmp_path: Path) -> None:
     trackers = [MemoryTracker(), MemoryTracker()]
     deliver_in_process(append(tmp_path, [START, *batches(1, 4), END]), trackers)
     assert [tracker.series("batch/loss") for tracker in trackers] == [losses(1, 4)] * 2
     assert all(tracker.run.end is not None for tracker in trackers)
 
 
-def test_a_fit_is_resumed_in_the_same_process_while_its_tracker_is_dead(
+def test_a_fit_can_be_resumed_in_the_same_process_while_its_tracker_is_dead(
     shipper: ShipperProcess, store_uri: str
 ) -> None:
     dead = {"mlflow": MLflowTracker(f"http://127.0.0.1:{free_port()}", system_metrics=False)}

@@ -1,4 +1,4 @@
-"""Resumed runs: the tracker has each point once, as if the run had not been interrupted."""
+"""After a resume the tracker has each point once, as if the run had not been interrupted."""
 
 import itertools
 from collections import Counter
@@ -49,7 +49,7 @@ def table(step: int) -> Record:
 
 
 def training(first: int, last: int, time_ms: int = 1_000) -> Iterator[Record]:
-    """Records of batches: in groups of 3, with a histogram and a table every 4 batches."""
+    """Yields records of batches in groups of 3, and a histogram and a table every 4 batches."""
     yield START
     for i in range(first, last + 1):
         if i % 3 == 0 or i == last:
@@ -62,7 +62,7 @@ def training(first: int, last: int, time_ms: int = 1_000) -> Iterator[Record]:
 
 
 def deliver_lines(journal: Path, tracker: MemoryTracker, n_line: int) -> None:
-    """Delivers a part of a journal, and dies."""
+    """Delivers only the first `n_line` lines of a journal."""
     whole = journal.read_bytes()
     journal.write_bytes(b"".join(whole.splitlines(keepends=True)[:n_line]))
     if n_line:
@@ -87,7 +87,7 @@ N_LINE = len(list(training(1, 17)))
 @pytest.mark.parametrize("is_same_folder", [False, True])
 @pytest.mark.parametrize("cut", [0, 1, 8, 10, 16, 17])
 @pytest.mark.parametrize("n_delivered", [0, 1, 2, 5, 9, N_LINE])
-def test_a_resumed_run_is_as_if_uninterrupted(
+def test_a_resumed_run_equals_an_uninterrupted_one(
     tmp_path: Path, n_delivered: int, cut: int, is_same_folder: bool
 ) -> None:
     tracker = MemoryTracker()
@@ -105,7 +105,7 @@ def test_a_resumed_run_is_as_if_uninterrupted(
 @pytest.mark.parametrize(
     ("n_first", "n_second"), list(itertools.product([0, 5, N_LINE], [0, 4, 100]))
 )
-def test_a_run_that_is_resumed_twice_is_as_if_uninterrupted(
+def test_a_run_that_is_resumed_twice_equals_an_uninterrupted_one(
     tmp_path: Path, first_cut: int, second_cut: int, n_first: int, n_second: int
 ) -> None:
     tracker = MemoryTracker()
@@ -116,9 +116,8 @@ def test_a_run_that_is_resumed_twice_is_as_if_uninterrupted(
     append(second.parent, training(first_cut + 1, 15, time_ms=5_000))
     n_done = read_state(second, "memory").line
     deliver_lines(second, tracker, n_done + n_second if n_second else 0)
-    continue_journal(
-        first, third, second_cut
-    )  # the same checkpoint's journal, which went on in the second folder
+    # the checkpoint names the first journal, which continues in the second folder
+    continue_journal(first, third, second_cut)
     assert read_journal(second).continued_by == str(third)
     append(third.parent, [*training(second_cut + 1, LAST, time_ms=9_000), END])
     deliver(third, tracker)
@@ -127,7 +126,7 @@ def test_a_run_that_is_resumed_twice_is_as_if_uninterrupted(
 
 @pytest.mark.parametrize("cut", [0, 4, 10, 17])
 @pytest.mark.parametrize("n_delivered", [0, 5, 9, N_LINE])
-def test_a_tracker_that_counts_rows_gets_each_once(
+def test_a_tracker_that_counts_rows_gets_each_row_once(
     tmp_path: Path, cut: int, n_delivered: int
 ) -> None:
     tracker = FailingTracker(counts_rows=True)
@@ -148,8 +147,8 @@ def test_a_tracker_that_counts_rows_gets_each_once(
 
 
 @pytest.mark.parametrize("n_row", [0, 7, 12, 16])
-def test_a_tracker_that_lost_rows_is_sent_all_that_it_lacks(tmp_path: Path, n_row: int) -> None:
-    """An online tracker whose process died before it had sent on what it was handed."""
+def test_a_tracker_that_lost_rows_gets_all_missing_rows(tmp_path: Path, n_row: int) -> None:
+    """The process of an online tracker may die before it has uploaded all rows."""
     tracker = FailingTracker(counts_rows=True)
     old, new = append(tmp_path / "old", [START, *batches(1, 17)]), tmp_path / "new" / JOURNAL
     deliver(old, tracker)
@@ -162,7 +161,7 @@ def test_a_tracker_that_lost_rows_is_sent_all_that_it_lacks(tmp_path: Path, n_ro
     assert all(n == 1 for step, n in steps.items() if not 10 < step <= n_row)
 
 
-def test_what_has_no_step_is_kept_and_the_end_is_not(tmp_path: Path) -> None:
+def test_records_without_a_step_are_kept_except_the_end(tmp_path: Path) -> None:
     tags = {"kind": "tags", "tags": {"a": "b"}}
     artifact = {"kind": "artifact", "path": "files/0001-a", "name": "a", "aliases": []}
     (tmp_path / "old/files").mkdir(parents=True)
@@ -179,7 +178,7 @@ def test_what_has_no_step_is_kept_and_the_end_is_not(tmp_path: Path) -> None:
     assert [line.record and line.record["kind"] for line in lines(new)].count("start") == 1
 
 
-def test_a_group_is_cut_within(tmp_path: Path) -> None:
+def test_a_group_of_batches_can_be_cut_in_the_middle(tmp_path: Path) -> None:
     old, new = (
         append(tmp_path / "old", [START, *batches(1, 64, n_group=64)]),
         tmp_path / "new" / JOURNAL,
@@ -188,7 +187,7 @@ def test_a_group_is_cut_within(tmp_path: Path) -> None:
     assert read_journal(new).metrics["batch/loss"].step.tolist() == list(range(1, 42))
 
 
-def test_damaged_lines_are_left_behind_and_torn_ones_too(tmp_path: Path) -> None:
+def test_damaged_and_torn_lines_are_dropped(tmp_path: Path) -> None:
     old, new = append(tmp_path / "old", [START, *batches(1, 12)]), tmp_path / "new" / JOURNAL
     raw = old.read_bytes().splitlines(keepends=True)
     old.write_bytes(raw[0] + raw[1] + raw[2].replace(b"2.5", b"2.6") + raw[3][:-4])
@@ -198,7 +197,7 @@ def test_damaged_lines_are_left_behind_and_torn_ones_too(tmp_path: Path) -> None
     assert read_journal(old).continued_by == str(new)
 
 
-def test_the_old_delivery_goes_on_as_the_same_run_of_the_tracker(tmp_path: Path) -> None:
+def test_delivery_continues_the_same_run_of_the_tracker(tmp_path: Path) -> None:
     old, new = append(tmp_path / "old", training(1, 8)), tmp_path / "new" / JOURNAL
     tracker = MemoryTracker()
     deliver(old, tracker)
@@ -213,7 +212,7 @@ def test_the_old_delivery_goes_on_as_the_same_run_of_the_tracker(tmp_path: Path)
     assert read_state(new, "memory").offset == new.stat().st_size
 
 
-def test_it_waits_for_a_shipper_that_still_delivers(
+def test_it_waits_for_a_shipper_that_is_still_delivering(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("nntrain.integrations.shipping.continuation.WAIT_S", 0.2)
@@ -223,7 +222,7 @@ def test_it_waits_for_a_shipper_that_still_delivers(
     assert not (tmp_path / "new").exists()
 
 
-def test_the_writer_goes_on_where_the_cut_was(tmp_path: Path) -> None:
+def test_the_writer_continues_after_the_cut(tmp_path: Path) -> None:
     old = append(tmp_path, [*training(1, 8), END])
     continue_journal(old, old, 4)
     with JournalWriter(old) as writer:
@@ -233,7 +232,7 @@ def test_the_writer_goes_on_where_the_cut_was(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("cut", [0, 4, 10, 17])
 @pytest.mark.parametrize("counts_rows", [False, True])
-def test_a_tracker_that_keeps_metrics_only_has_each_point_of_a_resumed_run_once(
+def test_a_tracker_that_keeps_only_metrics_has_each_point_of_a_resumed_run_once(
     tmp_path: Path, cut: int, counts_rows: bool
 ) -> None:
     tracker = PlainTracker(counts_rows)

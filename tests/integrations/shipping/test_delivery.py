@@ -1,4 +1,4 @@
-"""Delivering a journal: everything once and in order, whatever the tracker does."""
+"""A journal is delivered once and in order, whatever the tracker does."""
 
 import json
 import logging
@@ -49,7 +49,7 @@ def file_record(path: str, kind: str = "artifact") -> Record:
 
 
 def until_delivered(delivery: Delivery) -> int:
-    """Tries as the shipper does; returns how often it failed."""
+    """Retries as the shipper does; returns the number of failures."""
     n_failed = 0
     while not delivery.is_current():
         assert n_failed < 1000
@@ -61,7 +61,7 @@ def until_delivered(delivery: Delivery) -> int:
     return n_failed
 
 
-def test_everything_is_handed_over_in_order(tmp_path: Path) -> None:
+def test_everything_is_delivered_in_order(tmp_path: Path) -> None:
     (tmp_path / "files").mkdir()
     (tmp_path / "files/a").write_bytes(b"content")
     files = [file_record("files/a", kind) for kind in ("artifact", "figure", "model")]
@@ -84,7 +84,7 @@ def test_everything_is_handed_over_in_order(tmp_path: Path) -> None:
     assert tracker.run.end.reason is StopReason.COMPLETED
 
 
-def test_the_cursor_stands_after_what_is_delivered_and_a_new_process_goes_on_there(
+def test_a_new_process_continues_after_the_last_delivered_record(
     tmp_path: Path,
 ) -> None:
     journal = append(tmp_path, [START, *batches(1, 4)])
@@ -106,7 +106,7 @@ def test_the_cursor_stands_after_what_is_delivered_and_a_new_process_goes_on_the
     assert tracker.run.n_starts == n_starts
 
 
-def test_rows_are_handed_over_many_at_once(tmp_path: Path) -> None:
+def test_rows_are_delivered_in_large_groups(tmp_path: Path) -> None:
     journal = append(tmp_path, [START, *batches(1, 3500, n_group=64), END])
     sizes: list[int] = []
 
@@ -126,11 +126,11 @@ def test_rows_are_handed_over_many_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("n_calls", range(1, 9))
-def test_killed_between_the_tracker_and_the_state_it_sends_again_and_nothing_is_double(
+def test_a_kill_before_the_state_is_saved_does_not_duplicate_anything(
     tmp_path: Path, n_calls: int
 ) -> None:
     class Killed(BaseException):
-        """As SIGKILL it is caught by nobody."""
+        """Is not caught, like SIGKILL."""
 
     calls: list[str] = []
 
@@ -183,7 +183,7 @@ def test_a_tracker_that_fails_at_each_nth_call_gets_everything_in_order(
     assert (delivery.state.error, delivery.state.n_tries) == (None, 0)
 
 
-def test_the_state_tells_why_a_try_failed_without_secrets_and_forgets_it_after_success(
+def test_the_state_has_the_last_error_without_secrets_until_delivery_succeeds(
     tmp_path: Path,
 ) -> None:
     journal = append(tmp_path, [START, *batches(1, 4)])
@@ -211,7 +211,7 @@ def test_the_state_tells_why_a_try_failed_without_secrets_and_forgets_it_after_s
     assert (read_state(journal, "memory").error, read_state(journal, "memory").n_tries) == (None, 0)
 
 
-def test_a_disk_without_room_for_the_state_ends_no_delivery(
+def test_delivery_continues_if_the_state_cannot_be_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journal = append(tmp_path, [START, *batches(1, 4), END])
@@ -237,7 +237,7 @@ class Picky(MemoryTracker):
 
 
 class PickyClient(MemoryClient):
-    """Refuses rows with values that are not finite, whole calls at a time."""
+    """Refuses the whole call if a value is not finite."""
 
     n_calls = 0
 
@@ -248,7 +248,9 @@ class PickyClient(MemoryClient):
         super().metrics(rows)
 
 
-def test_of_what_is_refused_the_bad_values_are_found_and_the_rest_delivered(tmp_path: Path) -> None:
+def test_of_a_refused_call_the_bad_values_are_found_and_the_rest_is_delivered(
+    tmp_path: Path,
+) -> None:
     bad = {(1, "a"), (250, "b"), (251, "b"), (500, "a"), (777, "b"), (999, "a"), (1000, "b")}
     rows = [
         {key: math.nan if (step, key) in bad else float(step) for key in "ab"}
@@ -273,13 +275,13 @@ def test_of_what_is_refused_the_bad_values_are_found_and_the_rest_delivered(tmp_
     assert delivery.is_current()
 
 
-def test_refusals_are_all_counted_and_some_told(tmp_path: Path) -> None:
+def test_all_refusals_are_counted_and_some_are_noted(tmp_path: Path) -> None:
     journal = append(tmp_path, [START, *(file_record(f"gone-{i}") for i in range(50)), END])
     state = deliver(journal, MemoryTracker()).state
     assert (state.n_refused, len(state.notes)) == (50, NOTES)
 
 
-def test_a_damaged_line_is_noted_and_all_else_delivered(tmp_path: Path) -> None:
+def test_a_damaged_line_is_noted_and_the_rest_is_delivered(tmp_path: Path) -> None:
     journal = append(tmp_path, [START, *batches(1, 12), END])
     raw = journal.read_bytes().splitlines(keepends=True)
     raw[2] = raw[2].replace(b"2.5", b"2.6")
@@ -293,7 +295,7 @@ def test_a_damaged_line_is_noted_and_all_else_delivered(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("counts_rows", [False, True])
 @pytest.mark.parametrize("n_taken", range(8))
-def test_a_tracker_that_counts_rows_is_sent_the_rest_of_them(
+def test_a_tracker_that_counts_rows_gets_only_the_missing_rows(
     tmp_path: Path, n_taken: int, counts_rows: bool
 ) -> None:
     (tmp_path / "a").write_bytes(b"")
@@ -310,7 +312,7 @@ def test_a_tracker_that_counts_rows_is_sent_the_rest_of_them(
     assert again.taken == expected
 
 
-def test_a_tracker_that_counts_rows_gets_none_twice_after_a_crash_in_the_middle(
+def test_a_tracker_that_counts_rows_gets_each_row_once_despite_a_crash(
     tmp_path: Path,
 ) -> None:
     journal = append(tmp_path, [START, *batches(1, 8), HISTOGRAMS, *batches(9, 12), END])
@@ -320,7 +322,7 @@ def test_a_tracker_that_counts_rows_gets_none_twice_after_a_crash_in_the_middle(
 
 
 @pytest.mark.parametrize("counts_rows", [False, True])
-def test_a_run_that_goes_on_after_its_end_is_begun_again_and_ended_again(
+def test_a_run_that_starts_again_after_its_end_is_started_and_ended_again_in_the_tracker(
     tmp_path: Path, counts_rows: bool
 ) -> None:
     tracker = FailingTracker(counts_rows=counts_rows)
@@ -341,7 +343,7 @@ def test_a_run_that_goes_on_after_its_end_is_begun_again_and_ended_again(
 
 
 @pytest.mark.parametrize("counts_rows", [False, True])
-def test_several_fits_delivered_at_once_are_one_run_that_ends_once(
+def test_several_fits_delivered_together_are_one_run_that_ends_once(
     tmp_path: Path, counts_rows: bool
 ) -> None:
     ends: list[str] = []
@@ -353,7 +355,7 @@ def test_several_fits_delivered_at_once_are_one_run_that_ends_once(
     assert tracker.run.n_starts == 1
 
 
-def test_a_run_that_is_begun_again_without_an_end_is_begun_again_in_the_tracker(
+def test_a_run_that_starts_again_without_an_end_is_started_again_in_the_tracker(
     tmp_path: Path,
 ) -> None:
     tracker = MemoryTracker()
@@ -368,7 +370,9 @@ def test_a_run_that_is_begun_again_without_an_end_is_begun_again_in_the_tracker(
     assert tracker.series("batch/loss") == losses(1, 8)
 
 
-def test_a_journal_that_goes_on_elsewhere_ends_here_without_ending_the_run(tmp_path: Path) -> None:
+def test_a_journal_that_continues_elsewhere_is_delivered_without_ending_the_run(
+    tmp_path: Path,
+) -> None:
     journal = append(tmp_path, [START, *batches(1, 4), {"kind": "continued", "by": "elsewhere"}])
     tracker = MemoryTracker()
     assert deliver(journal, tracker).is_current()
@@ -395,18 +399,18 @@ PLACES: dict[str, Callable[[Path], str]] = {
     "above": lambda folder: "../secret",
     "absolute": lambda folder: str(folder.parent / "secret"),
     "NUL": lambda folder: "files/\0a",
-    "link out of it": symlink,
+    "link to a file outside": symlink,
     "folder that is a link": linked_folder,
     "link to itself": loop,
     "gone": lambda folder: "files/gone",
     "folder": lambda folder: ".",
-    "sibling with the same beginning": lambda folder: f"../{folder.name}-other/a",
+    "sibling with the same prefix": lambda folder: f"../{folder.name}-other/a",
 }
 
 
 @pytest.mark.parametrize("kind", ["artifact", "figure", "model"])
 @pytest.mark.parametrize("place", PLACES)
-def test_a_file_that_is_not_below_the_folder_is_refused_and_the_rest_delivered(
+def test_a_file_outside_the_folder_is_refused_and_the_rest_is_delivered(
     tmp_path: Path, place: str, kind: str
 ) -> None:
     folder = tmp_path / "run"
@@ -431,7 +435,7 @@ def test_a_link_within_the_folder_is_followed(tmp_path: Path) -> None:
     assert tracker.run.artifacts == {"a.txt": b"content"}
 
 
-def test_nothing_is_begun_before_the_journal_says_its_run(tmp_path: Path) -> None:
+def test_delivery_starts_only_after_the_start_record_is_complete(tmp_path: Path) -> None:
     (tmp_path / JOURNAL).write_bytes(encode(START)[:-5])
     tracker = MemoryTracker()
     delivery = Delivery(tmp_path / JOURNAL, "memory", tracker)
@@ -443,7 +447,7 @@ def test_nothing_is_begun_before_the_journal_says_its_run(tmp_path: Path) -> Non
     assert delivery.is_current()
 
 
-def test_a_journal_that_is_gone_leaves_nothing_to_deliver(tmp_path: Path) -> None:
+def test_a_deleted_journal_leaves_nothing_to_deliver(tmp_path: Path) -> None:
     journal = append(tmp_path, [START])
     delivery = deliver(journal, MemoryTracker())
     journal.unlink()
@@ -451,7 +455,7 @@ def test_a_journal_that_is_gone_leaves_nothing_to_deliver(tmp_path: Path) -> Non
     assert backlog(journal, "memory") is None
 
 
-def test_unknown_kinds_of_records_and_settings_of_the_state_are_passed_over(tmp_path: Path) -> None:
+def test_unknown_kinds_of_records_and_unknown_keys_of_the_state_are_ignored(tmp_path: Path) -> None:
     journal = append(tmp_path, [START, {"kind": "of the future", "a": 1}, *batches(1, 4), END])
     (tmp_path / FOLDER).mkdir()
     state_path(journal, "memory").write_text(json.dumps({"run_id": "id", "of the future": 1}))
@@ -480,7 +484,7 @@ def test_one_process_at_a_time_delivers_a_journal(tmp_path: Path) -> None:
         pytest.raises(DeliveredByAnotherError, match="is being delivered by another process"),
         delivery_lock(journal, 0.15),
     ):
-        pytest.fail("two have the lock")
+        pytest.fail("two processes have the lock")
     with delivery_lock(journal):
         pass
 
@@ -493,7 +497,7 @@ def test_one_process_at_a_time_delivers_a_journal(tmp_path: Path) -> None:
         ([END], "memory lacks the end of {}"),
     ],
 )
-def test_the_backlog_tells_what_is_missing_and_what_to_do(
+def test_the_backlog_says_what_is_missing_and_what_to_do(
     tmp_path: Path, records: list[Record], expected: Any
 ) -> None:
     journal = append(tmp_path / "a folder", [START, *batches(1, 8), END])
@@ -506,7 +510,7 @@ def test_the_backlog_tells_what_is_missing_and_what_to_do(
     assert missing is None or missing.remedy == f"python -m nntrain.sync '{journal.parent}'"
 
 
-def test_whereabouts_are_those_of_all_trackers_by_name(tmp_path: Path) -> None:
+def test_whereabouts_lists_all_trackers_by_name(tmp_path: Path) -> None:
     journal = append(tmp_path, [START, END])
     for name in ("b", "a"):
         deliver(journal, MemoryTracker(), name)
@@ -515,7 +519,7 @@ def test_whereabouts_are_those_of_all_trackers_by_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["artifact", "figure", "table", "model", "histograms"])
-def test_what_a_tracker_never_manages_to_take_is_left_out_at_last_and_the_run_ends(
+def test_a_record_that_always_fails_is_skipped_after_enough_tries_and_the_run_ends(
     tmp_path: Path, kind: str
 ) -> None:
     def fail(name: str) -> None:
@@ -536,7 +540,7 @@ def test_what_a_tracker_never_manages_to_take_is_left_out_at_last_and_the_run_en
     )
 
 
-def test_nothing_is_left_out_while_the_tracker_is_away(tmp_path: Path) -> None:
+def test_no_record_is_skipped_while_the_tracker_is_unreachable(tmp_path: Path) -> None:
     n_away = 3 * STUCK_TRIES
 
     def fail(name: str) -> None:
@@ -568,7 +572,7 @@ def said(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records]
 
 
-def test_what_a_tracker_does_not_keep_is_counted_and_logged_once_and_is_no_refusal(
+def test_unsupported_records_are_counted_and_logged_once_and_are_not_refusals(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "nntrain.shipper")
@@ -592,7 +596,7 @@ def test_what_a_tracker_does_not_keep_is_counted_and_logged_once_and_is_no_refus
     assert journal.read_bytes().startswith(before)
 
 
-def test_a_tracker_that_counts_rows_does_not_count_what_it_does_not_keep(tmp_path: Path) -> None:
+def test_unsupported_records_do_not_count_as_rows(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"")
     tracker = PlainTracker(counts_rows=True)
     journal = append(tmp_path, [*EVERY_KIND, *batches(5, 8)])

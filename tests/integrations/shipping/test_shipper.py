@@ -1,4 +1,4 @@
-"""Parts of the shipper: what it imports, how long it waits, and how much it does at once."""
+"""What the shipper imports, how long it waits, and how many deliveries run at once."""
 
 import os
 import subprocess
@@ -34,7 +34,7 @@ ROOMS = ("nntrain.config", "nntrain.core", "nntrain.integrations", "nntrain.lazy
 
 
 @pytest.mark.slow
-def test_the_shipper_imports_neither_torch_nor_the_trainer_nor_a_trackers_library() -> None:
+def test_the_shipper_imports_neither_torch_nor_the_learner_nor_a_trackers_library() -> None:
     done = subprocess.run(
         [sys.executable, "-c", IMPORTS], capture_output=True, text=True, check=True
     )
@@ -48,7 +48,7 @@ def test_the_shipper_imports_neither_torch_nor_the_trainer_nor_a_trackers_librar
 @pytest.mark.parametrize(
     ("n_tries", "longest"), [(1, 2 * FIRST_WAIT_S), (2, 4 * FIRST_WAIT_S), (99, LONGEST_WAIT_S)]
 )
-def test_the_wait_is_doubled_with_each_try_up_to_the_longest(n_tries: int, longest: float) -> None:
+def test_the_wait_doubles_with_each_try_up_to_a_maximum(n_tries: int, longest: float) -> None:
     waits = [wait_s(n_tries) for _ in range(200)]
     assert longest / 2 <= min(waits) < 0.6 * longest
     assert 0.9 * longest < max(waits) <= longest
@@ -76,7 +76,7 @@ class CrowdedClient(MemoryClient):
             CrowdedClient.n_inside -= 1
 
 
-def test_so_many_runs_are_delivered_to_a_tracker_at_once_and_no_more(tmp_path: Path) -> None:
+def test_the_number_of_simultaneous_deliveries_to_a_tracker_is_limited(tmp_path: Path) -> None:
     journals = [append(tmp_path / str(i), [START, *batches(1, 7), END]) for i in range(5 * AT_ONCE)]
     threads = [
         DeliveryThread(Delivery(journal, "crowded", Crowded()), os.getpid()) for journal in journals
@@ -94,7 +94,7 @@ def pipe() -> tuple[int, int]:
     return os.pipe()
 
 
-def test_what_the_parent_says_arrives_whole_and_in_order(pipe: tuple[int, int]) -> None:
+def test_messages_of_the_parent_arrive_complete_and_in_order(pipe: tuple[int, int]) -> None:
     parent = Parent(pipe[0], os.getppid())
     os.write(pipe[1], b'{"a": 1}\n{"b"')
     assert list(parent.messages(1)) == [{"a": 1}]
@@ -114,10 +114,10 @@ def test_a_parent_whose_pipe_is_closed_is_silent(pipe: tuple[int, int]) -> None:
     assert not parent.has_died
 
 
-def test_of_a_parent_that_has_died_the_last_words_are_heard_though_a_worker_holds_the_pipe(
+def test_the_last_messages_of_a_dead_parent_arrive_even_if_a_worker_holds_the_pipe(
     pipe: tuple[int, int],
 ) -> None:
-    parent = Parent(pipe[0], 2**22 + 1)  # no process has that number
+    parent = Parent(pipe[0], 2**22 + 1)  # larger than any process id
     assert parent.has_died
     os.write(pipe[1], b'{"journal": "a"}\n')
     assert list(parent.messages(1)) == [{"journal": "a"}]

@@ -1,4 +1,4 @@
-"""Specs of trackers: the shipper makes them again, and only those that are trusted."""
+"""The shipper creates trackers from their specs, if they are trusted."""
 
 import json
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ OWN = "nntrain.integrations"
         WandbTracker("project", tags=["a", "b"], mode="offline"),
     ],
 )
-def test_a_tracker_is_made_again_from_its_spec(tracker: Tracker) -> None:
+def test_a_tracker_is_created_again_from_its_spec(tracker: Tracker) -> None:
     spec = spec_of(tracker)
     assert json.loads(json.dumps(spec)) == spec
     again = tracker_of(spec)
@@ -39,13 +39,13 @@ def test_a_tracker_is_made_again_from_its_spec(tracker: Tracker) -> None:
         (WandbTracker(), f"{OWN}.wandb.WandbTracker"),
     ],
 )
-def test_a_spec_names_the_class_as_old_journals_and_configurations_do(
+def test_the_name_of_the_class_in_a_spec_has_not_changed_since_version_0_1_0(
     tracker: Tracker, target: str
 ) -> None:
     assert spec_of(tracker)["_target_"] == target
 
 
-def test_settings_that_the_constructor_does_not_take_are_left_out() -> None:
+def test_fields_that_the_constructor_does_not_accept_are_not_in_the_spec() -> None:
     tracker = MemoryTracker()
     tracker.connect()
     assert spec_of(tracker) == {"_target_": f"{OWN}.memory.MemoryTracker", "system_metrics": False}
@@ -75,7 +75,7 @@ class Plain(Tracker):
 
 @dataclass(frozen=True)
 class Holder(Tracker):
-    """A tracker with a setting that may hold anything."""
+    """A tracker with a setting of any type."""
 
     value: Any = None
     held: list[Any] = field(default_factory=list)
@@ -112,7 +112,7 @@ NOT_A_TRACKER = "is not a tracker: name a dataclass that derives from"
         (None, (), "None"),
     ],
 )
-def test_anything_but_a_trusted_tracker_is_refused_before_it_is_called(
+def test_targets_other_than_trusted_trackers_are_refused_before_they_are_called(
     target: Any, trusted: tuple[str, ...], message: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:

@@ -1,4 +1,4 @@
-"""The config groups of samplers and pruners: one file each, and files of the user beside them."""
+"""Each sampler and pruner is a file of a config group, and users can add files."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ X = "x=interval(0,1)"
 
 
 class WorstPruner(optuna.pruners.BasePruner):
-    """A pruner of the user, which prunes every trial at once."""
+    """A user's pruner that prunes every trial at its first step."""
 
     def __init__(self, from_step: int) -> None:
         self.from_step = from_step
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
-        """Whether the trial has reached the step."""
+        """Returns whether the trial has reached the step."""
         return trial.last_step is not None and trial.last_step >= self.from_step
 
 
 class MiddleSampler(optuna.samplers.RandomSampler):
-    """A sampler of the user, which always suggests the middle of an interval."""
+    """A user's sampler that always suggests the middle of an interval."""
 
     def sample_independent(self, *args: Any) -> float:
         """Returns the middle of a distribution."""
@@ -61,7 +61,7 @@ def test_every_file_is_a_choice_of_its_group(app: App) -> None:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_every_file_means_the_same_to_omegaconf_as_to_yaml(file: Path) -> None:
+def test_omegaconf_and_yaml_read_the_same_from_every_file(file: Path) -> None:
     assert OmegaConf.to_container(OmegaConf.load(file)) == yaml.safe_load(file.read_text())
 
 
@@ -72,14 +72,14 @@ def test_every_key_has_a_comment(file: Path) -> None:
         assert line.strip().startswith("#") or before.strip().startswith("#"), line
 
 
-def test_a_file_of_the_user_selects_a_class_of_optuna(app: App, tmp_path: Path) -> None:
+def test_a_users_file_can_select_a_class_of_optuna(app: App, tmp_path: Path) -> None:
     write(tmp_path / "app", "sampler", "_target_: optuna.samplers.RandomSampler\nseed: 3\n")
     plan = app.plan("hydra/sweeper/sampler=mine", X)
     assert isinstance(open_study(plan)[0].sampler, optuna.samplers.RandomSampler)
     assert plan.sampler["seed"] == 3
 
 
-def test_a_file_of_the_user_selects_a_class_of_a_trusted_package(app: App, tmp_path: Path) -> None:
+def test_a_users_file_can_select_a_class_of_a_trusted_package(app: App, tmp_path: Path) -> None:
     write(tmp_path / "app", "sampler", f"_target_: {MINE}.MiddleSampler\n")
     write(tmp_path / "app", "pruner", f"_target_: {MINE}.WorstPruner\nfrom_step: 2\n")
     mine = ["hydra/sweeper/sampler=mine", "hydra/sweeper/pruner=mine"]
@@ -102,7 +102,7 @@ def test_a_file_of_the_user_selects_a_class_of_a_trusted_package(app: App, tmp_p
     ],
     ids=["not trusted", "private", "unknown key", "wrong type"],
 )
-def test_a_file_of_the_user_is_checked_like_any_other_config(
+def test_a_users_file_is_checked_like_any_other_config(
     target: str, key: str, message: str, app: App, tmp_path: Path
 ) -> None:
     write(tmp_path / "app", "sampler", f"_target_: {target}\n{key}")
@@ -113,7 +113,7 @@ def test_a_file_of_the_user_is_checked_like_any_other_config(
 
 
 @pytest.mark.slow
-def test_the_command_line_takes_samplers_and_pruners_from_the_folder_of_the_user(
+def test_the_command_line_accepts_samplers_and_pruners_from_a_users_folder(
     tmp_path: Path,
 ) -> None:
     write(tmp_path / "mine", "sampler", f"_target_: {MINE}.MiddleSampler\n")

@@ -1,4 +1,4 @@
-"""The savings of pruning, from trials with given times, compared with results by hand."""
+"""The savings of pruning for trials with given times equal results computed by hand."""
 
 from __future__ import annotations
 
@@ -65,21 +65,12 @@ ORDINARY = [ended(value) for value in (2, 3, 4, 5, 6, 7)]
     [
         ([], "minimize", Controls(0, 0, 0)),
         (ORDINARY, "minimize", Controls(0, 0, 0)),
-        (
-            [*ORDINARY, ended(1, control=True), ended(8)],
-            "minimize",
-            Controls(1, 1, 1),
-        ),  # best of 8: among the best 2
-        (
-            [*ORDINARY, ended(2.5, control=True), ended(8)],
-            "minimize",
-            Controls(1, 1, 0),
-        ),  # second of 8
-        (
-            [*ORDINARY, ended(3.5, control=True), ended(8)],
-            "minimize",
-            Controls(1, 0, 0),
-        ),  # third of 8
+        # best of 8: among the best 2
+        ([*ORDINARY, ended(1, control=True), ended(8)], "minimize", Controls(1, 1, 1)),
+        # second of 8
+        ([*ORDINARY, ended(2.5, control=True), ended(8)], "minimize", Controls(1, 1, 0)),
+        # third of 8
+        ([*ORDINARY, ended(3.5, control=True), ended(8)], "minimize", Controls(1, 0, 0)),
         ([*ORDINARY, ended(1, control=True), ended(8)], "maximize", Controls(1, 0, 0)),
         (
             [*ORDINARY, ended(9, control=True), ended(8, control=True)],

@@ -1,4 +1,4 @@
-"""The composer's configurations are those that Hydra composes."""
+"""The composer returns the same configurations as Hydra."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path

@@ -181,7 +181,7 @@ PARAMS: dict[str, Any] = {
 }
 
 
-def test_params_mean_the_same_as_overrides() -> None:
+def test_params_and_overrides_mean_the_same() -> None:
     space = make_space(OmegaConf.create(PARAMS), [])
     assert space.distributions == {
         "a": CategoricalDistribution([1, 2]),
@@ -191,7 +191,7 @@ def test_params_mean_the_same_as_overrides() -> None:
 
 
 @pytest.mark.parametrize("typed", ["x=interval(0,1)", "+x=interval(0,1)", "++x=interval(0,1)"])
-def test_the_command_line_wins_over_params(typed: str) -> None:
+def test_the_command_line_replaces_params(typed: str) -> None:
     space = make_space({"x": "choice(1,2)", "y": "choice(3,4)"}, [typed])
     key = typed.partition("=")[0]
     assert dict(space.distributions) == {
@@ -211,7 +211,7 @@ def test_an_added_key_keeps_its_plus() -> None:
     ]
 
 
-# --- back as overrides
+# --- parameters as overrides
 
 CHOICES = [
     "plain",
@@ -339,7 +339,7 @@ def test_the_configuration_of_a_trial_has_the_suggested_values(app: App) -> None
     assert {trial.params["model"] for trial in study.trials} == {"cnn", "mlp", "mlp_wide"}
 
 
-# --- in words
+# --- descriptions
 
 
 def test_the_description_of_a_space_shows_every_difference() -> None:

@@ -1,4 +1,4 @@
-"""Opening a study: a new one, a known one, a changed one; its sampler, pruner and first trials."""
+"""A new, known or changed study is opened, with its sampler, pruner and first trials."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.sweeps.small_app import PRUNERS, SAMPLERS, App, completed, make_plan
 
 
 def changed(folder: Path, plan: SweepPlan) -> str:
-    """Returns how a plan differs from `make_plan`, according to the error of opening the study."""
+    """Returns the part of the error that says how a plan differs from that of the study."""
     with pytest.raises(SweepError) as caught:
         open_study(plan)
     text = str(caught.value)
@@ -121,7 +121,7 @@ def test_the_order_of_overrides_does_not_matter(tmp_path: Path) -> None:
     open_study(make_plan(tmp_path, "b=2", "y=1,2", "a=1", "x=interval(0,1)"))
 
 
-def test_what_a_study_was_made_from_is_recorded_once(tmp_path: Path) -> None:
+def test_the_settings_of_a_study_are_recorded_once(tmp_path: Path) -> None:
     study, _ = open_study(make_plan(tmp_path))
     before = study.user_attrs[MADE_FROM]
     with pytest.raises(SweepError):
@@ -184,7 +184,7 @@ def test_a_grid_tries_everything_once_and_ends(name: str, app: App) -> None:
 
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 @pytest.mark.parametrize("name", PRUNERS)
-def test_every_pruner_of_the_group_prunes_or_lets_run(name: str, app: App) -> None:
+def test_every_pruner_of_the_group_can_be_used(name: str, app: App) -> None:
     needs = NEEDS.get(name, [])
     plan = app.plan(f"hydra/sweeper/pruner={name}", *needs, "hydra.sweeper.sampler.seed=1", *SPACE)
     study = run(plan, 15)
@@ -271,7 +271,7 @@ BROKEN = [
 
 
 @pytest.mark.parametrize(("what", "node", "message"), BROKEN)
-def test_a_sampler_or_pruner_that_cannot_be_made_is_an_error(
+def test_a_sampler_or_pruner_that_cannot_be_instantiated_is_an_error(
     what: str, node: Mapping[str, Any], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError) as caught:
@@ -293,7 +293,7 @@ def test_a_sampler_for_one_objective_is_refused_for_several(tmp_path: Path) -> N
 
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 @pytest.mark.parametrize("name", [name for name in SAMPLERS if name != "cmaes"])
-def test_every_other_sampler_takes_several_objectives(name: str, tmp_path: Path) -> None:
+def test_every_other_sampler_accepts_several_objectives(name: str, tmp_path: Path) -> None:
     options = {"sampler": SAMPLERS[name], "directions": ["minimize", "maximize"], "monitor": None}
     plan = make_plan(tmp_path, "x=range(0,1,0.25)", "y=a,b", "k=range(1,30)", **options)
     study, _ = open_study(plan)
@@ -414,7 +414,7 @@ def test_a_folder_with_other_files_can_be_used(tmp_path: Path) -> None:
     begin(open_study(plan)[0], plan)
 
 
-def test_a_pruning_metric_has_a_study_of_its_own(tmp_path: Path) -> None:
+def test_a_pruning_metric_has_its_own_study(tmp_path: Path) -> None:
     plan = make_plan(
         tmp_path, monitor="valid/accuracy", monitor_direction="maximize", pruner=PRUNERS["median"]
     )

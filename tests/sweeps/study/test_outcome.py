@@ -48,7 +48,7 @@ def test_each_reason_has_its_state() -> None:
     assert dict(STATES) == TABLE
 
 
-def test_only_what_is_broken_counts_as_a_failure() -> None:
+def test_only_errors_timeouts_and_kills_count_as_failures() -> None:
     assert {"error", "timeout", "killed"} == FAILURES
 
 
@@ -95,7 +95,9 @@ def test_several_objectives_are_returned_in_order() -> None:
         ),
     ],
 )
-def test_what_is_not_a_value_is_an_error(returned: Any, n: int, message: str) -> None:
+def test_a_return_value_that_is_not_a_number_is_an_error(
+    returned: Any, n: int, message: str
+) -> None:
     end = ended(returned, n=n)
     assert (end.reason, end.values, end.message) == (StopReason.ERROR, None, message)
 
@@ -111,13 +113,13 @@ RESULT = FitResult(StopReason.BUDGET, "time is up", {"valid/loss": 0.5, "valid/a
 
 
 @pytest.mark.parametrize("returned", [None, RESULT])
-def test_a_fits_result_holds_the_objectives(returned: Any) -> None:
+def test_the_objectives_are_read_from_the_result_of_the_fit(returned: Any) -> None:
     fit = None if returned is RESULT else RESULT
     end = ended(returned, fit=fit, objectives=["valid/accuracy", "valid/loss"], n=2)
     assert (end.reason, end.values, end.message) == (StopReason.BUDGET, [0.75, 0.5], "time is up")
 
 
-def test_what_the_job_returns_wins_over_what_its_fit_recorded() -> None:
+def test_the_return_value_of_the_job_replaces_the_metrics_of_the_fit() -> None:
     assert ended(9.0, fit=RESULT, objectives=["valid/loss"]).values == [9.0]
 
 
@@ -131,7 +133,7 @@ def test_a_missing_objective_is_an_error_that_lists_the_recorded_metrics() -> No
 
 
 @pytest.mark.parametrize("reason", [reason for reason, state in TABLE.items() if state is not DONE])
-def test_a_fit_that_was_stopped_decides_whatever_the_job_returns_or_raises(
+def test_the_result_of_a_stopped_fit_counts_whatever_the_job_returns_or_raises(
     reason: StopReason,
 ) -> None:
     result = FitResult(reason, "why", {"valid/loss": 0.5})
@@ -203,6 +205,6 @@ def test_an_error_keeps_its_traceback() -> None:
     assert end.traceback.endswith("RuntimeError: here\n")
 
 
-def test_an_interrupted_fit_says_by_which_signal() -> None:
+def test_the_end_of_an_interrupted_fit_has_the_signal() -> None:
     result = FitResult(StopReason.INTERRUPTED, signum=signal.SIGTERM)
     assert ended(fit=result).signum is signal.SIGTERM

@@ -1,4 +1,4 @@
-"""When a sweep ends early."""
+"""A sweep ends early after too many failures or too much time."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def ended(
         ("completed", TrialState.COMPLETE, False),
     ],
 )
-def test_a_failure_is_a_fault_and_not_a_bad_configuration(
+def test_faults_are_failures_and_bad_configurations_are_not(
     outcome: str | None, state: TrialState, expected: bool
 ) -> None:
     assert bool(failures([ended(0, outcome, state)])) is expected
@@ -83,7 +83,7 @@ def test_a_sweep_stops_when_more_than_max_failure_rate_have_failed(
 @pytest.mark.parametrize(
     ("timeout_s", "ago_s", "expected"), [(None, 1e9, False), (1000, 1, False), (1000, 1001, True)]
 )
-def test_a_sweep_is_over_when_its_time_is_up(
+def test_a_sweep_ends_at_its_time_limit(
     timeout_s: float | None, ago_s: float, expected: bool, tmp_path: Path
 ) -> None:
     assert is_over(make_plan(tmp_path, timeout_s=timeout_s), [], time.time() - ago_s) is expected

@@ -48,7 +48,7 @@ def test_the_reason_to_prune_is_given_once(tmp_path: Path) -> None:
     assert again is None
 
 
-def test_the_reason_says_what_the_value_was_compared_with(tmp_path: Path) -> None:
+def test_the_reason_has_the_values_of_other_trials(tmp_path: Path) -> None:
     made, study, _ = study_pruner(tmp_path)
     for values in ((0.5, 0.25), (0.75, 0.5), (0.5,), (0.125, 0.125)):
         trial = study.ask()
@@ -66,23 +66,23 @@ def is_control(name: str, number: int, fraction: float) -> bool:
 
 
 @pytest.mark.parametrize(("fraction", "n"), [(0.0, 0), (0.25, None), (1.0, 40)])
-def test_a_share_of_the_trials_runs_on_as_controls(
+def test_a_fraction_of_the_trials_are_controls_that_are_not_stopped(
     fraction: float, n: int | None, tmp_path: Path
 ) -> None:
     made, study, plan = study_pruner(tmp_path, control_fraction=fraction)
     found = []
     for number in range(40):
         trial = study.ask()
-        goes_on = reasons(made, trial, 0.5, 2.0, 3.0) == [None] * 3
-        assert goes_on is is_control(plan.study_name, number, fraction)
-        assert trial.user_attrs == ({CONTROL: 2} if goes_on else {})
+        continues = reasons(made, trial, 0.5, 2.0, 3.0) == [None] * 3
+        assert continues is is_control(plan.study_name, number, fraction)
+        assert trial.user_attrs == ({CONTROL: 2} if continues else {})
         study.tell(trial, 3.0)
-        found.append(goes_on)
+        found.append(continues)
     assert n is None or sum(found) == n
-    assert n is not None or 4 <= sum(found) <= 16  # of 40, a quarter are expected
+    assert n is not None or 4 <= sum(found) <= 16  # about a quarter of 40
 
 
-def test_a_promising_trial_is_no_control(tmp_path: Path) -> None:
+def test_a_promising_trial_is_not_marked_as_a_control(tmp_path: Path) -> None:
     made, study, _ = study_pruner(tmp_path, control_fraction=1.0)
     trial = study.ask()
     assert reasons(made, trial, 0.5, 0.25) == [None, None]
@@ -100,7 +100,7 @@ SEVERAL = {"directions": ["minimize", "maximize"], "objectives": ["valid/loss", 
     "options", [OTHER, OTHER | SEVERAL], ids=["one objective", "several objectives"]
 )
 @pytest.mark.parametrize("url", [None, "sqlite:///study.db"])
-def test_another_metric_is_compared_in_a_study_of_its_own(
+def test_another_metric_is_compared_in_its_own_study(
     options: dict[str, Any], url: str | None, tmp_path: Path
 ) -> None:
     made, study, plan = study_pruner(
@@ -148,7 +148,7 @@ def test_another_metric_is_compared_in_a_study_of_its_own(
         (TrialState.FAIL, (0.5,), (TrialState.FAIL, None)),
     ],
 )
-def test_the_other_study_ends_its_trial_as_the_study_does(
+def test_the_trial_of_the_other_study_ends_in_the_same_state(
     state: TrialState,
     values: tuple[float, ...],
     expected: tuple[TrialState, float | None],
@@ -158,7 +158,7 @@ def test_the_other_study_ends_its_trial_as_the_study_does(
     trial = study.ask()
     reasons(made, trial, *values)
     made.end(trial, state)
-    made.end(trial, state)  # only once
+    made.end(trial, state)  # the second call does nothing
     reports = optuna.load_study(study_name=plan.study_name + REPORTS_SUFFIX, storage=study._storage)
     assert [(one.state, one.value) for one in reports.trials] == [expected]
 
@@ -213,7 +213,7 @@ def test_reports_of_a_dead_trial_are_ended_and_those_of_a_running_one_are_not(
     assert [trial.state for trial in reports.trials] == [TrialState.FAIL, TrialState.RUNNING]
 
 
-def test_without_a_metric_of_its_own_there_are_no_reports_to_end(tmp_path: Path) -> None:
+def test_without_another_metric_there_are_no_reports_to_end(tmp_path: Path) -> None:
     _, study, plan = study_pruner(tmp_path)
     end_reports(plan, study, study._storage)
     assert [summary.study_name for summary in optuna.get_all_study_summaries(study._storage)] == [

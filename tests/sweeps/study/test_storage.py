@@ -82,7 +82,7 @@ def test_a_study_with_a_torn_last_line_is_read_and_continues(tmp_path: Path) -> 
     assert all(json.loads(line) for line in path.read_text().splitlines())
 
 
-def test_an_impossible_folder_is_an_error() -> None:
+def test_an_unusable_folder_is_an_error() -> None:
     with pytest.raises(
         SweepError,
         match=r"folder /dev/null/no cannot be used \(Not a directory\): choose another hydra",
@@ -125,7 +125,7 @@ def test_a_line_that_is_torn_while_the_study_is_open_is_cut_before_the_next(tmp_
     assert [trial.value for trial in last.trials] == [3.0]
 
 
-def test_the_lock_keeps_threads_apart_that_share_it(tmp_path: Path) -> None:
+def test_only_one_thread_at_a_time_holds_the_lock(tmp_path: Path) -> None:
     lock, path = FileLock(tmp_path / "lock"), tmp_path / "n"
     path.write_text("0")
 
@@ -275,7 +275,7 @@ def test_a_password_is_not_shown(url: str, shown: str) -> None:
 
 
 @pytest.mark.parametrize("url", [None, "sqlite:///study.db"])
-def test_a_trial_without_heartbeats_is_handed_over_if_the_storage_supports_heartbeats(
+def test_with_a_storage_with_heartbeats_a_trial_without_a_heartbeat_is_queued_again(
     url: str | None, tmp_path: Path
 ) -> None:
     lost: list[int] = []
@@ -298,7 +298,7 @@ def _beaten_long_ago(storage: BaseStorage, trial_id: int) -> None:
             )
 
 
-def test_claims_exclude_one_another(tmp_path: Path) -> None:
+def test_only_one_claim_at_a_time_is_possible(tmp_path: Path) -> None:
     order: list[str] = []
     inside, leave = threading.Event(), threading.Event()
 
@@ -316,7 +316,7 @@ def test_claims_exclude_one_another(tmp_path: Path) -> None:
     threads[0].start()
     assert inside.wait(30)
     threads[1].start()
-    time.sleep(0.05)  # time for the second to enter, if nothing held it back
+    time.sleep(0.05)  # enough time for the second thread to enter if it did not wait
     leave.set()
     for thread in threads:
         thread.join(30)

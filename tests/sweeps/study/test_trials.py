@@ -214,7 +214,7 @@ def test_nothing_is_claimed_when_the_sampler_has_tried_everything(tmp_path: Path
         ([trial_of(0, attrs={WARM_START: 0}), trial_of(1)], [1]),
         ([trial_of(0), trial_of(1, FAILED, {OUTCOME: DUPLICATE}), trial_of(2)], [0, 2]),
     ],
-    ids=["none", "every state", "run again", "run again twice", "taken over", "duplicate"],
+    ids=["none", "every state", "run again", "run again twice", "warm start", "duplicate"],
 )
 def test_a_configuration_counts_once(trials: list[FrozenTrial], expected: list[int]) -> None:
     assert [trial.number for trial in counted(iter(trials))] == expected
@@ -232,7 +232,7 @@ def test_a_configuration_counts_once(trials: list[FrozenTrial], expected: list[i
         ([trial_of(0, FAILED), trial_of(1, attrs={RETRY_OF: 0})], 1, False),
     ],
 )
-def test_there_is_room_as_long_as_trials_are_missing_or_waiting(
+def test_there_is_room_while_trials_are_missing_or_waiting(
     trials: list[FrozenTrial], n_trials: int, expected: bool
 ) -> None:
     assert has_room(trials, n_trials) is expected
@@ -245,21 +245,18 @@ def test_there_is_room_as_long_as_trials_are_missing_or_waiting(
     ("owner", "age_s", "expected"),
     [
         (this_process(), 1e6, False),
-        (
-            json.dumps(json.loads(this_process()) | {"started": 1.0}),
-            0,
-            True,
-        ),  # another process has its id now
+        # another process has its id now
+        (json.dumps(json.loads(this_process()) | {"started": 1.0}), 0, True),
         (ELSEWHERE, 1e6, False),
         (None, UNOWNED_S / 2, False),
         (None, UNOWNED_S * 2, True),
     ],
     ids=[
         "this process",
-        "its number taken",
+        "its id reused",
         "another machine",
-        "unsigned a moment ago",
-        "unsigned for long",
+        "without an owner for a moment",
+        "without an owner for long",
     ],
 )
 def test_a_trial_is_lost_when_its_process_is_known_to_be_dead(
@@ -362,7 +359,7 @@ def test_a_crash_after_an_interruption_is_not_a_second_crash(tmp_path: Path) -> 
     assert study.trials[2].user_attrs == {RETRY_OF: 1}
 
 
-def test_a_trial_that_has_ended_meanwhile_is_not_changed(tmp_path: Path) -> None:
+def test_a_trial_that_has_since_ended_is_not_changed(tmp_path: Path) -> None:
     study, storage = opened(tmp_path / "s")
     done = add(study, DONE, **{OUTCOME: "completed"})
     fail(study, storage, done, KILLED, "late")
@@ -377,14 +374,14 @@ def test_a_second_try_resumes_from_the_folder_of_the_first(tmp_path: Path) -> No
 
 
 class Slow(SweepStudy):
-    """A study that enqueues so slowly that another command interferes, if nothing prevents it."""
+    """A study that enqueues so slowly that another command would interfere without a lock."""
 
     def enqueue_trial(self, *args: Any, **kwargs: Any) -> None:
         time.sleep(0.2)
         super().enqueue_trial(*args, **kwargs)
 
 
-def test_commands_that_repair_at_once_queue_a_lost_trial_only_once(tmp_path: Path) -> None:
+def test_commands_that_repair_simultaneously_queue_a_lost_trial_only_once(tmp_path: Path) -> None:
     study, _ = opened(tmp_path / "s")
     add(study, RUNNING, **{OWNER: dead()})
 
@@ -405,5 +402,5 @@ def test_commands_that_repair_at_once_queue_a_lost_trial_only_once(tmp_path: Pat
     ]
 
 
-def test_a_study_knows_its_folder_where_commands_wait_for_each_other(tmp_path: Path) -> None:
+def test_a_study_knows_the_folder_of_its_lock(tmp_path: Path) -> None:
     assert opened(tmp_path / "s")[0].folder == tmp_path / "s"

@@ -14,7 +14,7 @@ FOUR = ["0", "1", "2", "3"]
 
 
 def placed(gpus: Any, per_gpu: int, n_jobs: int | None, available: list[str]) -> list[str]:
-    """Returns the device of each worker; a dash if the job chooses it."""
+    """Returns the device of each worker; a dash means that the job chooses it."""
     return [slot.get(VISIBLE, "-") for slot in slots(gpus, per_gpu, n_jobs, available)]
 
 
@@ -104,20 +104,18 @@ def test_impossible_devices_are_an_error(
     ("value", "expected"),
     [("", []), ("0", ["0"]), ("1, 3", ["1", "3"]), ("GPU-5e1f", ["GPU-5e1f"])],
 )
-def test_a_process_may_use_only_the_devices_that_it_was_given(
-    value: str, expected: list[str]
-) -> None:
+def test_cuda_visible_devices_limits_the_devices(value: str, expected: list[str]) -> None:
     assert visible_devices({VISIBLE: value}) == expected
 
 
-def test_without_a_list_the_driver_is_asked() -> None:
+def test_without_cuda_visible_devices_the_driver_is_asked() -> None:
     found = visible_devices({})
     assert all(name.isdigit() for name in found)
     assert len(found) == len(set(found))
 
 
 @pytest.mark.gpu
-def test_the_driver_shows_every_device_that_torch_does() -> None:
+def test_the_driver_lists_every_device_that_torch_does() -> None:
     import torch
 
     if not torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""With other Hydra launchers the same workers are launched, and launched again if necessary."""
+"""Other Hydra launchers start the same workers, and start them again if necessary."""
 
 import importlib.util
 import signal
@@ -30,7 +30,7 @@ def launcher(
 ) -> list[str]:
     if importlib.util.find_spec(f"hydra_plugins.{PACKAGES[request.param]}") is None:
         pytest.skip(f"{PACKAGES[request.param]} is not installed")
-    monkeypatch.setenv("HOME", str(tmp_path))  # where Ray writes files
+    monkeypatch.setenv("HOME", str(tmp_path))  # Ray writes files there
     return LAUNCHERS[request.param]
 
 
@@ -82,7 +82,7 @@ def test_a_launch_that_dies_is_repeated(tmp_path: Path) -> None:
 def test_a_signal_stops_the_workers_on_all_machines(tmp_path: Path) -> None:
     command = sweep(tmp_path, 4, *LAUNCHERS["submitit"])
     with command.started(sleep_s=60) as process:
-        command.wait_until_begun([0, 1], process)
+        command.wait_until_started([0, 1], process)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
@@ -90,7 +90,7 @@ def test_a_signal_stops_the_workers_on_all_machines(tmp_path: Path) -> None:
     command.assert_no_process_is_left()
 
 
-def test_launches_without_a_finished_trial_are_given_up(tmp_path: Path) -> None:
+def test_the_sweep_stops_after_several_launches_without_a_finished_trial(tmp_path: Path) -> None:
     command = sweep(
         tmp_path, 4, *LAUNCHERS["submitit"], "hydra.launcher.submitit_folder=/dev/null/no"
     )

@@ -95,7 +95,7 @@ def test_only_the_first_replicate_of_a_second_try_resumes(app: App, tmp_path: Pa
 @pytest.mark.parametrize(
     ("duplicates", "n_run", "n_trials"),
     [("rerun", 4, 4), ("reuse", 1, 4), ("resample", 2, 2)],
-    ids=["rerun", "reuse", "resample: ten tries, then it is run"],
+    ids=["rerun", "reuse", "resample: runs after ten tries"],
 )
 def test_each_way_to_treat_a_duplicate(
     duplicates: str, n_run: int, n_trials: int, app: App, tmp_path: Path
@@ -123,12 +123,12 @@ def test_each_way_to_treat_a_duplicate(
 
 
 def raises_at_1(config: DictConfig, trial: Trial) -> None:
-    """A function of the user with a mistake."""
+    """A user's search space with a bug."""
     if trial.number == 1:
         raise ZeroDivisionError("in the space")
 
 
-def test_a_mistake_in_a_function_of_the_user_fails_only_its_trial(app: App, tmp_path: Path) -> None:
+def test_a_bug_in_a_users_search_space_fails_only_its_trial(app: App, tmp_path: Path) -> None:
     space = f"{__name__}.raises_at_1"
     worker = worker_of(
         app,
@@ -152,7 +152,9 @@ def test_an_error_after_a_signal_counts_as_the_interruption(app: App, tmp_path: 
         try:
             signal.raise_signal(signal.SIGINT)
         except KeyboardInterrupt:
-            raise AttributeError("half imported") from None  # as numpy's modules do
+            raise AttributeError(
+                "half imported"
+            ) from None  # modules of numpy raise it if their import is interrupted
         return 0.0
 
     worker = worker_of(app, tmp_path, swallows, "x=interval(0,1)", "hydra.sweeper.n_trials=3")
