@@ -1,4 +1,4 @@
-"""Imports every module of the installed distribution; fails if the wheel lacks a package."""
+"""Imports all modules of the installed wheel; fails if a package is missing from the wheel."""
 
 import importlib
 import pkgutil

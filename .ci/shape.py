@@ -1,16 +1,18 @@
-"""Prints the shape of the code: rooms, floors and arrows by package; files, functions, docstrings.
+"""Prints statistics about the code, and checks the direction of imports.
 
-A room is a module or a sub-package directly below a package. An arrow is an import from one room to
-another, however many lines it takes. Floors are the rooms on the longest chain of arrows; rooms
-that import each other in a circle share one.
+Terms, for each package:
 
-Imports inside functions count; imports for type checkers do not. A name that the `__init__` of a
-package exports, lazily or not, counts as an import of the module that defines it, so an `__init__`
-is not a room. Packages are read from where the package-dir mapping of pyproject.toml puts them, and
-Hydra's plugin is a room of the sweeps.
+- A room is a module or sub-package directly inside the package.
+- An arrow is a dependency: one room imports another, in one or more places.
+- The number of floors is the length of the longest chain of arrows, in rooms. Rooms that form an
+  import cycle are on the same floor.
 
-`--check` fails if a package and another room import each other in a circle, or if an import does
-not follow FLOORS.
+Imports inside functions are included; imports under `if TYPE_CHECKING:` are not. An import of a
+name from a package is resolved to the module that defines the name, so an `__init__` is not a room.
+The `package-dir` mapping in pyproject.toml determines the folders of the packages. The Hydra plugin
+is a room of `nntrain.sweeps`.
+
+`--check` fails if an import cycle includes a package, or if an import violates FLOORS.
 """
 
 from __future__ import annotations
@@ -30,8 +32,9 @@ ROOT = Path(__file__).resolve().parent.parent
 LONG_FILE = 400
 PLUGIN = ("hydra_plugins.nntrain_sweeper", "nntrain.sweeps.plugin")
 
-# The floors of nntrain from the ground up, and their rooms. A room may import from lower floors and
-# from its neighbours; a bar is a wall between neighbours. "*" stands for the rooms not named here.
+# The floors of nntrain, from the lowest to the highest, with their rooms. A room can import rooms
+# on lower floors, and rooms on the same floor unless a bar separates them. "*" stands for all
+# rooms that are not listed.
 FLOORS = (
     "conf | config | lazy | result",
     "core",
@@ -52,7 +55,7 @@ Documented = ast.Module | ast.ClassDef | Function
 
 @dataclass(frozen=True)
 class Module:
-    """A source file under the name that imports it."""
+    """A source file and its import name."""
 
     name: str
     path: Path
@@ -61,12 +64,12 @@ class Module:
 
     @property
     def n_lines(self) -> int:
-        """The number of its lines."""
+        """The number of lines."""
         return len(self.text.splitlines())
 
     @property
     def is_package(self) -> bool:
-        """Whether it is the `__init__` of a package."""
+        """Whether the module is the `__init__` of a package."""
         return self.path.name == "__init__.py"
 
 
@@ -76,7 +79,7 @@ Modules = Mapping[str, Module]
 
 
 def read_modules(root: Path) -> dict[str, Module]:
-    """Reads the packages that pyproject.toml lists; returns their modules by name."""
+    """Returns the modules of all packages listed in pyproject.toml, keyed by name."""
     settings = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]
     modules = [
         read_module(path, package)
@@ -87,7 +90,7 @@ def read_modules(root: Path) -> dict[str, Module]:
 
 
 def folder_of(package: str, package_dir: Mapping[str, str]) -> Path:
-    """Returns the folder of a package, relative to the root, as setuptools finds it."""
+    """Returns the folder of a package, relative to the root, with the rules of setuptools."""
     if package in package_dir:
         return Path(package_dir[package])
     parent, _, last = package.rpartition(".")
@@ -95,7 +98,7 @@ def folder_of(package: str, package_dir: Mapping[str, str]) -> Path:
 
 
 def read_module(path: Path, package: str) -> Module:
-    """Parses one file of a package."""
+    """Parses a source file."""
     text = path.read_text()
     name = package if path.stem == "__init__" else f"{package}.{path.stem}"
     return Module(name.replace(*PLUGIN), path, text, ast.parse(text))
@@ -105,7 +108,7 @@ def read_module(path: Path, package: str) -> Module:
 
 
 def import_graph(modules: Modules) -> dict[str, set[str]]:
-    """Returns which modules each module imports."""
+    """Maps each module to the set of modules that it imports."""
     return {
         name: {found for target in imports(module) if (found := resolve(target, modules))} - {name}
         for name, module in modules.items()
@@ -113,7 +116,7 @@ def import_graph(modules: Modules) -> dict[str, set[str]]:
 
 
 def imports(module: Module) -> Iterator[str]:
-    """Yields the dotted names that a module imports when it runs."""
+    """Yields the dotted names that a module imports at runtime."""
     for node in runtime_nodes(module.tree):
         if isinstance(node, ast.Import):
             yield from (alias.name.replace(*PLUGIN) for alias in node.names)
@@ -122,7 +125,7 @@ def imports(module: Module) -> Iterator[str]:
 
 
 def runtime_nodes(node: ast.AST) -> Iterator[ast.AST]:
-    """Yields a node and those below it, except for what only type checkers read."""
+    """Yields a node and its descendants, without the bodies of `if TYPE_CHECKING:`."""
     yield node
     children: Iterable[ast.AST] = ast.iter_child_nodes(node)
     if isinstance(node, ast.If) and ast.unparse(node.test).split(".")[-1] == "TYPE_CHECKING":
@@ -132,14 +135,14 @@ def runtime_nodes(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def imported_names(node: ast.ImportFrom, module: Module) -> dict[str, str]:
-    """Returns the names that a `from ... import` binds, with the dotted names they stand for."""
+    """Maps each name in a `from ... import` statement to its full dotted name."""
     package = module.name if module.is_package else module.name.rpartition(".")[0]
     source = resolve_name("." * node.level + (node.module or ""), package).replace(*PLUGIN)
     return {alias.asname or alias.name: f"{source}.{alias.name}" for alias in node.names}
 
 
 def resolve(target: str, modules: Modules) -> str | None:
-    """Returns the module that defines a dotted name, or None if the name is not ours."""
+    """Returns the module that defines a dotted name, or None if it is a third-party name."""
     if target in modules or not target:
         return target or None
     parent, _, name = target.rpartition(".")
@@ -148,9 +151,9 @@ def resolve(target: str, modules: Modules) -> str | None:
 
 
 def exports(module: Module) -> dict[str, str]:
-    """Returns the names that the `__init__` of a package takes from elsewhere.
+    """Maps the names that an `__init__` imports from other modules to their full dotted names.
 
-    A lazy `__init__` has them in its `if TYPE_CHECKING:` block.
+    This includes the `if TYPE_CHECKING:` block, which lists the names of a lazy `__init__`.
     """
     names: dict[str, str] = {}
     for node in ast.walk(module.tree) if module.is_package else ():
@@ -163,7 +166,7 @@ def exports(module: Module) -> dict[str, str]:
 
 
 def rooms_of(package: str, imports_of: Graph) -> dict[str, set[str]]:
-    """Returns the rooms directly below a package, each with the other rooms that it imports."""
+    """Maps each room of a package to the set of rooms that it imports."""
     arrows: dict[str, set[str]] = {}
     for module, targets in imports_of.items():
         if room := room_of(module, package):
@@ -173,13 +176,13 @@ def rooms_of(package: str, imports_of: Graph) -> dict[str, set[str]]:
 
 
 def room_of(module: str, package: str) -> str:
-    """Returns the room of a package that a module is in; empty for a module outside of it."""
+    """Returns the room that contains a module; empty if the module is not in the package."""
     below = module.removeprefix(f"{package}.")
     return "" if below == module else below.split(".")[0]
 
 
 def reachable(start: str, arrows: Graph) -> set[str]:
-    """Returns what can be reached by following arrows, `start` itself only by a circle."""
+    """Returns all rooms reachable from `start`; includes `start` only if it is in a cycle."""
     found: set[str] = set()
     ahead = [start]
     while ahead:
@@ -190,7 +193,7 @@ def reachable(start: str, arrows: Graph) -> set[str]:
 
 
 def count_floors(arrows: Graph) -> int:
-    """Returns how many rooms the longest chain of arrows has; a circle counts as one."""
+    """Returns the number of rooms in the longest chain of arrows; a cycle counts as one room."""
     below = {room: reachable(room, arrows) for room in arrows}
 
     @cache
@@ -202,7 +205,7 @@ def count_floors(arrows: Graph) -> int:
 
 
 def circles(arrows: Graph) -> list[set[str]]:
-    """Returns the groups of rooms that import each other in a circle."""
+    """Returns the groups of rooms that form an import cycle."""
     below = {room: reachable(room, arrows) for room in arrows}
     groups = {
         frozenset(other for other in below[room] if room in below[other])
@@ -216,11 +219,11 @@ def circles(arrows: Graph) -> list[set[str]]:
 
 
 def package_circles(modules: Modules, imports_of: Graph) -> list[str]:
-    """Returns a line for each circle of rooms that has a package in it."""
+    """Returns an error message for each import cycle that includes a package."""
     names = packages(modules)
     rooms = {package: rooms_of(package, imports_of) for package in names}
     return [
-        f"a circle in {package}: {arrows_within(circle, arrows)}"
+        f"import cycle in {package}: {arrows_within(circle, arrows)}"
         for package, arrows in rooms.items()
         for circle in circles(arrows)
         if any(f"{package}.{room}" in names for room in circle)
@@ -228,14 +231,14 @@ def package_circles(modules: Modules, imports_of: Graph) -> list[str]:
 
 
 def arrows_within(rooms: set[str], arrows: Graph) -> str:
-    """Returns the arrows between some rooms, for reading."""
+    """Formats the arrows between the given rooms."""
     return ", ".join(
         f"{room} -> {other}" for room in sorted(rooms) for other in sorted(arrows[room] & rooms)
     )
 
 
 def breaches(imports_of: Graph) -> list[str]:
-    """Returns a line for each import that does not follow FLOORS."""
+    """Returns an error message for each import that violates FLOORS."""
     return [
         f"{module} must not import {target}: see FLOORS in .ci/shape.py"
         for module, targets in imports_of.items()
@@ -245,13 +248,13 @@ def breaches(imports_of: Graph) -> list[str]:
 
 
 def may_import(module: str, target: str) -> bool:
-    """Whether FLOORS allow a module of nntrain to import another."""
+    """Returns whether FLOORS allows a module to import another module."""
     here, there = place(module), place(target)
     return there == here or there[0] < here[0]
 
 
 def place(module: str) -> tuple[int, str]:
-    """Returns the floor of a module, and its part of that floor in FLOORS."""
+    """Returns the floor of a module, and the section (between bars) of that floor."""
     places = {
         room: (height, part)
         for height, floor in enumerate(FLOORS)
@@ -261,21 +264,21 @@ def place(module: str) -> tuple[int, str]:
     return places.get(room_of(module, "nntrain"), places["*"])
 
 
-# ---- figures
+# ---- statistics
 
 
 def packages(modules: Modules) -> list[str]:
-    """Returns the names of the packages."""
+    """Returns the names of all packages."""
     return [name for name, module in modules.items() if module.is_package]
 
 
 def functions(module: Module) -> list[Function]:
-    """Returns all functions of a module, methods and inner ones included."""
+    """Returns all functions in a module, including methods and nested functions."""
     return [node for node in ast.walk(module.tree) if isinstance(node, Function)]
 
 
 def length(function: Function) -> int:
-    """Returns the number of lines from `def` to the end."""
+    """Returns the number of lines from `def` to the end of the function."""
     return (function.end_lineno or function.lineno) - function.lineno + 1
 
 
@@ -287,7 +290,7 @@ def code_length(function: Function) -> int:
 
 
 def annotated(function: Function) -> list[bool]:
-    """Returns for each parameter, and for the result, whether it is annotated."""
+    """Returns whether each parameter, and the return value, has a type annotation."""
     args = function.args
     every = [*args.posonlyargs, *args.args, *args.kwonlyargs, args.vararg, args.kwarg]
     parameters = [arg for arg in every if arg and arg.arg not in ("self", "cls")]
@@ -295,7 +298,7 @@ def annotated(function: Function) -> list[bool]:
 
 
 def public(node: Documented) -> Iterator[Documented]:
-    """Yields a module, and its public classes, functions and methods."""
+    """Yields a module (or class) and all public classes, functions and methods inside it."""
     yield node
     for child in () if isinstance(node, Function) else node.body:
         if isinstance(child, ast.ClassDef | Function) and not child.name.startswith("_"):
@@ -303,7 +306,7 @@ def public(node: Documented) -> Iterator[Documented]:
 
 
 def share(parts: Iterable[bool]) -> str:
-    """Returns how many parts are true, in percent."""
+    """Formats the percentage of true values."""
     known = list(parts)
     return f"{100 * sum(known) / max(len(known), 1):.1f} % of {len(known):,}"
 
@@ -312,7 +315,7 @@ def share(parts: Iterable[bool]) -> str:
 
 
 def room_lines(modules: Modules, imports_of: Graph) -> Iterator[str]:
-    """Yields the table of packages."""
+    """Yields the lines of the table of packages."""
     yield f"{'':32}{'rooms':>8}{'floors':>8}{'arrows':>8}"
     for package in packages(modules):
         arrows = rooms_of(package, imports_of)
@@ -321,7 +324,7 @@ def room_lines(modules: Modules, imports_of: Graph) -> Iterator[str]:
 
 
 def figure_lines(modules: Modules) -> Iterator[str]:
-    """Yields the figures of files, functions, annotations and docstrings."""
+    """Yields statistics about files, functions, type annotations and docstrings."""
     files = list(modules.values())
     defs = [(node, file) for file in files for node in functions(file)]
     longest, home = max(defs, key=lambda found: length(found[0]))
@@ -341,9 +344,9 @@ def figure_lines(modules: Modules) -> Iterator[str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Prints the figures, or with `--check` what breaks the rules; returns the exit code."""
+    """Prints statistics, or violations if `--check` is given; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--check", action="store_true", help="fail if the imports break a rule")
+    parser.add_argument("--check", action="store_true", help="fail if an import violates the rules")
     parser.add_argument("root", type=Path, nargs="?", default=ROOT, help="a checkout of nntrain")
     args = parser.parse_args(argv)
     modules = read_modules(args.root)

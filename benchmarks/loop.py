@@ -1,9 +1,10 @@
-"""The cost of the loop: the step time of a Learner compared with a plain loop, in one process.
+"""Compares the step time of a Learner with the step time of a plain PyTorch loop.
 
-The task is the 64-50-10 MLP on the digits with SGD, batch size 64, on one CPU thread, with loss and
-accuracy on the training and the validation set. The plain loop sums them as tensors and reads them
-once per epoch. The step time is the slope between a short and a long fit, so it excludes fixed
-costs. The ratio is the median over pairs of consecutive measurements. Run it with `make bench`, or
+Both train a 64-50-10 MLP on the digits with SGD, batch size 64, in one process on one CPU thread.
+Both compute loss and accuracy on the training and validation sets. The plain loop sums loss and
+accuracy as tensors and reads the sums once per epoch. The step time is the slope between a short
+and a long fit, so it excludes fixed costs. The ratio is the median over pairs of consecutive
+measurements. Run the benchmark with `make bench`, or with
 `python benchmarks/loop.py --json out.json`.
 """
 
@@ -49,7 +50,7 @@ def mlp() -> nn.Module:
 
 
 def plain_loop(dls: SimpleNamespace, n_epoch: int) -> nn.Module:
-    """Trains with a loop as a good engineer would write it by hand."""
+    """Trains with an efficient handwritten PyTorch loop."""
     model = mlp()
     opt = torch.optim.SGD(model.parameters(), lr=LR)
     for _ in range(n_epoch):
@@ -104,9 +105,10 @@ def us_per_step(fit: Fit, steps: int) -> float:
 
 
 def compare(plain: Fit, fit: Fit, steps: int, rounds: int) -> dict[str, float]:
-    """Returns the median step times in microseconds, and the ratios to the plain loop.
+    """Returns median step times in microseconds, and the ratios of `fit` to `plain`.
 
-    Each measurement is compared with the plain loop before and after it.
+    Each measurement of `fit` is divided by the mean of the measurements of `plain` before and after
+    it.
     """
     plain(2), fit(2)
     floors, times, ratios = [us_per_step(plain, steps)], [], []
@@ -132,8 +134,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=15, help="pairs of measurements per variant")
-    parser.add_argument("--json", help="path of the results")
+    parser.add_argument("--rounds", type=int, default=15, help="number of measurements per variant")
+    parser.add_argument("--json", help="path of the JSON file with the results")
     args = parser.parse_args()
     torch.set_num_threads(1)
     dls = digits()
@@ -141,7 +143,8 @@ def main() -> None:
     made = variants(dls)
     if not same_weights(plain, made["Learner"]):
         raise SystemExit(
-            "The Learner and the plain loop end with different weights, so they are not comparable."
+            "The Learner and the plain loop trained different weights, so their times are not "
+            "comparable."
         )
     figures: dict[str, Any] = {}
     print(

@@ -1,8 +1,9 @@
-"""What starting costs: the command line of nntrain against that of a bare Hydra application.
+"""Compares the startup time of the nntrain command line with that of a bare Hydra application.
 
-The bare application is `@hydra.main` with the files of nntrain's configuration and of its sweeper,
-so both print the same. Each figure is the median wall time of a whole process; the two take turns.
- Run it with `python benchmarks/startup.py`, or `--json out.json --repeats 20`.
+The bare application is `@hydra.main` with the configuration files of nntrain and its sweeper, so
+both applications print the same output. Each result is the median wall time of a whole process. The
+two applications run alternately. Run the benchmark with `python benchmarks/startup.py`. Options:
+`--json out.json --repeats 20`.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ TOUR = {
 
 
 def make_bare(folder: Path) -> Path:
-    """Writes the bare application into a folder and returns its script."""
+    """Writes the bare application to a folder and returns the path of its script."""
     conf = folder / "conf"
     for source in (Path(nntrain.conf.__path__[0]), CONF):
         shutil.copytree(
@@ -58,7 +59,7 @@ def make_bare(folder: Path) -> Path:
 
 
 def run(command: Sequence[str], line: str, folder: Path) -> tuple[float, str]:
-    """Runs a command and returns its wall time in seconds and what it printed."""
+    """Runs a command and returns its wall time in seconds and its output."""
     env = {**os.environ, "COMP_LINE": line, "COMP_POINT": str(len(line)), "COMP_CWORD": "1"}
     start = time.perf_counter()
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=True)
@@ -66,7 +67,7 @@ def run(command: Sequence[str], line: str, folder: Path) -> tuple[float, str]:
 
 
 def compare(repeats: int) -> dict[str, dict[str, float]]:
-    """Measures both applications, in turns, for each way of starting."""
+    """Measures both applications alternately with each set of arguments in `TOUR`."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         apps = {
@@ -85,9 +86,9 @@ def _figures(
         for app, command in apps.items():
             took, text = run([*command, *args], line, folder)
             printed.add(text)
-            if repeat:  # the first one fills the caches of the disk
+            if repeat:  # the first run only warms up the disk cache
                 times[app].append(took)
-    assert len(printed) == 1, f"{args}: the two applications printed different texts"
+    assert len(printed) == 1, f"{args}: the two applications printed different output"
     medians = {app: statistics.median(taken) for app, taken in times.items()}
     return {**medians, "ratio": medians["nntrain"] / medians["bare"]}
 

@@ -1,11 +1,12 @@
-"""A sweep compared with other libraries, and the overhead of the sweeper.
+"""Compares a sweep with other libraries, and measures the overhead of the sweeper.
 
-Comparison: learning rate, width and optimizer of nntrain's default MLP on the digits, TPE with seed
-1, two workers with one CPU thread each, without a tracker. The other libraries train with
-`peers/work.py`; nntrain runs `python -m nntrain.run -m callbacks=none tracker=none`. The time is
-the time of the whole command, including its start. The best value is the validation accuracy of the
-best trial that was not stopped early. hydra-optuna-sweeper and Ray Tune need separate environments
-because they require other versions:
+Comparison: the sweep tunes learning rate, width and optimizer of nntrain's default MLP on the
+digits. It uses TPE with seed 1 and two workers with one CPU thread each, and no tracker. The other
+libraries train with `peers/work.py`; nntrain runs
+`python -m nntrain.run -m callbacks=none tracker=none`. The time is the wall time of the whole
+command, including startup. The best value is the validation accuracy of the best trial that was not
+stopped early. hydra-optuna-sweeper and Ray Tune need separate environments, because they require
+other versions of some packages:
 
     python -m venv stock && stock/bin/pip install torch==2.13.0 scikit-learn \
         hydra-core==1.3.2 hydra-optuna-sweeper==1.3.0 hydra-joblib-launcher \
@@ -13,8 +14,9 @@ because they require other versions:
     python -m venv ray && ray/bin/pip install torch==2.13.0 scikit-learn optuna 'ray[tune]'
     python benchmarks/sweeps.py --stock stock/bin/python --ray ray/bin/python --json out.json
 
-Overhead: 500 trials of a Hydra program that returns x**2, from the start of the first to the end of
-the last, with one worker in the process and with two worker processes (`--only empty`).
+Overhead (`--only empty`): a Hydra program that returns x**2 runs 500 trials, first with one worker
+in the main process and then with two worker processes. The time is measured from the start of the
+first trial to the end of the last trial.
 """
 
 from __future__ import annotations
@@ -73,7 +75,7 @@ main()
 
 @dataclass(frozen=True)
 class Task:
-    """The size of the sweep, the same for all contenders."""
+    """Settings of the sweep, the same for all contenders."""
 
     n_trials: int
     n_epoch: int
@@ -128,7 +130,7 @@ def ours(task: Task) -> Result:
 
 
 def stock(python: str) -> Contender:
-    """Returns a contender: hydra-optuna-sweeper with joblib's launcher, run by `python`."""
+    """Returns a function that sweeps with hydra-optuna-sweeper in the environment of `python`."""
 
     def sweep(task: Task) -> Result:
         keys = {
@@ -151,7 +153,7 @@ def stock(python: str) -> Contender:
 
 
 def plain_optuna(task: Task) -> Result:
-    """Sweeps with plain Optuna in threads."""
+    """Runs the sweep with plain Optuna in threads."""
     return script(
         sys.executable,
         "optuna_threads.py",
@@ -164,12 +166,12 @@ def plain_optuna(task: Task) -> Result:
 
 
 def ray_tune(python: str) -> Contender:
-    """Returns a contender: Ray Tune with ASHA, run by `python`."""
+    """Returns a function that sweeps with Ray Tune and ASHA in the environment of `python`."""
     return lambda task: script(python, "ray_asha.py", task, "--grace", str(task.grace))
 
 
 def script(python: str, name: str, task: Task, *more: str) -> Result:
-    """Runs a script of `peers`, which prints its result as the last line."""
+    """Runs a script in `peers` and parses the JSON result from the last line of its output."""
     numbers = {"--n-trials": task.n_trials, "--n-epoch": task.n_epoch, "--n-jobs": N_JOBS}
     options = [text for name, number in numbers.items() for text in (name, str(number))]
     seconds, out = run([python, str(PEERS / name), *options, *more], PYTHONPATH=str(HERE.parent))
@@ -179,7 +181,7 @@ def script(python: str, name: str, task: Task, *more: str) -> Result:
 def side_by_side(
     contenders: dict[str, Contender], task: Task, rounds: int
 ) -> dict[str, list[Result]]:
-    """Runs the contenders in turn, so that a slow phase of the machine affects all of them."""
+    """Runs the contenders alternately, so that a slow phase of the machine affects all of them."""
     found: dict[str, list[Result]] = {name: [] for name in contenders}
     print(f"{'contender':40} {'seconds':>8} {'best':>8} {'trials':>7} {'pruned':>7}")
     for _ in range(rounds):
@@ -198,7 +200,7 @@ def side_by_side(
 
 
 def ms_of_empty_trial(n_jobs: int, n_trials: int) -> float:
-    """Returns the time from the start of the first trial to the end of the last, per trial."""
+    """Returns the milliseconds per trial, from the first trial's start to the last trial's end."""
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         Path("empty.py").write_text(EMPTY)
@@ -229,36 +231,45 @@ def main() -> None:
     parser.add_argument(
         "--stock",
         type=os.path.abspath,
-        help="Python of the environment with hydra-optuna-sweeper 1.3",
+        help="path of Python in the environment with hydra-optuna-sweeper 1.3",
     )
     parser.add_argument(
-        "--ray", type=os.path.abspath, help="Python of the environment with Ray Tune"
+        "--ray", type=os.path.abspath, help="path of Python in the environment with Ray Tune"
     )
     parser.add_argument("--n-trials", type=int, default=60)
     parser.add_argument(
-        "--n-epoch", type=int, default=300, help="epochs of a full trial (3 to 6 s)"
+        "--n-epoch",
+        type=int,
+        default=300,
+        help="number of epochs of a trial that is not stopped (3 to 6 s)",
     )
     parser.add_argument(
         "--pruner",
         choices=["median", "successive_halving"],
         default="successive_halving",
-        help="pruner of nntrain and of Optuna",
+        help="pruner to use in nntrain and in plain Optuna",
     )
     parser.add_argument(
         "--grace",
         type=int,
         default=20,
-        help="minimum epochs of a trial with successive halving and with Ray's ASHA",
+        help="minimum number of epochs before successive halving or ASHA stops a trial",
     )
-    parser.add_argument("--rounds", type=int, default=1, help="measurements per contender")
-    parser.add_argument("--empty-trials", type=int, default=500, help="trials of the empty job")
+    parser.add_argument(
+        "--rounds", type=int, default=1, help="number of measurements per contender"
+    )
+    parser.add_argument(
+        "--empty-trials", type=int, default=500, help="number of trials to measure the overhead"
+    )
     parser.add_argument(
         "--only",
         nargs="+",
         choices=["ours", "stock", "optuna", "ray", "empty"],
         help="what to measure",
     )
-    parser.add_argument("--json", type=os.path.abspath, help="path of the results")
+    parser.add_argument(
+        "--json", type=os.path.abspath, help="path of the JSON file with the results"
+    )
     args = parser.parse_args()
     task = Task(args.n_trials, args.n_epoch, args.pruner, args.grace)
     available: dict[str, Contender] = {"ours": ours, "optuna": plain_optuna}
@@ -277,7 +288,7 @@ def main() -> None:
             n: ms_of_empty_trial(n, args.empty_trials) for n in (1, N_JOBS)
         }
         for n, ms in empty.items():
-            print(f"an empty trial: {ms:.1f} ms with {n} worker{'s' * (n > 1)}", flush=True)
+            print(f"overhead: {ms:.1f} ms per trial with {n} worker{'s' * (n > 1)}", flush=True)
     if args.json:
         Path(args.json).write_text(json.dumps(figures, indent=1))
 

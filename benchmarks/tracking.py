@@ -1,10 +1,12 @@
-"""The cost of tracking: step times with and without a tracker, and the time to exit after a fit.
+"""Measures the cost of tracking: step times with and without a tracker, and the exit time.
 
-The task is that of `loop.py`: the 64-50-10 MLP on the digits, batch size 64, one CPU thread. Loss,
-learning rate and momentum of every batch and the row of every epoch are written to the journal. A
-real shipper delivers them to MLflow on SQLite or to W&B offline during the fit. The step time is
-the mean over the second half of 500 epochs, when the tracker has started the run. Fits are measured
-in turn, and the ratio is the median over the rounds. Run it with `make bench-tracking`, or
+The task is the same as in `loop.py`: a 64-50-10 MLP on the digits, batch size 64, one CPU thread.
+The loss, learning rate and momentum of every batch and the metrics of every epoch are written to
+the journal. During the fit, a real shipper process delivers them to MLflow on SQLite or to W&B in
+offline mode. The step time is the mean over the second half of 500 epochs, after the tracker has
+started the run. Fits with and without a tracker alternate, and the ratio is the median over the
+rounds. The exit time is the time from the end of a fit to the exit of the process. Run the
+benchmark with `make bench-tracking`, or with
 `python benchmarks/tracking.py --rounds 5 --json out.json`.
 """
 
@@ -65,7 +67,7 @@ class TimesItsEnd(Callback):
 
 
 class LogsMuch(Callback):
-    """Logs twenty numbers per batch, as a user's callback would, and records the batch times."""
+    """Logs 20 numbers per batch, like a user's callback, and records the time of each batch."""
 
     order = 1000
 
@@ -94,13 +96,13 @@ class Clock(Callback):
         self.ends.append(time.perf_counter())
 
     def us_per_step(self, n_step: int) -> float:
-        """Returns the step time in the second half of the fit, when the tracker has started."""
+        """Returns the mean step time of the second half of the fit, when the tracker is running."""
         ends = self.ends[len(self.ends) // 2 :]
         return 1e6 * (ends[-1] - ends[0]) / ((len(ends) - 1) * n_step)
 
 
 class Work:
-    """The fits to compare: the MLP on the digits, each tracked in a new folder."""
+    """Runs the fits to compare; each tracked fit uses a new folder."""
 
     def __init__(self, tracker: Tracker) -> None:
         self.dls, self.tracker, self.shipper = digits(), tracker, ShipperProcess()
@@ -120,7 +122,7 @@ class Work:
         return TrackerCallback({"tracker": self.tracker}, next(FOLDERS), shipper=self.shipper)
 
     def much(self, *cbs: Callback) -> list[float]:
-        """Returns the seconds of each of 2,000 batches with 20 numbers each and ActivationStats."""
+        """Trains 2,000 batches with 20 logged numbers each; returns the seconds of each batch."""
         torch.manual_seed(0)
         layers = [nn.Linear(n, m) for n, m in itertools.pairwise([64, *[32] * 7, 10])]
         logs = LogsMuch()
@@ -141,9 +143,9 @@ def wait_for_delivery() -> None:
 
 
 def compare(work: Work, rounds: int) -> dict[str, float]:
-    """Returns the median step times in microseconds, and the median ratios.
+    """Returns median step times in microseconds, and the median ratios.
 
-    The fits run with and without a tracker, and with and without ActivationStats.
+    Four fits are compared: with and without a tracker, each with and without ActivationStats.
     """
     rows: list[dict[str, float]] = []
     for _ in range(rounds):
@@ -161,7 +163,7 @@ def compare(work: Work, rounds: int) -> dict[str, float]:
 
 
 def compare_broken(work: Work, rounds: int) -> dict[str, float]:
-    """Returns the same for a server that accepts nothing, without statistics."""
+    """Returns median step times without a tracker and with a tracker whose server is broken."""
     rows = [(work.us_per_step(), work.us_per_step(work.tracked())) for _ in range(rounds)]
     ratio = statistics.median(tracked / plain for plain, tracked in rows)
     return {
@@ -174,7 +176,7 @@ def compare_broken(work: Work, rounds: int) -> dict[str, float]:
 def seconds_to_leave(tracker: str) -> float:
     """Returns the time from the end of a fit of 10,000 batches to the exit of its process.
 
-    The fit runs through the command line, and all data is delivered before the exit.
+    The fit is started from the command line. All data is delivered before the process exits.
     """
     n_epoch = -(-N_BATCH * BATCH // 1438)
     Path("timing.py").write_text(TIMES_ITS_END)
@@ -193,13 +195,13 @@ def seconds_to_leave(tracker: str) -> float:
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     left = time.time()
-    if "lacks" in done.stderr:
+    if "has not received" in done.stderr:
         raise SystemExit(f"Not everything was delivered: {done.stderr}")
     return left - float(FITTED_AT.findall(done.stdout)[-1])
 
 
 def steps(rounds: int) -> dict[str, Any]:
-    """Measures the step times with working trackers and with broken servers."""
+    """Measures step times with working trackers and with broken tracking servers."""
     figures: dict[str, Any] = {}
     for name, tracker in {"mlflow": MLflowTracker(), "wandb": WandbTracker()}.items():
         work = Work(tracker)
@@ -210,9 +212,11 @@ def steps(rounds: int) -> dict[str, Any]:
             f"{row['stats_ratio']:7.2f}",
             end="",
         )
-        print(f"   {row['both_ratio']:.2f} times the fit without both", flush=True)
+        print(
+            f"   {row['both_ratio']:.2f} times the fit without tracker and statistics", flush=True
+        )
         if left := work.shipper.finish(600):
-            raise SystemExit(f"{name}: not delivered: {left}")
+            raise SystemExit(f"{name}: some data was not delivered: {left}")
     with socket.create_server(("127.0.0.1", 0)) as hanging:
         for name, port in {
             "mlflow, server dead": 9,
@@ -225,12 +229,12 @@ def steps(rounds: int) -> dict[str, Any]:
                 flush=True,
             )
             if not work.shipper.finish(0):
-                raise SystemExit(f"{name}: everything was delivered to a broken server.")
+                raise SystemExit(f"{name}: the broken server should not have received all data.")
     return figures
 
 
 def much() -> dict[str, float]:
-    """Returns the cost of 20 numbers per batch: the added microseconds of each statistic."""
+    """Returns the time in microseconds that tracking 20 numbers adds to a batch."""
     work = Work(MLflowTracker())
     runs = [(work.much(), work.much(work.tracked())) for _ in range(5)]
     work.shipper.finish(600)
@@ -244,8 +248,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=5, help="measurements of each fit")
-    parser.add_argument("--json", type=os.path.abspath, help="path of the results")
+    parser.add_argument("--rounds", type=int, default=5, help="number of measurements of each fit")
+    parser.add_argument(
+        "--json", type=os.path.abspath, help="path of the JSON file with the results"
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
     os.environ["WANDB_MODE"] = "offline"
@@ -259,15 +265,15 @@ def main() -> None:
         figures = steps(args.rounds)
         figures["20 numbers a batch, added us"] = added = much()
         print(
-            f"20 numbers per batch add {added['median']:.0f} us in the median, "
-            f"{added['p99']:.0f} us at the 99th percentile"
+            f"logging 20 numbers per batch adds {added['median']:.0f} us (median) or "
+            f"{added['p99']:.0f} us (99th percentile)"
         )
         for name in ("mlflow", "wandb"):
             figures[f"{name}, seconds to leave"] = left = statistics.median(
                 seconds_to_leave(name) for _ in range(3)
             )
             print(
-                f"{name}: {left:.2f} s from the end of {N_BATCH} batches to the end of the process",
+                f"{name}: the process exits {left:.2f} s after a fit of {N_BATCH} batches",
                 flush=True,
             )
         os.chdir("/")

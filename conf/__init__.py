@@ -1,4 +1,4 @@
-"""The configuration: a typed schema and groups of YAML files."""
+"""Hydra configuration: a typed schema and the groups of YAML files."""
 
 from nntrain.conf import schema
 

@@ -1,4 +1,4 @@
-"""The typed top level of the configuration; wrong keys and types fail before a run."""
+"""The schema of the top-level configuration keys, which Hydra checks before a run."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +9,7 @@ from omegaconf import MISSING
 
 @dataclass
 class Config:
-    """The top-level keys, explained in `config.yaml`; groups are checked against signatures."""
+    """Names and types of the top-level keys; `config.yaml` explains them."""
 
     seed: int = MISSING
     n_epoch: int = MISSING

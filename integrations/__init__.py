@@ -1,6 +1,6 @@
-"""Tracking: the journal that training writes, the shipper that delivers it, and the trackers.
+"""Experiment tracking: training writes a journal, and a shipper process delivers it to trackers.
 
-Names load with their first use, so that the shipper imports only the tracker that it delivers to.
+Names are imported on first use, so the shipper imports only the trackers that it delivers to.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""The callback that records a fit: which values it records, when, and under which names."""
+"""The callback that records the metrics, figures and files of a fit."""
 
 from __future__ import annotations
 
@@ -33,50 +33,53 @@ if TYPE_CHECKING:
 _Value = TypeVar("_Value")
 
 Figures = Mapping[str, Callable[["Learner"], "Figure | None"]]
-"""Functions that draw a figure at the end of a fit, by file name; `None` means no figure."""
+"""Functions that plot a figure at the end of a fit (or return `None`), by file name."""
 
 GROUP_BATCHES = 64
-"""The number of batches in a group, which is written at once, unless `GROUP_NS` passes earlier."""
+"""Number of batches to write together; a group is written earlier if `GROUP_NS` has passed."""
 
 GROUP_NS = 1_000_000_000
-"""Nanoseconds after which a group is written, however small it is."""
+"""Maximum time in nanoseconds between two writes of batches."""
 
 STATISTICS_NS = 10 * GROUP_NS
-"""Nanoseconds after which statistics are read from the device within an epoch."""
+"""Time in nanoseconds between two reads of statistics from the device during an epoch."""
 
 
 class TrackerCallback(Callback):
-    """Writes a fit to a journal, which the shipper delivers to the trackers.
+    """Records a fit in a journal that a shipper process delivers to the trackers.
 
-    It records these metrics:
+    The callback records these metrics:
 
-    - each training batch: `batch/loss`, its debiased exponentially weighted mean
-      `batch/loss_smooth`, and learning rate and momentum of each parameter group, `lr/GROUP` and
-      `mom/GROUP`;
-    - each epoch: the recorder's row, `epoch`, `train/...`, `valid/...` and `time/...`;
-    - as often as they are gathered: the values of the `Statistics` among the callbacks, such as
+    - for each training batch: `batch/loss`; `batch/loss_smooth`, its debiased exponentially
+      weighted mean; and the learning rate `lr/GROUP` and momentum `mom/GROUP` of each parameter
+      group;
+    - for each epoch: the recorder's row, which contains `epoch`, `train/...`, `valid/...` and
+      `time/...`;
+    - for each `Statistics` callback: the values that the callback gathers, for example
       `act/LAYER/...`.
 
-    The step is `train_iter`, the number of training batches so far; the first batch is step 1. The
-    values of a batch stay on the device. A thread writes them in groups of 64 batches, or at least
-    once a second, so that no batch waits for the device or the disk. The end of an epoch flushes
-    the journal to the disk. Later fits of the same Learner, and a fit that is resumed from a
-    checkpoint, continue the same run.
+    The step of a metric is `train_iter`, the number of training batches so far; the first batch is
+    step 1. Training does not wait for the device or the disk: batch values stay on the device until
+    a thread writes them, every 64 batches or every second, whichever comes first. The journal is
+    flushed to disk at the end of each epoch. Later fits of the same Learner continue the same run,
+    and so does a fit that resumes from a checkpoint.
 
     Args:
-        trackers: where to record the run, by name.
-        folder: the folder of the journal; `None` makes `outputs/DATE/TIME`.
-        info: what is known about the run before it starts.
-        models: weights to keep at the end of the fit, if the files exist then.
-        artifacts: other files to keep at the end of the fit, if they exist then.
-        logs: files that are still being written, to keep however the fit ends.
-        figures: figures to draw at the end of the fit.
-        shipper: delivers the journal; `None` takes the process that all runs here share.
-        trusted: packages, in addition to nntrain, whose trackers the shipper may make.
-        redactor: removes secrets from everything that is written.
+        trackers: the trackers that receive the run, by name.
+        folder: the folder of the journal; `None` creates `outputs/DATE/TIME`.
+        info: name, params, tags and other information about the run.
+        models: weight files to record at the end of the fit; missing files are skipped.
+        artifacts: other files to record at the end of the fit; missing files are skipped.
+        logs: log files to record at the end of the fit, even if the fit fails.
+        figures: functions that plot figures at the end of the fit, by file name.
+        shipper: the shipper that delivers the journal; `None` uses the one shared by all runs of
+            this process.
+        trusted: packages, in addition to nntrain, whose tracker classes the shipper may
+            instantiate.
+        redactor: removes secrets from all records except metrics, tables and files.
 
     Raises:
-        FileExistsError: when a fit starts and the folder holds the journal of another run.
+        FileExistsError: if the folder contains the journal of another run when a fit starts.
     """
 
     order: ClassVar[int] = 95
@@ -107,18 +110,18 @@ class TrackerCallback(Callback):
 
     @property
     def uid(self) -> str | None:
-        """The machine-readable name of the run; `None` until the first fit begins."""
+        """The id of the run; `None` until the first fit starts."""
         return self._run.uid
 
     @property
     def journal(self) -> Path:
-        """The journal of the run."""
+        """The path of the run's journal."""
         return self._run.journal
 
     # --- the run
 
     def before_fit(self, learn: Learner) -> None:
-        """Begins the run, or resumes the one that a checkpoint names."""
+        """Starts the run, or resumes the run that was saved in a checkpoint."""
         resumed, self._resumed = self._resumed, None
         if self.uid is None and resumed is not None:
             self._run.resume(resumed["uid"], Path(resumed["journal"]), learn.train_iter)
@@ -133,7 +136,7 @@ class TrackerCallback(Callback):
             names += [f"mom/{name}" for name in recorder.group_names]
         self._hyper_keys, self._keys = [keys[name] for name in names], keys
         self._smoother = Smoother()
-        for loss in recorder.losses.tolist():  # the losses of a resumed fit
+        for loss in recorder.losses.tolist():  # a resumed fit already has losses
             self._smoother.add(loss)
         self._begin_group(recorder.n_batch)
         self._statistics_due_ns = time.time_ns() + STATISTICS_NS
@@ -148,18 +151,18 @@ class TrackerCallback(Callback):
         self._due_ns = self._last_ns + GROUP_NS
 
     def after_loss(self, learn: Learner) -> None:
-        """Notes the time of a training batch; the recorder holds its values."""
+        """Stores the time of a training batch; the recorder stores the values of the batch."""
         now = time.time_ns()
         if learn.training:
             self._times.append(now)
             self._steps.append(learn.train_iter + 1)
-        # A group is also due if the next batch, taking as long as this one, would be late.
+        # Write now if waiting for another batch of the same duration would exceed the time limit.
         if len(self._steps) >= GROUP_BATCHES or 2 * now - self._last_ns >= self._due_ns:
             self._run.write_later(*self._group(learn))
         self._last_ns = now
 
     def _group(self, learn: Learner) -> list[Job]:
-        """The values since the last group, as jobs for the thread that may wait for the device."""
+        """Returns jobs that read and write the values since the last group in another thread."""
         jobs: list[Job] = []
         if self._steps:
             losses, hypers = learn.recorder.since(self._n_written)
@@ -182,7 +185,7 @@ class TrackerCallback(Callback):
         yield metrics_record([now // 1_000_000 for now in times], steps, columns)
 
     def _statistics(self, learn: Learner) -> Job:
-        """Reads the new values of the statistics from the device."""
+        """Returns a job that reads and writes the statistics gathered since the last call."""
         self._statistics_due_ns = time.time_ns() + STATISTICS_NS
         drained = [cb.drain() for cb in learn.cbs if isinstance(cb, Statistics)]
         return partial(self._statistics_records, now_ms(), drained)
@@ -201,7 +204,7 @@ class TrackerCallback(Callback):
     # --- epochs
 
     def after_epoch(self, learn: Learner) -> None:
-        """Writes the row of the epoch and the statistics, and flushes the journal to the disk."""
+        """Writes the epoch's row and the statistics, then flushes the journal to disk."""
         at, row = (now_ms(), learn.train_iter), learn.recorder.row
         records = partial(self._epoch_records, *at, row, self._histograms(learn))
         self._run.write_later(*self._group(learn), self._statistics(learn), records)
@@ -226,7 +229,7 @@ class TrackerCallback(Callback):
     # --- the end
 
     def after_fit(self, learn: Learner) -> None:
-        """Keeps the figures and files of the run."""
+        """Records figures, models and artifacts."""
         for name, draw in self.figures.items():
             if (figure := draw(learn)) is not None:
                 learn.tracker.log_figure(figure, name)
@@ -242,12 +245,12 @@ class TrackerCallback(Callback):
             self._run.placed_model(self._run.files.link(model.path), model)
 
     def cleanup_fit(self, learn: Learner) -> None:
-        """Writes the remaining values and why the fit ended."""
+        """Writes the remaining values and the reason why the fit ended."""
         if not self._run.is_open:
             return
         try:
             self._run.write_later(*self._group(learn), self._statistics(learn))
-        finally:  # a device in an error state cannot be read, but the run must end
+        finally:  # end the run even if the values cannot be read from a failed device
             self._keep_logs()
             self._run.end(learn.result)
 
@@ -258,19 +261,19 @@ class TrackerCallback(Callback):
                     self._run.placed_artifact(self._run.files.inside(path), path.name)
 
     def finish(self, timeout_s: float | None = None) -> list[str]:
-        """Waits until the trackers have all runs of the shipper, and prints what they lack.
+        """Waits for delivery of all the shipper's runs, then prints what was not delivered.
 
         Args:
-            timeout_s: seconds to wait at most; `None` takes the shipper's own limit.
+            timeout_s: maximum time to wait, in seconds; `None` uses the shipper's limit.
 
-        Returns where each tracker keeps the run, in a text for people.
+        Returns one message per tracker that says where to find the run.
         """
         return self._run.finish(timeout_s)
 
     def state_dict(self) -> dict[str, Any]:
-        """The name of the run and the path of its journal."""
+        """Returns the id of the run and the path of its journal."""
         return {"uid": self.uid, "journal": str(self.journal)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restores the run of `state_dict`, so that the next fit continues it."""
+        """Restores the run from a `state_dict`; the next fit continues that run."""
         self._resumed = state

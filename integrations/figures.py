@@ -1,4 +1,4 @@
-"""The figures that a tracked run draws at its end."""
+"""Figures that are plotted and recorded at the end of a tracked run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def _of_activations(
     draw: Callable[[ActivationStats], Figure],
 ) -> Callable[[Learner], Figure | None]:
-    """Draws the activation statistics of a learner that has some."""
+    """Adapts a plot of activation statistics to a learner; plots nothing without statistics."""
 
     def figure(learn: Learner) -> Figure | None:
         stats = next((cb for cb in learn.cbs if isinstance(cb, ActivationStats)), None)
@@ -35,4 +35,4 @@ FIGURES: Figures = {
     "plots/activation_histograms.png": _of_activations(plots.plot_histograms),
     "plots/dead_units.png": _of_activations(plots.plot_dead),
 }
-"""Losses and schedules of a run, and three figures of its activation statistics, if any."""
+"""Plots of the losses and learning rates, and of the activation statistics if there are any."""

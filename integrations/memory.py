@@ -1,4 +1,4 @@
-"""A tracker that keeps runs in memory, for tests."""
+"""A tracker that stores runs in memory, for tests."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from nntrain.integrations.tracker import (
 
 @dataclass
 class MemoryRun:
-    """The records of one run; files are kept as bytes, by name."""
+    """The records of one run. Figures and artifacts are stored as bytes by name."""
 
     id: str
     info: RunInfo
@@ -30,11 +30,11 @@ class MemoryRun:
     tags: dict[str, str] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
     rows: list[MetricRow] = field(default_factory=list)
-    """The rows of metrics in order of arrival, without repeated values."""
+    """The rows of metrics in order of arrival; repeated values are dropped."""
     histograms: list[tuple[MetricRow, list[float], dict[str, list[float]]]] = field(
         default_factory=list
     )
-    """Row, edges, and counts by name."""
+    """Tuples of the row (time and step), the bin edges, and the counts by name."""
     figures: dict[str, bytes] = field(default_factory=dict)
     tables: dict[str, Table] = field(default_factory=dict)
     artifacts: dict[str, bytes] = field(default_factory=dict)
@@ -42,11 +42,11 @@ class MemoryRun:
     end: RunEnd | None = None
     """How the run ended; `None` while it is running."""
     n_starts: int = 0
-    """How often the run was started or resumed."""
+    """The number of times that the run was started or resumed."""
     _points: set[tuple[str, int, int, str]] = field(default_factory=set, repr=False)
 
     def series(self, key: str) -> list[tuple[int, float]]:
-        """The steps and values of one metric in order of arrival."""
+        """Returns the steps and values of one metric in order of arrival."""
         return [(row.step, row.values[key]) for row in self.rows if key in row.values]
 
     @property
@@ -55,7 +55,7 @@ class MemoryRun:
         return {key for row in self.rows for key in row.values}
 
     def add(self, row: MetricRow) -> None:
-        """Adds the values of a row that the run does not hold yet."""
+        """Adds the values of a row, except those that the run already contains."""
         points = {
             key: (key, row.time_ms, row.step, repr(float(value)))
             for key, value in row.values.items()
@@ -68,25 +68,25 @@ class MemoryRun:
 
 @dataclass(frozen=True)
 class MemoryTracker(Tracker):
-    """Keeps runs in memory, where a test reads them after a fit.
+    """Stores runs in memory so that a test can read them after a fit.
 
-    Like MLflow, it stores a value with the same key, step and time once. All clients of this object
-    write to its `runs`; use it with `nntrain.integrations.shipping.client.InProcess`, which
+    Values that are delivered twice are stored once, as in MLflow. All clients of a `MemoryTracker`
+    write to its `runs`. Use it with `nntrain.integrations.shipping.client.InProcess`, which
     delivers within the training process.
 
     Args:
-        system_metrics: whether to record the use of processor, memory and GPU.
+        system_metrics: whether to record CPU, memory and GPU usage.
     """
 
     system_metrics: bool = False
     runs: dict[str, MemoryRun] = field(default_factory=dict, init=False, repr=False, compare=False)
-    """The runs by id, in the order of their first start."""
+    """The runs by id, in the order in which they were first started."""
     starts: list[MemoryRun] = field(default_factory=list, init=False, repr=False, compare=False)
-    """The run of each start and resume, in order."""
+    """One entry per start or resume, in order: the run that was started or resumed."""
 
     @property
     def run(self) -> MemoryRun:
-        """The run that was started or resumed last.
+        """The run that was most recently started or resumed.
 
         Raises:
             LookupError: if no run was started.
@@ -96,7 +96,7 @@ class MemoryTracker(Tracker):
         return self.starts[-1]
 
     def series(self, key: str) -> list[tuple[int, float]]:
-        """The steps and values of one metric of the last run."""
+        """Returns the steps and values of one metric of the latest run."""
         return self.run.series(key)
 
     def connect(self) -> MemoryClient:
@@ -116,14 +116,14 @@ class MemoryClient(TrackerClient):
         """The run that this client started.
 
         Raises:
-            LookupError: if it has not started one.
+            LookupError: if the client has not started a run.
         """
         if self._run is None:
             raise LookupError("this client has no run: call start first.")
         return self._run
 
     def start(self, run: RunInfo, run_id: str | None = None) -> Started:
-        """Starts a run, or resumes the one with that id or `uid`."""
+        """Starts a run, or resumes the run with the same id or `uid`."""
         runs = self._tracker.runs
         key = run_id or run.uid or f"run-{len(runs) + 1}"
         self._run = runs.setdefault(key, MemoryRun(key, run))
@@ -136,14 +136,14 @@ class MemoryClient(TrackerClient):
         return Started(key, f"memory run:      {run.name or key}")
 
     def metrics(self, rows: Sequence[MetricRow]) -> None:
-        """Stores the values that are new."""
+        """Stores new values and ignores repeated values."""
         for row in rows:
             self.run.add(row)
 
     def histograms(
         self, row: MetricRow, edges: Sequence[float], counts: Mapping[str, Sequence[float]]
     ) -> None:
-        """Stores histograms that are new."""
+        """Stores new histograms and ignores repeated histograms."""
         entry = (row, list(edges), {name: list(values) for name, values in counts.items()})
         if entry not in self.run.histograms:
             self.run.histograms.append(entry)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 GROUP_TAG = "nntrain.group"
-"""The tag that holds the group of a run."""
+"""The tag that contains the name of a run's group."""
 
 
 def track(
@@ -49,32 +49,35 @@ def track(
     trusted: Sequence[str] = (),
     shipper: Shipper | None = None,
 ) -> Run:
-    """Tracks a training loop: use it as `with nntrain.track(...) as run:`.
+    """Tracks a training loop. Use it as `with nntrain.track(...) as run:`.
 
-    Leaving the block ends the run and does not wait until the trackers have it: the end of the
-    process waits, for at most 30 s, and so does `run.finish()`. Under distributed training, call it
-    on rank 0 only.
+    The run ends when the block exits; delivery to the trackers continues in the background. When
+    the process exits, it waits up to 30 s for delivery; call `run.finish()` to wait earlier. In
+    distributed training, call `track` on rank 0 only.
 
     Args:
-        trackers: one tracker, a list, or a mapping from names to trackers. In a list, an
-            `MLflowTracker` is named `mlflow`, a second one `mlflow_2`. Without trackers the run is
-            only written to its journal.
+        trackers: a tracker, a list of trackers, or a mapping from names to trackers. Trackers in a
+            list are named after their classes: the first `MLflowTracker` is `mlflow`, the second
+            `mlflow_2`. Without trackers, the run is only written to the journal.
         name: the name to display; `None` lets the tracker choose one.
-        params: hyperparameters; nested mappings become dotted keys.
-        folder: the folder of the journal; `None` makes `outputs/DATE/TIME`, or takes the folder of
+        params: hyperparameters; nested mappings are flattened to dotted keys.
+        folder: the folder of the journal; `None` creates `outputs/DATE/TIME`, or uses the folder of
             the resumed run.
-        tags: tags in addition to those for the command, the git commit and the versions.
-        group: the name of a group of runs: W&B's group, and the tag `nntrain.group`.
-        resume: the folder of an earlier run, which the new run continues in the trackers.
-        resume_step: the step of the checkpoint from which training resumes; later points of the
-            earlier run are dropped. `None` keeps all points.
-        redact: regular expressions for secrets, beside those in `params` and the environment.
-        trusted: packages, in addition to nntrain, whose trackers the shipper may make.
-        shipper: delivers the journal; `None` takes the process that all runs here share.
+        tags: tags to add to the default tags (command, git commit, package versions).
+        group: the name of a group of runs; sets the group in W&B and the tag `nntrain.group`.
+        resume: the folder of an earlier run to continue; the trackers show a single run.
+        resume_step: the step of the checkpoint from which training resumes; points of the earlier
+            run after this step are dropped. `None` keeps all points.
+        redact: regular expressions for secrets, in addition to the secrets found in `params` and
+            the environment.
+        trusted: packages, in addition to nntrain, whose tracker classes the shipper may
+            instantiate.
+        shipper: the shipper that delivers the journal; `None` uses the one shared by all runs of
+            this process.
 
     Raises:
         FileNotFoundError: if `resume` is not the folder of a run.
-        TypeError: if `trackers` holds something else.
+        TypeError: if `trackers` contains an object that is not a `Tracker`.
         ValueError: if a name, `redact` or `resume_step` is invalid.
     """
     named, params = _named(trackers), dict(params or {})
@@ -89,19 +92,22 @@ def track(
 
 
 class Run(CheckedLog):
-    """A tracked run; `nntrain.track` makes it, and its `with` block begins and ends it.
+    """A tracked run, created by `nntrain.track`. It starts and ends with its `with` block.
 
-    The way in which the block ends decides the outcome of the run:
+    The outcome of the run depends on how the block ends:
 
-    - no exception: what `outcome` stated last, or `COMPLETED`;
+    - no exception: the reason that was last passed to `outcome`, or `COMPLETED`;
     - `KeyboardInterrupt`: `INTERRUPTED`;
-    - `MemoryError`, torch's `OutOfMemoryError`: `OUT_OF_MEMORY`;
-    - `optuna.TrialPruned`: `PRUNED`; a cancel exception: its reason;
-    - `SystemExit` with code 0: as no exception; with 128 plus a signal: `INTERRUPTED`; with another
-      code: what `outcome` stated, or else the reason of the exception that was being handled;
+    - `MemoryError` or `torch.OutOfMemoryError`: `OUT_OF_MEMORY`;
+    - `optuna.TrialPruned`: `PRUNED`;
+    - a `CancelException`: its `reason`;
+    - `SystemExit` with code 0: same as no exception;
+    - `SystemExit` with 128 plus a signal number: `INTERRUPTED`;
+    - `SystemExit` with another code: the reason that was last passed to `outcome`, or the reason
+      for the exception that was being handled;
     - any other exception: `ERROR`, with its message and traceback.
 
-    Every exception is raised again. If the process is killed, the shipper ends the run as
+    Exceptions propagate out of the block. If the process is killed, the shipper ends the run as
     `INTERRUPTED`.
     """
 
@@ -116,25 +122,25 @@ class Run(CheckedLog):
 
     @property
     def uid(self) -> str:
-        """The machine-readable name of the run; a resume keeps it.
+        """The id of the run; a resumed run keeps its id.
 
         Raises:
-            RuntimeError: before the block.
+            RuntimeError: if the block has not been entered.
         """
         return self._begun_uid()
 
     @property
     def folder(self) -> Path:
-        """The folder of the journal; give it to `nntrain.track(resume=...)`."""
+        """The folder of the journal; pass it to `nntrain.track(resume=...)` to continue the run."""
         return self._writer.journal.parent
 
     # --- records
 
     def set_tags(self, tags: Mapping[str, object]) -> None:
-        """Sets tags; a later value replaces an earlier one.
+        """Sets tags. A new value replaces the earlier value of the same tag.
 
         Raises:
-            ValueError: if a name is not a string with at least one character.
+            ValueError: if a tag name is not a non-empty string.
         """
         texts = _texts(tags)
         if self._open_sink() is not None:
@@ -149,17 +155,17 @@ class Run(CheckedLog):
         node: Mapping[str, Any] | None = None,
         trusted_targets: Sequence[str] = (),
     ) -> None:
-        """Records a copy of a file with the weights of a model.
+        """Records a copy of a model's weight file.
 
-        A tracker that registers models needs a file that `torch.save` wrote, with the `state_dict`
-        under the key `model`, and the `node` that makes the module.
+        To register the model, a tracker needs `node` and a file written by `torch.save` that
+        contains the `state_dict` under the key `model`.
 
         Args:
             path: the file.
-            name: the name in the tracker; `None` takes the name of the file.
-            aliases: names that find this version, for example `["best"]`.
-            node: a `_target_` and its arguments, which make the module.
-            trusted_targets: packages that `node` may name in addition to nntrain's allow-list.
+            name: the name of the model in the tracker; `None` uses the file name.
+            aliases: aliases of this version in the tracker, for example `["best"]`.
+            node: the configuration of the module: `_target_` and its arguments.
+            trusted_targets: packages that `node` may use in addition to nntrain's allow-list.
 
         Raises:
             ValueError: if a tracker would reject the name or an alias.
@@ -171,10 +177,10 @@ class Run(CheckedLog):
                 self._writer.placed_model(self._writer.files.copy(file), model)
 
     def outcome(self, reason: StopReason | str, message: str = "") -> None:
-        """States how the run ends, for example `StopReason.EARLY_STOPPED`; the last call counts.
+        """Sets the outcome of the run, for example `StopReason.EARLY_STOPPED`; the last call wins.
 
         Raises:
-            ValueError: if the reason is not a `StopReason` or the value of one.
+            ValueError: if `reason` is not a valid `StopReason`.
         """
         if reason not in set(StopReason):
             known = ", ".join(StopReason)
@@ -182,20 +188,24 @@ class Run(CheckedLog):
         self._stated = FitResult(StopReason(reason), message)
 
     def finish(self, timeout_s: float | None = None) -> list[str]:
-        """Waits, after the block, until the trackers have all runs of this process.
+        """Waits for delivery of all runs of this process; call it after the block.
 
-        Prints what they lack. Returns where each tracker keeps this run, in a text for people.
+        Prints what was not delivered. Returns one message per tracker that says where to find the
+        run.
 
         Args:
-            timeout_s: seconds to wait at most; `None` takes the shipper's own limit, 30 s.
+            timeout_s: maximum time to wait, in seconds; `None` uses the shipper's limit, 30 s by
+                default.
         """
         return self._writer.finish(timeout_s)
 
-    # --- begin and end
+    # --- start and end
 
     def __enter__(self) -> Self:
         if self._writer.uid is not None:
-            raise RuntimeError("A run begins once: continue it with nntrain.track(resume=FOLDER).")
+            raise RuntimeError(
+                "A run starts only once: continue it with nntrain.track(resume=FOLDER)."
+            )
         if (earlier := self._earlier) is not None:
             self._writer.resume(earlier.run.uid, earlier.run.folder / JOURNAL, earlier.cut)
         self._writer.begin()
@@ -232,7 +242,7 @@ class Run(CheckedLog):
     def _begun_uid(self) -> str:
         if self._writer.uid is None:
             raise RuntimeError(
-                "The run has not begun: use it inside `with nntrain.track(...) as run:`."
+                "The run has not started: use it inside `with nntrain.track(...) as run:`."
             )
         return self._writer.uid
 
@@ -241,7 +251,7 @@ class Run(CheckedLog):
 
 
 def result_of(err: BaseException) -> FitResult:
-    """The result of a run that an exception ended; a failure has the text of the traceback."""
+    """Returns the result of a run that ended with an exception; failures include the traceback."""
     if isinstance(err, CancelException):
         return FitResult(err.reason, err.message, signum=err.signum)
     reason = reason_of(err)
@@ -254,7 +264,7 @@ def result_of(err: BaseException) -> FitResult:
 
 
 def _interrupted(err: SystemExit) -> FitResult | None:
-    """The result of an exit with the code of a signal, 128 plus its number."""
+    """Returns the result for the exit code of a signal (128 plus its number), or `None`."""
     if not isinstance(err.code, int) or err.code - 128 not in set(signal.Signals):
         return None
     signum = signal.Signals(err.code - 128)
@@ -263,7 +273,7 @@ def _interrupted(err: SystemExit) -> FitResult | None:
 
 
 def _cause(err: BaseException) -> BaseException:
-    """The exception that was being handled when another one was raised."""
+    """Returns the exception that led to `err`, or `err` itself."""
     context = None if err.__suppress_context__ else err.__context__
     return err.__cause__ or context or err
 
@@ -280,14 +290,14 @@ def _named(trackers: Tracker | Mapping[str, Tracker] | Sequence[Tracker]) -> dic
     for tracker in named.values():
         if not isinstance(tracker, Tracker):
             raise TypeError(
-                f"{tracker!r} is not a tracker: give, for example, "
+                f"{tracker!r} is not a tracker: pass a tracker, for example "
                 "nntrain.integrations.MLflowTracker()."
             )
     return named
 
 
 def _names(trackers: Sequence[object]) -> list[str]:
-    """Names from the classes: `mlflow` for an `MLflowTracker`, `mlflow_2` for the second."""
+    """Names trackers after their classes: `mlflow` for an `MLflowTracker`, then `mlflow_2`."""
     kinds = [type(one).__name__.removesuffix("Tracker").lower() or "tracker" for one in trackers]
     numbers = [kinds[: i + 1].count(kind) for i, kind in enumerate(kinds)]
     return [kind if n == 1 else f"{kind}_{n}" for kind, n in zip(kinds, numbers, strict=True)]
@@ -301,7 +311,7 @@ def _all_tags(tags: Mapping[str, object], group: str, redactor: Redactor) -> dic
 def _texts(tags: Mapping[str, object]) -> dict[str, str]:
     for name in tags:
         if not isinstance(name, str) or not name:
-            raise ValueError(f"Tag name {name!r} must be a string with at least one character.")
+            raise ValueError(f"Tag name {name!r} must be a non-empty string.")
     return {name: str(value) for name, value in tags.items()}
 
 
@@ -310,7 +320,7 @@ def _texts(tags: Mapping[str, object]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Earlier:
-    """The run to continue: its points up to the step `cut` are kept, and end at `last_step`."""
+    """The run to continue, up to the step `cut`; `last_step` is the last recorded step."""
 
     run: RunInfo
     cut: int
@@ -320,7 +330,7 @@ class Earlier:
 def _earlier(resume: str | Path | None, step: int | None) -> Earlier | None:
     if step is not None and (resume is None or whole_step(step) is None):
         raise ValueError(
-            f"resume_step={step!r} must be an integer from 0 to 2**63 - 1, together with resume."
+            f"resume_step={step!r} must be an integer from 0 to 2**63 - 1, and requires resume."
         )
     if resume is None:
         return None
@@ -333,8 +343,8 @@ def _record(resume: str | Path) -> RunRecord:
     journal = journal_path(Path(resume).absolute())
     if not journal.is_file():
         raise FileNotFoundError(
-            f"resume={resume} must be the folder of a run, which holds {JOURNAL}: "
-            "leave it out to start a new run."
+            f"resume={resume} must be the folder of a run and contain {JOURNAL}: "
+            "omit resume to start a new run."
         )
     return read_journal(journal)
 
@@ -344,7 +354,7 @@ def _last_step(record: RunRecord) -> int:
 
 
 def _continued(before: RunInfo, now: RunInfo) -> RunInfo:
-    """What is known about a run that continues: new values replace earlier ones."""
+    """Merges the information about a resumed run; new values replace earlier values."""
     return replace(
         now,
         name=now.name or before.name,

@@ -1,8 +1,8 @@
-"""The interface of a tracker: settings for the training process, and a client for the shipper.
+"""The tracker interface: settings for the training process, and a client for the shipper.
 
 The training process only writes a journal. The shipper, a separate process, reads the journal and
-hands each record to each tracker's client. Trackers do not know the Learner, and this module
-imports neither torch nor the library of a tracker.
+hands each record to each tracker's client. Trackers do not depend on the Learner, and this module
+imports neither torch nor the library of any tracker.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from typing import Any, Self
 from nntrain.result import StopReason
 
 OUTCOME_TAG = "nntrain.outcome"
-"""The tag of every run that says why the run ended, as the value of a `StopReason`."""
+"""The tag that says why a run ended: the value of a `StopReason`."""
 
 STUDY_TAG = "nntrain.study"
-"""The tag that names the study, of its own run and of its trials."""
+"""The tag with the name of the study; set on the study's own run and on the runs of its trials."""
 
 
 @dataclass(frozen=True, slots=True)
 class MetricRow:
-    """The values of one step: `time_ms` in milliseconds since 1970, `step` in training batches."""
+    """The metrics of one step; `time_ms` is milliseconds since 1970, `step` counts batches."""
 
     time_ms: int
     step: int
@@ -33,7 +33,7 @@ class MetricRow:
 
 @dataclass(frozen=True, slots=True)
 class ProcessInfo:
-    """The training process, as W&B would describe it if W&B were imported there."""
+    """Description of the training process, in the terms that W&B uses."""
 
     pid: int = 0
     host: str = ""
@@ -45,19 +45,19 @@ class ProcessInfo:
 
 @dataclass(frozen=True, slots=True)
 class RunInfo:
-    """What is known about a run when it starts.
+    """Information about a run that is known when the run starts.
 
     Attributes:
-        uid: the machine-readable name of the run, 16 hexadecimal digits. It survives a resume.
+        uid: the unique id of the run, 16 hexadecimal digits. A resumed run keeps its id.
         name: the name to display; `None` lets the tracker choose one.
         params: the flattened configuration.
         tags: tags by name.
-        texts: text files to keep with the run, by name.
+        texts: contents of text files to store with the run, by file name.
         process: the training process.
         time_ms: the start of the run, in milliseconds since 1970.
         folder: the folder of the journal.
-        parent: the `uid` of the parent run, under which trackers display this run.
-        group: the name of the group: the study's, for its own run and for its trials.
+        parent: the `uid` of the parent run; trackers display this run below its parent.
+        group: the name of the run's group; for a study and its trials, the name of the study.
     """
 
     uid: str = ""
@@ -73,7 +73,7 @@ class RunInfo:
 
     @property
     def is_study(self) -> bool:
-        """Whether this is the run of a study, the parent of its trials' runs."""
+        """Whether this run represents a study and is the parent of the runs of its trials."""
         return STUDY_TAG in self.tags and not self.parent
 
 
@@ -82,13 +82,13 @@ class Started:
     """A run that a client has started or resumed.
 
     Attributes:
-        run_id: the tracker's own id of the run.
-        where: where to find the run, for people, in one to three lines.
-        rows: the number of records that the tracker already holds: each row of metrics, histogram
-            record, figure and table counts as one, without the kinds that the client cannot keep.
-            For a tracker that would store a row twice if it received the row twice: delivery
-            restarts at the beginning of the journal and skips this many. `None` means that
-            repeating a row changes nothing; delivery continues where it stopped.
+        run_id: the id of the run in the tracker.
+        where: a message of one to three lines that tells the user where to find the run.
+        rows: the number of records that the tracker already stores, or `None` if the tracker
+            ignores repeated records. Rows of metrics, histogram records, figures and tables are one
+            record each; kinds that the client does not support are not included. With a number,
+            delivery restarts at the beginning of the journal and skips that many records. With
+            `None`, delivery continues where it stopped.
     """
 
     run_id: str
@@ -98,7 +98,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class RunEnd:
-    """How a run ended: the reason, a message for people, the signal if any, and the time."""
+    """How a run ended: the reason, a message for the user, the signal if any, and the time."""
 
     reason: StopReason
     message: str = ""
@@ -108,7 +108,7 @@ class RunEnd:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A named table: the names of its columns, and its rows of numbers and strings."""
+    """A named table: column names, and rows of numbers and strings."""
 
     name: str
     columns: Sequence[str]
@@ -117,14 +117,14 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class ModelFile:
-    """The weights of a model: a file with its `state_dict` under the key `model`.
+    """A file with the weights of a model: its `state_dict` under the key `model`.
 
     Attributes:
         path: the file.
         name: the name of the model in the tracker.
-        aliases: names under which the tracker finds this version, for example `best`.
-        node: the configuration that makes the model; `None` if it was made without one.
-        trusted_targets: the packages that `node` may name in addition to nntrain's allow-list.
+        aliases: aliases of this version in the tracker, for example `best`.
+        node: the configuration that builds the model; `None` if the model was built in code.
+        trusted_targets: packages that `node` may use in addition to nntrain's allow-list.
     """
 
     path: Path
@@ -135,36 +135,35 @@ class ModelFile:
 
 
 class Refused(Exception):
-    """The tracker will never accept this record, so delivery does not retry it.
+    """Raised for a record that the tracker will never accept; delivery skips the record.
 
-    Delivery retries after every other exception.
+    After any other exception, delivery tries again.
     """
 
 
 class Unsupported(Exception):
-    """The tracker cannot keep this kind of record, which stays in the journal.
+    """Raised for a kind of record that the tracker cannot store; the record stays in the journal.
 
-    This is neither a refusal nor an error: delivery counts the records by kind and logs each kind
-    once.
+    This is not an error: delivery counts the records of each kind and logs each kind once.
     """
 
 
 class TrackerClient(ABC):
-    """Sends runs to a tracker, one run at a time; lives in the shipper.
+    """Sends runs to a tracker, one run at a time. It runs in the shipper process.
 
-    Steps and times come from the journal; a client never invents them. A method may take long, but
-    must not block forever. It raises `Refused` for a record that the tracker will never accept, and
-    lets every other exception of the library pass, so that delivery tries again.
+    A client must use the steps and times from the journal. Methods may be slow, but must not block
+    forever. They raise `Refused` for a record that the tracker will never accept. All other
+    exceptions should propagate, so that delivery tries again.
 
-    A client must implement `start`, `metrics` and `finish`. The other methods raise `Unsupported`
-    unless a client overrides them.
+    Subclasses must implement `start`, `metrics` and `finish`. By default, `system` calls `metrics`,
+    and the other methods raise `Unsupported`.
     """
 
     @abstractmethod
     def start(self, run: RunInfo, run_id: str | None = None) -> Started:
-        """Starts a run, or resumes the one with id `run_id`, and reopens it if it has ended.
+        """Starts a run, or resumes the run with id `run_id` and reopens it if it has ended.
 
-        A second call with the same `run.uid` finds the run that the first call created.
+        A second call with the same `run.uid` must resume the run that the first call created.
         """
 
     @abstractmethod
@@ -173,12 +172,13 @@ class TrackerClient(ABC):
 
     @abstractmethod
     def finish(self, end: RunEnd) -> None:
-        """Ends the run with the status for its reason; returns when the tracker has everything."""
+        """Ends the run with the status for `end.reason`; returns when all data is delivered."""
 
     def system(self, rows: Sequence[MetricRow]) -> None:
-        """Records samples of the use of processor, memory and GPU, which the journal does not hold.
+        """Records samples of CPU, memory and GPU usage, which are not part of the journal.
 
-        A client that returns `Started.rows` must override this and not count these rows.
+        A client that sets `Started.rows` must override this method and exclude these rows from the
+        number.
         """
         self.metrics(rows)
 
@@ -189,8 +189,8 @@ class TrackerClient(ABC):
 
         Args:
             row: time and step; its values are empty.
-            edges: the edges of the bins, one more than there are counts.
-            counts: the counts of each bin, by name.
+            edges: the bin edges, one more than the number of bins.
+            counts: the counts per bin, by name of the histogram.
         """
         raise Unsupported
 
@@ -211,35 +211,36 @@ class TrackerClient(ABC):
         raise Unsupported
 
     def model(self, model: ModelFile) -> None:
-        """Stores the weights of a model, and registers the model if the settings ask for it."""
+        """Stores the weights of a model, and registers the model if the settings request it."""
         raise Unsupported
 
 
 class Tracker(ABC):
-    """The settings of a tracker; a subclass is a frozen dataclass whose fields are plain values.
+    """Base class for tracker settings. Subclasses are frozen dataclasses of plain values.
 
-    The settings travel from the configuration through the journal to the shipper, which makes them
-    again and calls `connect`. The module of the settings must not import the tracker's library.
+    The training process sends the settings to the shipper, which creates the object again and calls
+    `connect`. The module that defines the settings must not import the tracker's library.
     """
 
     @property
     def system_metrics(self) -> bool:
-        """Whether the shipper records the use of processor, memory and GPU for this tracker.
+        """Whether the shipper records CPU, memory and GPU usage for this tracker.
 
-        A field of the dataclass with a default may replace this property.
+        A dataclass field with a default value may override this property.
         """
         return False
 
     def resolved(self) -> Self:
-        """Returns the settings with the environment and the current folder looked up.
+        """Returns the settings with values from the environment and the current folder filled in.
 
-        The training process calls this, because the shipper has another environment and folder.
+        The training process calls this method, because the shipper has a different environment and
+        current folder.
         """
         return self
 
     @abstractmethod
     def connect(self) -> TrackerClient:
-        """Imports the tracker's library and returns a new client; called in the shipper.
+        """Imports the tracker's library and returns a new client. Called in the shipper.
 
-        It does not contact the tracker: `TrackerClient.start` does.
+        This method must not contact the tracker; `TrackerClient.start` does that.
         """

@@ -1,7 +1,7 @@
-"""A minimal event Learner for PyTorch, configured by Hydra, with tracking and pruned sweeps.
+"""A minimal training loop for PyTorch with callbacks, Hydra configs, tracking and pruned sweeps.
 
-Names load with their first use, so that `import nntrain` does not import torch. A new name goes
-into both lists below: type checkers and editors read the first, Python runs the second.
+Names are imported on first use, so `import nntrain` does not import torch. Add a new name to both
+lists below: type checkers and editors read the first, and Python runs the second.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Checkpoints: written atomically, and read without running code from the file."""
+"""Saves checkpoints atomically and loads them without executing code from the file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _PARTIAL = ".part"
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint is damaged, holds unsafe objects, or does not fit the learner."""
+    """A checkpoint is damaged, contains unsafe objects, or does not match the learner."""
 
 
 # --- files
@@ -35,15 +35,19 @@ class CheckpointError(RuntimeError):
 def write_checkpoint(
     state: Mapping[str, Any], path: str | Path, *, previous: str | Path | None = None
 ) -> Path:
-    """Writes a checkpoint; even after a crash `path` holds the old file or the complete new one.
+    """Writes a checkpoint atomically and returns its path.
+
+    After a crash, `path` is either the old file or the complete new file.
 
     Args:
-        state: tensors, numbers, strings, and lists, tuples and dicts of them.
-        path: the file to write; its folder is created.
-        previous: keeps the old file here, in the same folder, if the file system has hard links.
+        state: tensors, numbers and strings, and lists, tuples and dicts of these.
+        path: the file to write; its folder is created if needed.
+        previous: where to save the old file; must be in the same folder. Ignored if the file system
+            does not support hard links.
 
     Raises:
-        CheckpointError: if it cannot be written or could not be loaded; the old file stays.
+        CheckpointError: if the file cannot be written, or could not be loaded later. The old file
+            is not changed.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -69,25 +73,25 @@ def _write(state: Mapping[str, Any], file: Any, path: Path) -> None:
         os.fsync(file.fileno())
     except (OSError, RuntimeError) as err:  # torch turns a full disk into a RuntimeError
         raise CheckpointError(
-            f"{path} could not be written, the previous file is unchanged: {err}"
+            f"{path} could not be written (the previous file is unchanged): {err}"
         ) from err
 
 
 def _check_loadable(temporary: str, path: Path) -> None:
-    # memory-mapped: this reads the names and shapes, not the tensors
+    # mmap=True reads the names and shapes without reading the tensors
     try:
         torch.load(temporary, map_location="cpu", mmap=True, weights_only=True)
-    except Exception as err:  # torch raises a different type for each content
+    except Exception as err:  # the exception type depends on the content
         found = re.search(r"GLOBAL (\S+)", str(err))
         what = found.group(1) if found else str(err).splitlines()[0]
         raise CheckpointError(
-            f"{path} was not written because it could not be loaded: the state holds {what}, "
-            "but may hold only tensors, numbers, strings, and lists and dicts of them."
+            f"{path} was not written because it could not be loaded later: the state contains "
+            f"{what}, but may contain only tensors, numbers, strings, lists, tuples and dicts."
         ) from err
 
 
 def _keep(path: Path, previous: Path) -> None:
-    # a link, not a rename: `path` must exist at every moment
+    # link instead of rename, so that `path` always exists
     link = previous.with_name(f".{previous.name}{_PARTIAL}")
     link.unlink(missing_ok=True)
     try:
@@ -106,17 +110,18 @@ def _sync_folder(folder: Path) -> None:
 
 
 def remove_partial(folder: str | Path) -> None:
-    """Removes the partial files of processes that were killed while writing a checkpoint."""
+    """Removes partial files left by processes that were killed while writing a checkpoint."""
     for leftover in Path(folder).glob(f".*{_PARTIAL}"):
         leftover.unlink(missing_ok=True)
 
 
 def read_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Reads a checkpoint with `weights_only=True`: tensors and plain values, never code.
+    """Loads a checkpoint with `weights_only=True`, without executing code from the file.
 
     Raises:
         FileNotFoundError: if the file does not exist.
-        CheckpointError: if it is damaged (a checksum covers every byte) or holds other objects.
+        CheckpointError: if the file is damaged (a checksum covers every byte), or contains anything
+            other than tensors and plain values.
     """
     path = Path(path)
     if not path.is_file():
@@ -124,9 +129,9 @@ def read_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
     try:
         _check_sums(path)
         state = torch.load(path, map_location=device, weights_only=True)
-    except Exception as err:  # zipfile and torch raise a different type for each kind of damage
+    except Exception as err:  # the exception type depends on the kind of damage
         raise CheckpointError(
-            f"{path} cannot be loaded: it is damaged, or holds more than tensors and plain values."
+            f"{path} cannot be loaded: the file is damaged or contains unsafe objects."
         ) from err
     if not isinstance(state, dict) or "model" not in state:
         raise CheckpointError(f"{path} is not a checkpoint: expected a dict with the key 'model'.")
@@ -134,7 +139,7 @@ def read_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
 
 
 def _check_sums(path: Path) -> None:
-    # torch itself loads a file with flipped bits
+    # torch.load does not verify checksums and would load a file with flipped bits
     with zipfile.ZipFile(path) as archive:
         if (damaged := archive.testzip()) is not None:
             raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
@@ -144,7 +149,7 @@ def _check_sums(path: Path) -> None:
 
 
 def save_model(learn: Learner, path: str | Path, *, with_opt: bool = True) -> Path:
-    """Writes the model, and the optimizer if `with_opt`, in one atomic step; returns the path."""
+    """Saves the model, and the optimizer if `with_opt`, atomically; returns the path."""
     state: dict[str, Any] = {"model": learn.model.state_dict()}
     return write_checkpoint(state | (_opt_part(learn.opt) if with_opt else {}), path)
 
@@ -152,10 +157,16 @@ def save_model(learn: Learner, path: str | Path, *, with_opt: bool = True) -> Pa
 def load_model(
     learn: Learner, path: str | Path, *, with_opt: bool = True, strict: bool = True
 ) -> Learner:
-    """Reads a file of `save_model` onto the learner's device, and returns the learner.
+    """Loads a file written by `save_model` onto the learner's device; returns the learner.
+
+    Args:
+        learn: the learner to load into.
+        path: the file.
+        with_opt: also load the optimizer, if the file contains one.
+        strict: require that the file and the model have the same parameters and shapes.
 
     Raises:
-        CheckpointError: if the optimizer, or with `strict` the model, does not fit the file.
+        CheckpointError: if the file does not match the optimizer, or the model if `strict` is set.
     """
     state = read_checkpoint(path, learn.device)
     if strict:
@@ -168,14 +179,14 @@ def load_model(
 
 
 def opt_state(opt: Optimizer) -> dict[str, Any]:
-    """Returns the state of an optimizer; empty if it has none."""
+    """Returns the `state_dict` of an optimizer, or an empty dict if the method is missing."""
     state_dict = getattr(opt, "state_dict", dict)
     state: dict[str, Any] = state_dict()
     return state
 
 
 def load_opt_state(opt: Any, state: Mapping[str, Any]) -> None:
-    """Restores what `opt_state` returned."""
+    """Restores an optimizer state returned by `opt_state`."""
     if state:
         opt.load_state_dict(state)
 
@@ -196,18 +207,18 @@ def _check_model(model: nn.Module, state: Mapping[str, Any], path: str | Path) -
         if there != here
     ]
     if wrong:
-        misfits.append(f"it has {_few(wrong)}")
+        misfits.append(f"wrong shapes: {_few(wrong)}")
     _refuse(misfits, path, "the model")
 
 
 def _check_opt(opt: Optimizer, state: Mapping[str, Any], path: str | Path) -> None:
     misfits = []
     if state["opt_class"] != type(opt).__name__:
-        misfits.append(f"it was made with {state['opt_class']}, not {type(opt).__name__}")
+        misfits.append(f"saved with {state['opt_class']}, not {type(opt).__name__}")
     there = [len(group["params"]) for group in state["opt"].get("param_groups", [])]
     here = [len(group["params"]) for group in param_groups(opt)]
     if there != here:
-        misfits.append(f"its parameter groups have {there} tensors instead of {here}")
+        misfits.append(f"wrong sizes of parameter groups: {there} tensors instead of {here}")
     _refuse(misfits, path, "the optimizer")
 
 
@@ -218,7 +229,7 @@ def _shape(value: Any) -> tuple[int, ...] | None:
 def _misfits(expected: Collection[str], found: Collection[str]) -> list[str]:
     missing = [name for name in expected if name not in found]
     unexpected = [name for name in found if name not in expected]
-    lists = (("it lacks", missing), ("it has, unexpectedly,", unexpected))
+    lists = (("missing", missing), ("unexpected", unexpected))
     return [f"{words} {_few(names)}" for words, names in lists if names]
 
 
@@ -229,17 +240,17 @@ def _few(names: list[str], n: int = 3) -> str:
 
 def _refuse(misfits: Iterable[str], path: str | Path, what: str) -> None:
     if text := "; ".join(misfits):
-        raise CheckpointError(f"{path} does not fit {what}: {text}.")
+        raise CheckpointError(f"{path} does not match {what}: {text}.")
 
 
 # --- the whole learner
 
 
 def learner_state(learn: Learner) -> dict[str, Any]:
-    """Returns everything that training changes.
+    """Returns the complete training state of a learner.
 
-    That is the model, optimizer, gradients, callbacks, counters and random number generators. The
-    tensors are not copies: write them before training continues.
+    The state covers the model, optimizer, gradients, callbacks, counters and random number
+    generators. The tensors are not copied, so save the state before training continues.
     """
     return {
         "model": learn.model.state_dict(),
@@ -259,15 +270,20 @@ def learner_state(learn: Learner) -> dict[str, Any]:
 
 
 def check_learner_state(learn: Learner, state: Mapping[str, Any], path: str | Path) -> None:
-    """Checks that a state fits the learner, and changes nothing; errors mention `path`.
+    """Checks that a state from `learner_state` matches the learner, without loading it.
+
+    Args:
+        learn: the learner.
+        state: the state.
+        path: the file that the state came from, for error messages.
 
     Raises:
-        CheckpointError: if the model, optimizer, callbacks or loaders do not fit, or the file has
-            only a model.
+        CheckpointError: if the model, optimizer, callbacks or loaders do not match, or the state
+            contains only a model.
     """
     if "callbacks" not in state:
         raise CheckpointError(
-            f"{path} has a model but no fit to resume: load it with Learner.load."
+            f"{path} contains a model but no fit to resume: load it with Learner.load."
         )
     _check_model(learn.model, state["model"], path)
     _check_opt(learn.opt or learn.create_opt(), state, path)
@@ -276,10 +292,15 @@ def check_learner_state(learn: Learner, state: Mapping[str, Any], path: str | Pa
 
 
 def load_learner_state(learn: Learner, state: Mapping[str, Any], path: str | Path) -> None:
-    """Restores what `learner_state` returned, and may keep its tensors; errors mention `path`.
+    """Restores a state returned by `learner_state`; the learner may reuse its tensors.
+
+    Args:
+        learn: the learner.
+        state: the state.
+        path: the file that the state came from, for error messages.
 
     Raises:
-        CheckpointError: as `check_learner_state`; nothing is changed then.
+        CheckpointError: if `check_learner_state` fails. The learner is not changed in this case.
     """
     check_learner_state(learn, state, path)
     learn.model.load_state_dict(state["model"])
@@ -295,7 +316,7 @@ def load_learner_state(learn: Learner, state: Mapping[str, Any], path: str | Pat
 
 
 def _on_device(state: Any, device: torch.device) -> Any:
-    # MPS has no float64; such values (the learning rates) stay on the host
+    # MPS does not support float64, so float64 tensors (the learning rates) stay on the CPU
     keeps = torch.float64 if device.type == "mps" else None
     return map_tensors(lambda tensor: tensor if tensor.dtype is keeps else tensor.to(device), state)
 
@@ -306,7 +327,7 @@ def _load_grads(model: nn.Module, grads: Mapping[str, Tensor]) -> None:
 
 
 def _stateful(learn: Learner) -> dict[str, Callback]:
-    """Returns the callbacks with a state, by class name and index within the class."""
+    """Returns the callbacks that override `state_dict`, keyed by class name and index."""
     found: dict[str, Callback] = {}
     seen: Counter[str] = Counter()
     for cb in learn.cbs:
@@ -326,12 +347,12 @@ def _watching(learn: Learner) -> dict[str, Callback]:
 
 
 def learner_rng_state(learn: Learner) -> dict[str, Any]:
-    """Returns the state of every random number generator that training uses, loaders included."""
+    """Returns the state of all random number generators, including those of the data loaders."""
     return rng_state((learn.dls.train, learn.dls.valid))
 
 
 def set_learner_rng_state(learn: Learner, state: Mapping[str, Any]) -> None:
-    """Restores what `learner_rng_state` returned."""
+    """Restores the generator states returned by `learner_rng_state`."""
     set_rng_state(state, (learn.dls.train, learn.dls.valid))
 
 
@@ -339,5 +360,7 @@ def _check_loaders(learn: Learner, rng: Mapping[str, Any], path: str | Path) -> 
     there = [len(states) for states in rng["loaders"]]
     here = [len(generators_of(loader)) for loader in (learn.dls.train, learn.dls.valid)]
     if there != here:
-        misfit = f"it was made with {there} random generators (train, valid), these have {here}"
+        misfit = (
+            f"the checkpoint has {there} random generators (train, valid), the loaders have {here}"
+        )
         _refuse([misfit], path, "the loaders")

@@ -1,4 +1,4 @@
-"""Packages whose names load with their first use (PEP 562)."""
+"""Lazy imports for packages: a name is imported on first use (PEP 562)."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 def lazy_names(
     package: str, modules: Mapping[str, str]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
-    """Makes the `__getattr__`, `__dir__` and `__all__` of a package that imports its names late.
+    """Returns the `__getattr__`, `__dir__` and `__all__` of a package with lazy imports.
 
     Args:
-        package: the package's `__name__`.
-        modules: for each module, the names that the package takes from it, separated by spaces.
+        package: the `__name__` of the package.
+        modules: maps each module to the names to import from it, separated by spaces.
     """
     module_of = {name: module for module, names in modules.items() for name in names.split()}
 

@@ -1,4 +1,4 @@
-"""The Learner: a model, its data, loss and optimizer, and the callbacks that act in its loop."""
+"""The Learner, which combines a model, data, a loss, an optimizer and callbacks."""
 
 from __future__ import annotations
 
@@ -38,39 +38,43 @@ from nntrain.summary import summarize
 
 
 class Learner:
-    """Trains a model, and calls callbacks at each event of the loop.
+    """Trains a model and calls callbacks at each event of the training loop.
 
-    Callbacks read and change the attributes below; they skip parts of the loop by raising a cancel
-    exception. A subclass may override `predict`, `get_loss`, `backward`, `step` and `zero_grad`.
+    Callbacks can read and change the attributes below, and can skip parts of the loop by raising a
+    cancel exception. Subclasses can override `predict`, `get_loss`, `backward`, `step` and
+    `zero_grad`.
 
     Args:
-        model: called with the inputs of a batch; a mapping gives keyword arguments.
-        dls: an object with iterable `train` and `valid`.
-        loss_func: called with predictions and labels, or inputs if a batch has no labels. Returns
-            a scalar, or a mapping of named parts that add up to the loss.
-        lr: one learning rate, one for each parameter group, or a `slice` of them.
-        opt_func: makes an object with `step` and `zero_grad` from parameter groups and `lr`, as
-            the classes of `torch.optim` do.
+        model: the model, called with the inputs of a batch. If the input is a mapping, its items
+            are passed as keyword arguments.
+        dls: the data loaders: an object with the iterables `train` and `valid`.
+        loss_func: called with predictions and labels, or with predictions and inputs if a batch has
+            no labels. Returns a scalar, or a mapping of named scalars whose sum is the loss.
+        lr: the learning rate: one value, a sequence with one value per parameter group, or a
+            `slice` (see `group_lrs`).
+        opt_func: creates the optimizer from parameter groups and `lr`, like the classes in
+            `torch.optim`. The optimizer needs the methods `step` and `zero_grad`.
         metrics: functions of `(pred, target)`, torchmetrics functionals or objects, or `Metric`s.
-        cbs: callbacks, in addition to the defaults (device, casting, train/eval mode, recorder).
-        wd: weight decay; `None` keeps the default of the optimizer.
-        device: where to train; `None` selects the accelerator, or the CPU without one.
-        splitter: splits the parameters into groups.
+        cbs: callbacks to add to the defaults (device, casting, train/eval mode, recorder).
+        wd: weight decay; `None` uses the optimizer's default.
+        device: device to train on; `None` selects the accelerator, or the CPU if there is no
+            accelerator.
+        splitter: function that splits the model's parameters into groups.
     """
 
     opt: Optimizer | None
     dl: Iterable[Any]
-    """The loader in use."""
+    """The data loader that the loop is iterating over."""
     n_epoch: int
     epoch: int
     iter: int
-    """Index of the batch within its epoch."""
+    """Index of the current batch in this epoch."""
     n_iter: int | None
-    """Batches in this part of the epoch; `None` if the loader has no length."""
+    """Number of batches in this part of the epoch; `None` if the loader has no length."""
     train_iter: int
-    """Training batches seen by this learner, over all fits."""
+    """Number of training batches so far, over all fits."""
     pct_train: float
-    """Fraction of this fit's training that is done, from 0 to 1."""
+    """Progress of this fit, from 0 to 1."""
     training: bool
     batch: Any
     xb: tuple[Any, ...]
@@ -80,17 +84,17 @@ class Learner:
     loss_parts: Mapping[str, Tensor]
     purpose: Purpose
     loop: Loop | None
-    """The run of the loop in progress; `None` outside of a fit."""
+    """The running loop; `None` when nothing is running."""
     result: FitResult
-    """How this fit, or the last one, ended; set before `after_fit` and `cleanup_fit`."""
+    """The result of the latest fit; set before `after_fit` and `cleanup_fit` are called."""
     start_epoch: int
-    """The first epoch of the fit."""
+    """Index of the first epoch of this fit."""
     first_iter: int
-    """Index of the first batch of this part of the epoch; above 0 after a mid-epoch resume."""
+    """Index of the first batch in this part of the epoch; nonzero after a mid-epoch resume."""
     data_wait_s: float
-    """Seconds spent waiting for data in this part of the epoch."""
+    """Time spent waiting for data in this part of the epoch, in seconds."""
     tracker: RunLog
-    """The log for your callbacks; without a tracker it checks its input and keeps nothing."""
+    """Logs metrics, figures and files from callbacks. Without a tracker, it only checks them."""
 
     def __init__(
         self,
@@ -130,7 +134,7 @@ class Learner:
         if self.loop is not None:
             raise RuntimeError(
                 f"{type(cb).__name__} cannot be added during a fit: "
-                "pass it to fit(cbs=...) or add it before."
+                "pass it to fit(cbs=...), or add it before the fit."
             )
         self.cbs = sorted([*self.cbs, cb], key=lambda callback: callback.order)
         cb.after_create(self)
@@ -145,7 +149,9 @@ class Learner:
     def remove_cb(self, cb: Callback | type[Callback]) -> Learner:
         """Removes one callback, or every callback of a class."""
         if self.loop is not None:
-            raise RuntimeError("Callbacks cannot be removed during a fit: do it before or after.")
+            raise RuntimeError(
+                "Callbacks cannot be removed during a fit: remove them before or after."
+            )
         self.cbs = [known for known in self.cbs if not _matches(known, cb)]
         return self
 
@@ -157,7 +163,7 @@ class Learner:
 
     @contextmanager
     def added_cbs(self, *cbs: Callback) -> Iterator[Learner]:
-        """Adds callbacks for the length of a `with` block."""
+        """Context manager that adds callbacks and removes them when the block ends."""
         before = self.cbs
         try:
             yield self.add_cbs(cbs)
@@ -166,25 +172,28 @@ class Learner:
 
     @property
     def recorder(self) -> Recorder:
-        """The callback that records losses, learning rates and metrics.
+        """The `Recorder` callback, which stores losses, learning rates and metrics.
 
         Raises:
-            LookupError: if it was removed.
+            LookupError: if the recorder was removed.
         """
         if (recorder := find_recorder(self.cbs)) is None:
             raise LookupError("The Learner has no Recorder: add one with add_cb(Recorder()).")
         return recorder
 
-    # --- what happens with a batch: override these in a subclass
+    # --- the steps for one batch; subclasses can override them
 
     def predict(self) -> Any:
-        """Calls the model with the inputs `xb`; a mapping gives keyword arguments."""
+        """Calls the model with the inputs `xb`; the items of a mapping become keyword arguments."""
         if isinstance(self.xb[0], dict):
             return self.model(**self.xb[0])
         return self.model(*self.xb)
 
     def get_loss(self) -> Tensor:
-        """Calls the loss function with predictions and labels, or inputs if there are no labels."""
+        """Returns the loss of the predictions.
+
+        The loss function is called with the labels, or with the inputs if there are no labels.
+        """
         loss = self.loss_func(self.pred, *(self.yb or self.xb))
         total, self.loss_parts = total_and_parts(loss)
         return total
@@ -204,20 +213,26 @@ class Learner:
         self.opt.zero_grad()
 
     def create_opt(self) -> Optimizer:
-        """Makes a new optimizer for the model, on the learner's device."""
+        """Moves the model to the learner's device and creates a new optimizer for it."""
         self.model.to(self.device)
         self.opt = make_optimizer(self.model, self.opt_func, self.lr, self.wd, self.splitter)
         return self.opt
 
     def prepare_opt(self, lr: LearningRate | None, wd: float | None, reset: bool) -> None:
-        """Makes the optimizer if there is none or `reset` is set, and sets its rates for a fit."""
+        """Prepares the optimizer for a fit.
+
+        Args:
+            lr: learning rate; `None` uses the learner's.
+            wd: weight decay; `None` does not change it.
+            reset: create a new optimizer even if the learner already has one.
+        """
         opt = self.create_opt() if self.opt is None or reset else self.opt
         n_group = len(param_groups(opt))
         if n_group or lr is not None:
             set_hyper(opt, "lr", group_lrs(self.lr if lr is None else lr, n_group))
         if wd is not None:
             set_hyper(opt, "weight_decay", wd)
-        # a fit cancelled between its backward pass and its step left gradients
+        # a fit that was cancelled between the backward pass and the step leaves gradients behind
         self.model.zero_grad()
 
     # --- entry points
@@ -232,19 +247,19 @@ class Learner:
         reset_opt: bool = False,
         start_epoch: int = 0,
     ) -> FitResult:
-        """Trains until `n_epoch` epochs are done, and returns how it ended.
+        """Trains the model and returns how the fit ended.
 
         Args:
-            n_epoch: total number of epochs; the schedule spans them.
-            lr: learning rate for this fit; `None` selects the learner's.
-            wd: weight decay for this fit; `None` selects the learner's.
+            n_epoch: total number of epochs. Schedules span all of them.
+            lr: learning rate for this fit; `None` uses the learner's.
+            wd: weight decay for this fit; `None` uses the learner's.
             cbs: callbacks for this fit only.
-            reset_opt: make a new optimizer instead of continuing with the last one.
-            start_epoch: number of epochs to skip at the beginning.
+            reset_opt: create a new optimizer instead of reusing the current one.
+            start_epoch: index of the first epoch to train; the epochs before it are skipped.
 
         Raises:
-            ValueError: if `n_epoch` is not a whole number of at least 0, `start_epoch` is not
-                between 0 and `n_epoch`, or a learning rate is negative or not finite.
+            ValueError: if `n_epoch` is not an integer of at least 0, `start_epoch` is not between 0
+                and `n_epoch`, or a learning rate is negative or not finite.
         """
         _check_epochs(n_epoch, start_epoch)
         with self.added_cbs(*(cbs or ())):
@@ -267,7 +282,7 @@ class Learner:
     def validate(
         self, dl: Iterable[Any] | None = None, *, cbs: Sequence[Callback] = ()
     ) -> dict[str, float]:
-        """Returns the metrics over a loader (default: validation set), as `{"valid/loss": ...}`."""
+        """Returns the metrics on a loader (default: validation set), as `{"valid/loss": ...}`."""
         with self.added_cbs(*cbs):
             Loop(self, Purpose.VALIDATE).validate(self._valid_or(dl))
         return dict(self.recorder.row)
@@ -275,7 +290,10 @@ class Learner:
     def get_preds(
         self, dl: Iterable[Any] | None = None, *, cbs: Sequence[Callback] = ()
     ) -> tuple[Tensor, Tensor | None]:
-        """Returns predictions `(items, ...)` and labels, or `None`, over a loader, on the CPU."""
+        """Returns the predictions `(items, ...)` and the labels for a loader, on the CPU.
+
+        The default loader is the validation set. The labels are `None` if the batches have none.
+        """
         gather_preds = GatherPreds()
         with self.added_cbs(gather_preds, *cbs):
             Loop(self, Purpose.PREDICT).validate(self._valid_or(dl))
@@ -290,7 +308,7 @@ class Learner:
 
 def _check_epochs(n_epoch: int, start_epoch: int) -> None:
     if not (isinstance(n_epoch, Integral) and n_epoch >= 0):
-        raise ValueError(f"n_epoch={n_epoch} must be a whole number of epochs, 0 or more.")
+        raise ValueError(f"n_epoch={n_epoch} must be an integer of at least 0.")
     if not 0 <= start_epoch <= n_epoch:
         raise ValueError(f"start_epoch={start_epoch} must be from 0 to n_epoch={n_epoch}.")
 

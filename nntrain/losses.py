@@ -1,4 +1,4 @@
-"""Losses in addition to torch's own, and losses with named parts."""
+"""Losses that consist of several named parts."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 def total_and_parts(loss: Any) -> tuple[Tensor, Mapping[str, Tensor]]:
-    """Returns the sum of a loss and its detached parts by name; a plain tensor has no parts.
+    """Returns the total loss and a dict of its detached parts. A plain tensor has no parts.
 
     Raises:
         TypeError: if the loss is neither a tensor nor a mapping.
@@ -17,22 +17,25 @@ def total_and_parts(loss: Any) -> tuple[Tensor, Mapping[str, Tensor]]:
         return loss, {}
     if not isinstance(loss, Mapping):
         kind = type(loss).__name__
-        raise TypeError(f"The loss must be a tensor or a mapping of named tensors but is {kind}.")
+        raise TypeError(
+            f"The loss must be a tensor or a mapping of names to tensors but is {kind}."
+        )
     return torch.stack(list(loss.values())).sum(), {name: loss[name].detach() for name in loss}
 
 
 class MultiLoss(nn.Module):
     """A weighted sum of named losses; each is recorded as `train/NAME` and `valid/NAME`.
 
-    Each loss is called with the predictions and all labels and returns a scalar; its weighted value
-    is recorded. Losses that are modules move to the device with this one.
+    Each loss is called with the predictions and all labels, and must return a scalar. The recorded
+    value is the weighted one. Losses that are modules are registered as submodules, so they move to
+    the device together with this module.
 
     Args:
-        losses: the losses by name.
-        weights: the factor of each loss by name; 1 if not given.
+        losses: maps names to losses.
+        weights: maps names to weights; the default weight is 1.
 
     Raises:
-        ValueError: if `losses` is empty, or a weight names no loss; the message lists the names.
+        ValueError: if `losses` is empty, or `weights` contains a name that `losses` does not.
     """
 
     def __init__(
@@ -51,11 +54,11 @@ class MultiLoss(nn.Module):
             if name not in self.losses:
                 known = ", ".join(self.losses)
                 raise ValueError(
-                    f"MultiLoss has a weight for the unknown loss {name!r}; it has {known}."
+                    f"MultiLoss got a weight for the unknown loss {name!r}: choose from {known}."
                 )
 
     def forward(self, pred: Any, *targets: Any) -> dict[str, Tensor]:
-        """Returns the weighted value of each loss by name."""
+        """Returns a dict of the weighted losses."""
         return {
             name: loss(pred, *targets) * self.weights.get(name, 1.0)
             for name, loss in self.losses.items()

@@ -1,4 +1,4 @@
-"""Search for a learning rate by mock training, with the procedure and rules of fastai.
+"""Learning rate range test, with the procedure and suggestion rules of fastai.
 
 Sources: Smith, 2015, https://arxiv.org/abs/1506.01186 (the range test); Howard and Gugger, 2020,
 https://arxiv.org/abs/2002.04688 (fastai).
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from nntrain.learner import Learner
 
 SuggestFunc: TypeAlias = Callable[[Sequence[float], Sequence[float]], float]
-"""Suggests a learning rate from the rates `(n,)` tried and their smoothed losses `(n,)`."""
+"""Suggests a learning rate, given the tested rates `(n,)` and their smoothed losses `(n,)`."""
 
 _BETA = 0.98
 _SKIP_END = 5
@@ -38,9 +38,9 @@ _MIN_NUM_IT = 16
 
 
 def valley(lrs: Sequence[float], losses: Sequence[float]) -> float:
-    """Suggests the rate in the middle of the longest falling subsequence of the losses.
+    """Suggests the learning rate halfway down the longest decreasing subsequence of the losses.
 
-    "The middle" is half of a third past the first third, in steps. This is fastai's default rule.
+    "Halfway" is the middle of the second third of its steps. This is fastai's default rule.
 
     Raises:
         ValueError: if `losses` is empty.
@@ -53,7 +53,7 @@ def valley(lrs: Sequence[float], losses: Sequence[float]) -> float:
     if longest == 1:
         return float(lrs[0])
     end = lengths.index(longest)
-    # as in fastai: counted back as if the valley had no gaps, so the start and the index can be -1
+    # as in fastai, gaps in the subsequence are ignored, so the start can be -1 (the last rate)
     start, third = end - longest, longest / 3
     return float(lrs[start + int(third) + int(third / 2)])
 
@@ -66,17 +66,20 @@ def slide(
     thresh: float = 0.005,
     adjust_value: float = 1.0,
 ) -> float:
-    """Suggests the rate before the losses start to rise: the last one with a settled slope.
+    """Suggests the last learning rate before the loss starts to rise.
+
+    The rule starts at the end and goes back until the slope of the loss stops changing.
 
     Args:
-        lrs: the rates `(n,)`.
+        lrs: the learning rates `(n,)`.
         losses: the losses `(n,)`.
-        lr_diff: steps between the two slopes that are compared.
-        thresh: largest difference of two slopes that counts as settled (loss per step).
-        adjust_value: factor for the suggested rate.
+        lr_diff: number of steps between the two slopes that are compared.
+        thresh: the slope is considered constant if the two slopes differ by at most this value
+            (loss per step).
+        adjust_value: factor to multiply the suggested rate by.
 
     Raises:
-        ValueError: if `losses` has not more than `lr_diff` entries.
+        ValueError: if `losses` has `lr_diff` or fewer entries.
     """
     _require("slide", losses, lr_diff + 1)
     slopes = np.gradient(np.asarray(losses, dtype=np.float64))
@@ -89,7 +92,7 @@ def slide(
 
 
 def minimum(lrs: Sequence[float], losses: Sequence[float]) -> float:
-    """Suggests a tenth of the rate with the smallest loss.
+    """Suggests one tenth of the learning rate with the smallest loss.
 
     Raises:
         ValueError: if `losses` is empty.
@@ -99,7 +102,7 @@ def minimum(lrs: Sequence[float], losses: Sequence[float]) -> float:
 
 
 def steep(lrs: Sequence[float], losses: Sequence[float]) -> float:
-    """Suggests the rate at which the loss falls fastest, against the logarithm of the rate.
+    """Suggests the learning rate where the loss decreases fastest with respect to log(lr).
 
     Raises:
         ValueError: if `losses` has fewer than two entries.
@@ -118,9 +121,12 @@ def _require(rule: str, losses: Sequence[float], n: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class LRFindResult:
-    """The rates that `lr_find` tried, the smoothed loss after each, and a suggestion by each rule.
+    """The result of `lr_find`.
 
-    `lrs` and `losses` are `(n,)` and end before the first NaN.
+    Attributes:
+        lrs: the tested learning rates `(n,)`, up to the first NaN loss.
+        losses: the smoothed loss at each rate `(n,)`.
+        suggestions: the suggested learning rates, keyed by the name of the rule.
     """
 
     lrs: tuple[float, ...]
@@ -135,7 +141,7 @@ class LRFindResult:
         return f"LRFindResult({', '.join([*found, rates])})"
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Plots the loss against the rate (log scale), without the last five, with suggestions."""
+        """Plots the loss against the learning rate, without the last five points."""
         ax = plots.new_figure(7, 4).subplots() if ax is None else ax
         lrs, losses = self.lrs[:-_SKIP_END], self.losses[:-_SKIP_END]
         ax.plot(lrs, losses)
@@ -148,7 +154,7 @@ class LRFindResult:
 
 
 class _RangeTest(Callback):
-    """Raises the rate with each batch, records the smoothed loss, and stops at divergence."""
+    """Increases the learning rate with each batch and records the smoothed loss."""
 
     order: ClassVar[int] = 60
     purposes: ClassVar[frozenset[Purpose]] = frozenset({Purpose.LR_FIND})
@@ -161,7 +167,7 @@ class _RangeTest(Callback):
         self._smoother = Smoother(_BETA)
 
     def before_batch(self, learn: Learner) -> None:
-        """Sets the rate of this batch, for all parameter groups."""
+        """Sets the learning rate of this batch in all parameter groups."""
         assert learn.opt is not None
         set_hyper(learn.opt, "lr", self._lr)
 
@@ -171,7 +177,7 @@ class _RangeTest(Callback):
 
     def after_loss(self, learn: Learner) -> None:
         """Records the loss; ends the test after the last batch or at divergence."""
-        # this reads the device: the decision to stop is due now, and a test has few batches
+        # item() waits for the device, but the test must decide now whether to stop, and it is short
         self._record(learn.loss.item())
         if self.hit_nan or self._diverged or len(self.losses) >= self.num_it:
             raise CancelFitException(reason=StopReason.COMPLETED)
@@ -186,7 +192,7 @@ class _RangeTest(Callback):
     @property
     def _diverged(self) -> bool:
         best = min(self.losses, default=math.inf)
-        # fastai has 4 * best alone, which any negative loss exceeds
+        # fastai uses only 4 * best, which every negative loss exceeds
         return self.stop_div and bool(self.losses) and self.losses[-1] > max(4 * best, -2 * best)
 
     def before_validate(self, learn: Learner) -> None:
@@ -194,7 +200,7 @@ class _RangeTest(Callback):
         raise CancelValidException
 
     def curve(self) -> tuple[list[float], list[float]]:
-        """Returns the rates and losses for the rules: no first tenth, no last five batches."""
+        """Returns the rates and losses without the first 10 % and the last five batches."""
         n = self.num_it if self.hit_nan else len(self.losses)
         judged = slice(self.num_it // 10, max(n - _SKIP_END, 0))
         return self.lrs[judged], self.losses[judged]
@@ -209,23 +215,23 @@ def lr_find(
     stop_div: bool = True,
     suggest_funcs: Sequence[SuggestFunc] = (valley,),
 ) -> LRFindResult:
-    """Trains briefly with a rising learning rate, restores everything, and suggests a rate.
+    """Trains with an increasing learning rate, suggests a rate, and restores the learner.
 
-    The rate grows geometrically and is the same for all parameter groups. The training set repeats
-    as often as needed; validation is skipped. Callbacks that change batches take part; those that
-    save, report, stop or schedule do not.
+    The learning rate grows geometrically and is the same for all parameter groups. The training set
+    is repeated if needed, and validation is skipped. Callbacks that change batches stay active;
+    callbacks that save, report, stop or schedule are disabled.
 
     Args:
-        learn: the learner; it is restored bit for bit.
-        start_lr: the first rate.
-        end_lr: the rate that would follow the last batch.
+        learn: the learner. Its state is restored exactly after the test.
+        start_lr: learning rate of the first batch.
+        end_lr: upper end of the range. The last batch uses a slightly lower rate.
         num_it: number of batches.
-        stop_div: stop when the smoothed loss exceeds four times its smallest value so far.
+        stop_div: stop when the smoothed loss exceeds four times its minimum so far.
         suggest_funcs: the rules: `valley`, `slide`, `minimum`, `steep`, or your own function.
 
     Raises:
-        ValueError: if the rates do not rise from above 0, `num_it` is too small, or too few losses
-            are usable.
+        ValueError: if not `0 < start_lr < end_lr`, if `num_it` is too small, or if too few batches
+            have a usable loss.
     """
     if not 0 < start_lr < end_lr:
         raise ValueError(
@@ -233,7 +239,7 @@ def lr_find(
         )
     if num_it < _MIN_NUM_IT:
         raise ValueError(
-            f"lr_find needs num_it of at least {_MIN_NUM_IT} batches but got {num_it}; "
+            f"lr_find needs num_it to be at least {_MIN_NUM_IT} batches but got {num_it}; "
             "the default is 100."
         )
     test = _RangeTest(sched_exp(start_lr, end_lr), num_it, stop_div)
@@ -251,6 +257,6 @@ def _too_few(test: _RangeTest) -> str:
     why = "the loss became NaN" if test.hit_nan else "the loss diverged or batches were skipped"
     needed = test.num_it // 10 + 2 + (0 if test.hit_nan else _SKIP_END)
     return (
-        f"lr_find got only {n} usable losses where {needed} are needed, because {why}: "
+        f"lr_find needs {needed} usable losses but got only {n} because {why}: "
         "check the data and the model for NaN, or lower start_lr and end_lr."
     )

@@ -1,4 +1,4 @@
-"""Plots of a fit as matplotlib figures: `figure.savefig("loss.png")` saves one."""
+"""Plots of a fit as matplotlib figures. Save a figure with `figure.savefig("loss.png")`."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _LEGEND_WIDTH = 1.3
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Makes an empty figure of a size in inches.
+    """Creates an empty figure; `width` and `height` are in inches.
 
     Raises:
-        ModuleNotFoundError: if matplotlib is not installed; the message names the command.
+        ModuleNotFoundError: if matplotlib is not installed; the message says how to install it.
     """
     try:
         from matplotlib.figure import Figure as MplFigure
@@ -41,13 +41,13 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def plot_loss(recorder: Recorder) -> Figure:
-    """Plots the loss of each training batch, smoothed as well, and the validation loss per epoch.
+    """Plots the raw and smoothed loss per training batch, and the validation loss per epoch.
 
     Raises:
-        ValueError: if no batch was recorded.
+        ValueError: if the recorder has no batches.
     """
     if not len(losses := recorder.losses):
-        raise ValueError("The recorder has no loss to plot: train with fit() first.")
+        raise ValueError("The recorder has no losses to plot: train with fit() first.")
     figure = new_figure(7, 4)
     axes = figure.subplots()
     steps = range(1, len(losses) + 1)
@@ -93,14 +93,14 @@ def _finish(axes: Axes) -> None:
 
 
 def plot_lrs(recorder: Recorder) -> Figure:
-    """Plots the learning rate, and the momentum if there is one, by batch and parameter group.
+    """Plots the learning rate and the momentum (if used) of each parameter group per batch.
 
     Raises:
-        ValueError: if no learning rate was recorded.
+        ValueError: if the recorder has no learning rates.
     """
     if not any(recorder.lrs.values()):
         raise ValueError(
-            "The recorder has no learning rate to plot: "
+            "The recorder has no learning rates to plot: "
             "train with fit() and an optimizer with param_groups first."
         )
     panels = {"Learning rate": recorder.lrs, "Momentum": recorder.moms}
@@ -127,22 +127,22 @@ def _recorded(stats: ActivationStats) -> History:
     if not history.steps:
         raise ValueError(
             "ActivationStats has no activations to plot: "
-            "train with ActivationStats() among the callbacks first."
+            "train with the callback ActivationStats() first."
         )
     return history
 
 
-def _layer_colours(n: int) -> list[Any]:
+def _layer_colors(n: int) -> list[Any]:
     from matplotlib import colormaps
 
     return [colormaps["viridis"](i / max(n - 1, 1) * 0.93) for i in range(n)]
 
 
 def _plot_by_layer(axes: Axes, history: History, values: Tensor) -> None:
-    for i, (layer, colour) in enumerate(
-        zip(history.layers, _layer_colours(len(history.layers)), strict=True)
+    for i, (layer, color) in enumerate(
+        zip(history.layers, _layer_colors(len(history.layers)), strict=True)
     ):
-        axes.plot(history.steps, values[:, i].tolist(), color=colour, linewidth=1.2, label=layer)
+        axes.plot(history.steps, values[:, i].tolist(), color=color, linewidth=1.2, label=layer)
     axes.grid(alpha=0.3)
     axes.margins(x=0.02)
 
@@ -168,10 +168,10 @@ def _layer_legend(figure: Figure, axes: Axes) -> None:
 
 
 def plot_layer_stats(stats: ActivationStats) -> Figure:
-    """Plots mean and standard deviation of each layer's output by batch, first layers darkest.
+    """Plots the mean and standard deviation of each layer's output per batch (first layer darkest).
 
     Raises:
-        ValueError: if nothing was recorded.
+        ValueError: if `stats` has no recorded activations.
     """
     history = _recorded(stats)
     figure = _layer_figure(9, history)
@@ -185,17 +185,17 @@ def plot_layer_stats(stats: ActivationStats) -> Figure:
 
 
 def plot_dead(stats: ActivationStats) -> Figure:
-    """Plots the percentage of each layer's units that were 0 for a whole batch, by batch.
+    """Plots the percentage of units in each layer that were 0 for a whole batch.
 
     Raises:
-        ValueError: if nothing was recorded.
+        ValueError: if `stats` has no recorded activations.
     """
     history = _recorded(stats)
     figure = _layer_figure(6, history)
     axes = figure.subplots()
     _plot_by_layer(axes, history, 100 * history.values["dead_frac"])
     axes.set(
-        title="Dead units (0 for a whole batch)",
+        title="Dead units (0 for the whole batch)",
         xlabel="training batch",
         ylabel="units (%)",
         ylim=(-3, 103),
@@ -205,14 +205,15 @@ def plot_dead(stats: ActivationStats) -> Figure:
 
 
 def plot_histograms(stats: ActivationStats) -> Figure:
-    """Plots the distribution of each layer's activations by batch, one panel per layer.
+    """Plots how the distribution of each layer's activations changes, one panel per layer.
 
-    The vertical axis is the activation on the scale of `nntrain.statistics.signed_log`, over the
-    range that occurs in any layer. The colour is `log(1 + count)`, relative to the layer's largest.
-    A healthy layer shows a broad, constant band; a bright line at 0 shows what ReLU cut off.
+    The x axis is the training batch. The y axis is the activation on the scale of
+    `nntrain.statistics.signed_log`; all panels share its range. The color is `log(1 + count)`,
+    divided by its maximum in the layer. A healthy layer shows a broad, constant band. A bright line
+    at 0 shows activations that ReLU set to 0.
 
     Raises:
-        ValueError: if nothing was recorded.
+        ValueError: if `stats` has no recorded activations.
     """
     history, counts = _recorded(stats), torch.log1p(stats.histograms().nan_to_num())
     n_row = math.ceil(len(history.layers) / _PANELS_A_ROW)
@@ -224,7 +225,11 @@ def plot_histograms(stats: ActivationStats) -> Figure:
         axes.set_title(layer, fontsize="medium")
     _label_histograms(panels, len(history.layers), n_col, counts)
     figure.colorbar(
-        mesh, ax=panels.tolist(), label="log(1 + count), most = 1", shrink=1 / n_row, anchor=(0, 1)
+        mesh,
+        ax=panels.tolist(),
+        label="log(1 + count), scaled to 1",
+        shrink=1 / n_row,
+        anchor=(0, 1),
     )
     figure.suptitle("Distribution of activations over training")
     return figure

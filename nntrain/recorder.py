@@ -1,4 +1,4 @@
-"""The record of a fit: losses and learning rates of each batch, metrics of each epoch."""
+"""The `Recorder` callback: stores losses and learning rates per batch, and metrics per epoch."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ if TYPE_CHECKING:
 
 
 class Recorder(Callback):
-    """Keeps the losses, learning rates and metrics of a fit.
+    """Stores the losses, learning rates and metrics of a fit.
 
-    It reads nothing from the device before an epoch ends. Per training batch it keeps `losses`,
-    `smooth_losses`, `lrs` and `moms`. Per epoch it adds a row to `rows`: a mapping by name, so a
-    part of the epoch that was cancelled leaves its names out and shifts no others.
+    For each training batch, it stores `losses`, `smooth_losses`, `lrs` and `moms`. For each epoch,
+    it appends a dict to `rows`; if training or validation was cancelled, the row does not have the
+    values of that part. The recorder does not read from the device before an epoch ends.
 
     =====================  ==================================================  ====
-    key of a row           meaning                                             unit
+    key in a row           meaning                                             unit
     =====================  ==================================================  ====
     `epoch`                index of the epoch
-    `train/loss`           mean loss of the training batches, by batch size
-    `valid/loss`           mean loss of the validation batches
-    `train/NAME`           metric NAME, or part NAME of the loss, in training
-    `valid/NAME`           metric or part NAME in validation
+    `train/loss`           mean training loss, weighted by batch size
+    `valid/loss`           mean validation loss, weighted by batch size
+    `train/NAME`           metric NAME or loss part NAME on the training set
+    `valid/NAME`           metric NAME or loss part NAME on the validation set
     `time/epoch_s`         duration of the epoch                               s
-    `time/batch_ms`        mean time of a training batch, without data wait    ms
-    `time/data_wait_ms`    mean wait for a training batch                      ms
+    `time/batch_ms`        mean time per training batch, without data loading  ms
+    `time/data_wait_ms`    mean time spent waiting for a training batch        ms
     =====================  ==================================================  ====
 
-    `epoch_ends` has, for each row, the number of training batches recorded when its epoch ended.
+    `epoch_ends` contains, for each row, the number of training batches at the end of its epoch.
 
     Args:
-        beta: weight of the past in `smooth_losses`.
+        beta: smoothing factor of `smooth_losses`; a larger value gives a smoother curve.
     """
 
     order: ClassVar[int] = 50
@@ -66,11 +66,11 @@ class Recorder(Callback):
         self._measuring = False
         self._epoch_start = self._train_start = 0.0
 
-    # --- what was recorded
+    # --- reading the records
 
     @property
     def losses(self) -> Tensor:
-        """The loss of each training batch `(batches,)`, on the CPU; this reads the device."""
+        """The loss of each training batch `(batches,)`, copied to the CPU."""
         return self._loss_log.tensor()
 
     @property
@@ -79,26 +79,27 @@ class Recorder(Callback):
         return len(self._loss_log)
 
     def since(self, start: int) -> tuple[Tensor, Tensor]:
-        """Returns the records of the batches after the first `start`, without reading the device.
+        """Returns the records of all batches from index `start`, without waiting for the device.
 
-        These are the losses `(batches,)`, on their device, and the learning rates followed by the
-        momenta `(batches, values)`, as float64.
+        Returns:
+            The losses `(batches,)` on their device, and the learning rates and momenta
+            `(batches, values)` as float64. The learning rates of all groups come first.
         """
         return self._loss_log.since(start), self._hypers.since(start)
 
     @property
     def smooth_losses(self) -> Tensor:
-        """The exponentially weighted mean of `losses` after each batch `(batches,)`."""
+        """The exponentially smoothed losses `(batches,)`."""
         return smooth(self.losses, self.beta)
 
     @property
     def lrs(self) -> dict[str, list[float]]:
-        """The learning rate of each training batch, by parameter group."""
+        """The learning rate of each training batch, keyed by parameter group."""
         return self._columns(0)
 
     @property
     def moms(self) -> dict[str, list[float]]:
-        """The momentum of each training batch by parameter group; empty without momentum."""
+        """The momentum of each training batch, keyed by parameter group; empty without momentum."""
         return self._columns(len(self.group_names)) if self._with_mom else {}
 
     def _columns(self, first: int) -> dict[str, list[float]]:
@@ -110,26 +111,26 @@ class Recorder(Callback):
 
     @property
     def metric_names(self) -> list[str]:
-        """The names of all values recorded per epoch, in order of appearance."""
+        """The keys of all rows, in the order in which they first appeared."""
         return list(dict.fromkeys(name for row in self.rows for name in row))
 
     def last(self, name: str) -> float:
         """Returns the latest value of a metric.
 
         Raises:
-            LookupError: if it was not recorded; the message lists what was.
+            LookupError: if the metric was not recorded.
         """
         if name not in self.row:
-            recorded = ", ".join(self.row) or "no metrics"
-            raise LookupError(f"{name!r} was not recorded; recorded were {recorded}.")
+            recorded = ", ".join(self.row) or "none"
+            raise LookupError(f"{name!r} was not recorded; recorded metrics: {recorded}.")
         return self.row[name]
 
     def plot_loss(self) -> Figure:
-        """Plots the losses by training batch; see `nntrain.plots.plot_loss`."""
+        """Plots the loss per training batch; see `nntrain.plots.plot_loss`."""
         return plots.plot_loss(self)
 
     def plot_lrs(self) -> Figure:
-        """Plots learning rates and momenta by training batch; see `nntrain.plots.plot_lrs`."""
+        """Plots learning rates and momenta per training batch; see `nntrain.plots.plot_lrs`."""
         return plots.plot_lrs(self)
 
     # --- recording
@@ -137,7 +138,7 @@ class Recorder(Callback):
     def clear(self) -> None:
         """Deletes all records.
 
-        `Learner.fit` calls this first, because a fit may be cancelled before `before_fit`.
+        `Learner.fit` calls this method because `before_fit` may not run if the fit is cancelled.
         """
         self.rows, self.row, self.epoch_ends = [], {}, []
         self._loss_log, self._hypers = scalar_log(), number_log()
@@ -154,11 +155,11 @@ class Recorder(Callback):
             self.group_names, self._with_mom = group_names(learn.opt), has_momentum(learn.opt)
 
     def before_epoch(self, learn: Learner) -> None:
-        """Starts a new row; `row` stays the row of the last finished epoch."""
+        """Starts a new row; `row` is still the row of the last finished epoch."""
         self._begin_row()
 
     def before_train(self, learn: Learner) -> None:
-        """Resets the training metrics and starts the clock."""
+        """Resets the training metrics and starts the timer."""
         self._begin(learn)
         self._train_start = perf_counter()
 
@@ -176,7 +177,7 @@ class Recorder(Callback):
             metric.reset()
 
     def after_loss(self, learn: Learner) -> None:
-        """Records the batch; a batch that is cancelled before its loss is not recorded."""
+        """Records the loss, hyper-parameters and metrics of the batch."""
         if learn.training:
             self._loss_log.append(learn.loss.detach())
             self._hypers.append(self._hypers_of(learn))
@@ -202,7 +203,7 @@ class Recorder(Callback):
             self._parts[name].add(part, size)
 
     def after_train(self, learn: Learner) -> None:
-        """Collects the training metrics and times, unless the part was cancelled at its start."""
+        """Collects the training metrics and times, unless training never started."""
         if not self._measuring:
             return
         self._collect("train")
@@ -212,7 +213,7 @@ class Recorder(Callback):
         self._pending["time/data_wait_ms"] = 1e3 * learn.data_wait_s / n_batch
 
     def after_validate(self, learn: Learner) -> None:
-        """Collects the validation metrics, unless the part was cancelled at its start."""
+        """Collects the validation metrics, unless validation never started."""
         if self._measuring:
             self._collect("valid")
         if learn.purpose is not Purpose.FIT:
@@ -231,13 +232,13 @@ class Recorder(Callback):
         self._forget_batches()
 
     def _forget_batches(self) -> None:
-        # what a metric kept of this part must not stay in memory during the next one
+        # frees the memory of metrics that store predictions
         for metric in self._active:
             metric.reset()
         self._active = []
 
     def after_epoch(self, learn: Learner) -> None:
-        """Adds the row: the only place where metrics are read from the device."""
+        """Reads the metrics from the device and adds a row."""
         times = {name: value for name, value in self._pending.items() if name.startswith("time/")}
         values = {name: value for name, value in self._pending.items() if name not in times}
         self.row = {"epoch": float(learn.epoch), **_as_floats(values)}
@@ -249,7 +250,7 @@ class Recorder(Callback):
     # --- checkpoints
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the record so far, with the metrics of the unfinished part of the epoch."""
+        """Returns all records, including the metrics of the unfinished epoch."""
         return {
             "rows": [dict(row) for row in self.rows],
             "epoch_ends": list(self.epoch_ends),
@@ -262,7 +263,7 @@ class Recorder(Callback):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restores what `state_dict` returned."""
+        """Restores the records returned by `state_dict`."""
         self.rows = [dict(row) for row in state["rows"]]
         self.row = self.rows[-1] if self.rows else {}
         self.epoch_ends = list(state["epoch_ends"])
@@ -278,7 +279,7 @@ class Recorder(Callback):
 
 
 def find_recorder(cbs: Iterable[Callback]) -> Recorder | None:
-    """Returns the first recorder among callbacks, if there is one."""
+    """Returns the first `Recorder` in a list of callbacks, or `None`."""
     return next((cb for cb in cbs if isinstance(cb, Recorder)), None)
 
 

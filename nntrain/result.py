@@ -1,4 +1,4 @@
-"""How a fit ended: the reason, the result, and the exit code of the process.
+"""The result of a fit: why it ended, its metrics, and the exit code of the process.
 
 This module imports only the standard library.
 """
@@ -10,7 +10,7 @@ from enum import StrEnum
 
 
 class StopReason(StrEnum):
-    """Why a fit ended; trackers, sweeps and the exit code all follow it."""
+    """Why a fit ended. Determines the run status in trackers, the trial state and the exit code."""
 
     COMPLETED = "completed"
     EARLY_STOPPED = "early_stopped"
@@ -26,7 +26,7 @@ _FAILED = (StopReason.DIVERGED, StopReason.ERROR, StopReason.OUT_OF_MEMORY)
 
 
 def exit_code(reason: StopReason, signum: int | None = None) -> int:
-    """Returns the exit code for a reason: 0 for success, 128 + signal for an interrupt, else 1."""
+    """Returns the exit code: 0 for success, 1 for failure, 128 + `signum` for an interrupt."""
     if reason is StopReason.INTERRUPTED:
         return 128 + (signum or signal.SIGINT)
     return 1 if reason in _FAILED else 0
@@ -34,10 +34,16 @@ def exit_code(reason: StopReason, signum: int | None = None) -> int:
 
 @dataclass(frozen=True, slots=True)
 class FitResult:
-    """How a fit ended: the reason, a message for people, and the metrics of the last epoch.
+    """The result of a fit.
 
-    `n_epoch` counts finished epochs, `train_iter` the training batches of the learner. `signum` is
-    the signal that interrupted the fit, `traceback` the text of the exception that ended it.
+    Attributes:
+        reason: why the fit ended.
+        message: explanation for the user; may be empty.
+        metrics: the metrics of the last epoch.
+        n_epoch: number of finished epochs.
+        train_iter: number of training batches of the learner, over all fits.
+        signum: the signal that interrupted the fit, if any.
+        traceback: the formatted traceback of the exception that ended the fit; may be empty.
     """
 
     reason: StopReason

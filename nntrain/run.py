@@ -1,4 +1,4 @@
-"""`python -m nntrain.run`: trains one configuration, or runs a sweep with `-m`."""
+"""`python -m nntrain.run`: trains a model, or runs a sweep if `-m` is given."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from nntrain.core.ending import end_at_once, end_process
 
 
 def main() -> NoReturn:
-    """Runs the command line and ends the process."""
+    """Runs the command and exits the process."""
     end_process(command())
 
 
 def command() -> int:
-    """Runs the command line and returns the exit code."""
-    register()  # in an editable install Hydra does not find the sweeper
+    """Runs the command and returns the exit code."""
+    register()  # Hydra does not find the plugin in an editable install
     try:
         sys.argv[1:] = check_command_line(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=CONFIG_PATH, config_name=CONFIG_NAME)(job)()
@@ -41,6 +41,6 @@ def command() -> int:
 
 
 if __name__ == "__main__":
-    from nntrain import run  # by its own name, which the workers of a sweep import
+    from nntrain import run  # sweep workers import this module by name, not as __main__
 
     run.main()

@@ -1,4 +1,4 @@
-"""Schedules of hyper-parameters, and fits that use them, with fastai's formulas and defaults."""
+"""Hyper-parameter schedules, with the formulas and defaults of fastai."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ if TYPE_CHECKING:
     from nntrain.learner import Learner
 
 Schedule: TypeAlias = Callable[[float], float]
-"""Maps a position from 0 (start) to 1 (end) to a value."""
+"""Maps the position in the fit, from 0 (start) to 1 (end), to a value."""
 
 
 def sched_no(start: float, end: float) -> Schedule:
-    """Stays at `start`."""
+    """Returns a schedule that stays at `start`."""
     return lambda pos: start
 
 
 def sched_lin(start: float, end: float) -> Schedule:
-    """Goes from `start` to `end` in a straight line."""
+    """Returns a linear schedule from `start` to `end`."""
     return lambda pos: start + pos * (end - start)
 
 
 def sched_cos(start: float, end: float) -> Schedule:
-    """Goes from `start` to `end` along half a cosine.
+    """Returns a schedule from `start` to `end` with the shape of half a cosine wave.
 
     Source: Loshchilov and Hutter, 2017, https://arxiv.org/abs/1608.03983.
     """
@@ -37,34 +37,43 @@ def sched_cos(start: float, end: float) -> Schedule:
 
 
 def sched_exp(start: float, end: float) -> Schedule:
-    """Goes from `start` to `end` by equal ratios; both have the same sign and neither is 0."""
+    """Returns an exponential schedule from `start` to `end`.
+
+    Raises:
+        ValueError: if `start` and `end` have different signs, or one of them is 0.
+    """
     if start * end <= 0:
         raise ValueError(
-            f"sched_exp needs start and end of the same sign, neither 0, but got {start} and {end}."
+            f"sched_exp needs nonzero start and end of the same sign but got {start} and {end}."
         )
     return lambda pos: start * (end / start) ** pos
 
 
 def sched_poly(start: float, end: float, power: float) -> Schedule:
-    """Goes from `start` to `end` as `pos**power`."""
+    """Returns a polynomial schedule from `start` to `end`, proportional to `pos**power`."""
     return lambda pos: start + (end - start) * pos**power
 
 
 def combine_scheds(pcts: Sequence[float], scheds: Sequence[Schedule]) -> Schedule:
-    """Runs schedules one after another, each over its fraction of the whole.
+    """Joins schedules one after another; each one covers its fraction of the fit.
+
+    Args:
+        pcts: the fraction of each schedule.
+        scheds: the schedules.
 
     Raises:
-        ValueError: if there is not one fraction for each schedule, or they do not add up to 1.
+        ValueError: if the number of fractions is wrong, or the fractions do not add up to 1.
     """
     if len(pcts) != len(scheds):
         raise ValueError(
-            f"combine_scheds needs one fraction per schedule but got {len(pcts)} for {len(scheds)}."
+            f"combine_scheds needs one fraction per schedule but got {len(pcts)} for "
+            f"{len(scheds)} schedules."
         )
     if abs(sum(pcts) - 1) > 1e-6 or min(pcts) < 0:
         raise ValueError(
             f"combine_scheds needs fractions of at least 0 that add up to 1 but got {list(pcts)}."
         )
-    # smaller than one batch: fractions of 0.2 must start where they say, though 3 * 0.2 > 0.6
+    # tolerance for rounding errors, such as 0.2 + 0.2 + 0.2 > 0.6; far less than one batch
     slack = 1e-12
     starts = [sum(pcts[:i]) for i in range(len(pcts))]
 
@@ -78,18 +87,19 @@ def combine_scheds(pcts: Sequence[float], scheds: Sequence[Schedule]) -> Schedul
 
 
 def combined_cos(pct: float, start: float, middle: float, end: float) -> Schedule:
-    """Goes along half a cosine to `middle` over the first `pct`, then along another to `end`."""
+    """Returns a cosine schedule from `start` to `middle` at `pct`, then another one to `end`."""
     return combine_scheds([pct, 1 - pct], [sched_cos(start, middle), sched_cos(middle, end)])
 
 
 class ParamScheduler(Callback):
     """Sets hyper-parameters of the optimizer before each training batch.
 
-    The position is `learn.pct_train`; without a length of the loader it advances once per epoch.
+    The position in a schedule is `learn.pct_train`. If the loader has no length, the position
+    advances once per epoch.
 
     Args:
-        scheds: schedules by hyper-parameter: `lr`, `mom`, `weight_decay`, or another one of the
-            optimizer. One schedule serves all parameter groups; a sequence has one for each.
+        scheds: maps hyper-parameters of the optimizer (`lr`, `mom`, `weight_decay` and so on) to
+            schedules. Pass one schedule for all parameter groups, or a sequence with one for each.
     """
 
     order: ClassVar[int] = 60
@@ -104,7 +114,7 @@ class ParamScheduler(Callback):
         self.hps = {name: [] for name in self.scheds}
 
     def before_batch(self, learn: Learner) -> None:
-        """Sets the values for this batch; `hps` records those of the last parameter group."""
+        """Sets the values for this batch; `hps` stores the values of the last parameter group."""
         if not learn.training or learn.opt is None:
             return
         for name, sched in self.scheds.items():
@@ -117,27 +127,25 @@ class ParamScheduler(Callback):
             self.hps[name].append(get_hyper(param_groups(learn.opt)[-1], name))
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the recorded values; the schedules follow from `learn.pct_train`."""
+        """Returns the recorded values; the schedules themselves have no state."""
         return {"hps": {name: list(values) for name, values in self.hps.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restores what `state_dict` returned."""
+        """Restores the values returned by `state_dict`."""
         self.hps = {name: list(values) for name, values in state["hps"].items()}
 
 
 def _check_pct_start(name: str, pct_start: float) -> None:
     if not 0 <= pct_start <= 1:
         raise ValueError(
-            f"{name} got pct_start={pct_start}: it must be a fraction of the fit, from 0 to 1."
+            f"{name} got pct_start={pct_start}, but pct_start must be a fraction from 0 to 1."
         )
 
 
 def _check_divisors(name: str, **divisors: float) -> None:
     for arg, value in divisors.items():
         if not value > 0:
-            raise ValueError(
-                f"{name} got {arg}={value}: it must be above 0, as it divides the learning rate."
-            )
+            raise ValueError(f"{name} got {arg}={value}, but {arg} must be greater than 0.")
 
 
 def _check_moms(name: str, moms: Sequence[float]) -> None:
@@ -146,9 +154,7 @@ def _check_moms(name: str, moms: Sequence[float]) -> None:
         and len(moms) == 3
         and all(isinstance(mom, Real) and 0 <= mom < 1 for mom in moms)
     ):
-        raise ValueError(
-            f"{name} got moms={moms!r}: it must have three numbers of at least 0 and less than 1."
-        )
+        raise ValueError(f"{name} got moms={moms!r}, but moms must be three numbers in [0, 1).")
 
 
 def _peaks(learn: Learner) -> list[float]:
@@ -157,21 +163,22 @@ def _peaks(learn: Learner) -> list[float]:
 
 
 class OneCycle(ParamScheduler):
-    """A warm-up from `lr / div` to `lr`, then a decay to `lr / div_final`, along cosines.
+    """The one-cycle policy: a cosine warm-up of the learning rate, followed by a cosine decay.
 
-    `lr` is the optimizer's learning rate when the fit starts, for each parameter group. Momentum
-    goes down and up again.
+    The learning rate of each parameter group goes from `lr / div` to `lr` and then to
+    `lr / div_final`, where `lr` is its value at the start of the fit. The momentum decreases during
+    the warm-up and increases during the decay.
 
     Args:
-        div: the peak learning rate divided by the first.
-        div_final: the peak learning rate divided by the last.
-        pct_start: fraction of the fit in which the learning rate rises.
+        div: ratio of the peak learning rate to the first one.
+        div_final: ratio of the peak learning rate to the last one.
+        pct_start: fraction of the fit spent on the warm-up.
         moms: momentum at the start, peak and end; ignored if the optimizer has no momentum.
 
     Raises:
         ValueError: if an argument is out of range.
 
-    Source: Smith, 2018, https://arxiv.org/abs/1803.09820, in fastai's form.
+    Source: Smith, 2018, https://arxiv.org/abs/1803.09820, with the formula of fastai.
     """
 
     def __init__(
@@ -189,7 +196,7 @@ class OneCycle(ParamScheduler):
         self.moms = moms
 
     def before_fit(self, learn: Learner) -> None:
-        """Makes the schedules from the optimizer's learning rates."""
+        """Creates the schedules from the optimizer's learning rates."""
         self.scheds = {"lr": [self._lr_sched(peak) for peak in _peaks(learn)]}
         if learn.opt is not None and has_momentum(learn.opt):
             self.scheds["mom"] = combined_cos(self.pct_start, *self.moms)
@@ -203,11 +210,11 @@ class FlatCos(ParamScheduler):
     """A constant learning rate, then a cosine decay to `lr / div_final`.
 
     Args:
-        div_final: the constant learning rate divided by the last.
-        pct_start: fraction of the fit in which the learning rate is constant.
+        div_final: ratio of the constant learning rate to the last one.
+        pct_start: fraction of the fit with the constant learning rate.
 
     Raises:
-        ValueError: if `pct_start` is not from 0 to 1, or `div_final` is not above 0.
+        ValueError: if `pct_start` is not between 0 and 1, or `div_final` is not greater than 0.
     """
 
     def __init__(self, div_final: float = 1e5, pct_start: float = 0.75) -> None:
@@ -217,7 +224,7 @@ class FlatCos(ParamScheduler):
         self.div_final, self.pct_start = div_final, pct_start
 
     def before_fit(self, learn: Learner) -> None:
-        """Makes the schedules from the optimizer's learning rates."""
+        """Creates the schedules from the optimizer's learning rates."""
         self.scheds = {
             "lr": [
                 combined_cos(self.pct_start, lr, lr, lr / self.div_final) for lr in _peaks(learn)
@@ -227,13 +234,13 @@ class FlatCos(ParamScheduler):
 
 
 class SGDR(ParamScheduler):
-    """Cosine decays to 0 with warm restarts.
+    """Cosine decay to 0 with warm restarts.
 
-    The cycles together span the fit; `fit_sgdr` chooses the number of epochs accordingly.
+    The cycles are scaled to fill the fit. `fit_sgdr` computes the matching number of epochs.
 
     Args:
         n_cycles: number of cycles.
-        cycle_mult: length of each cycle relative to the one before.
+        cycle_mult: ratio of each cycle's length to the length of the previous cycle.
 
     Raises:
         ValueError: if an argument is less than 1.
@@ -244,14 +251,14 @@ class SGDR(ParamScheduler):
     def __init__(self, n_cycles: int, cycle_mult: int = 2) -> None:
         if n_cycles < 1 or cycle_mult < 1:
             raise ValueError(
-                "SGDR needs n_cycles and cycle_mult of at least 1 "
+                "SGDR needs n_cycles and cycle_mult to be at least 1 "
                 f"but got {n_cycles} and {cycle_mult}."
             )
         super().__init__({})
         self.n_cycles, self.cycle_mult = n_cycles, cycle_mult
 
     def before_fit(self, learn: Learner) -> None:
-        """Makes the schedules from the optimizer's learning rates."""
+        """Creates the schedules from the optimizer's learning rates."""
         lengths = [self.cycle_mult**i for i in range(self.n_cycles)]
         pcts = [length / sum(lengths) for length in lengths]
         self.scheds = {
@@ -274,7 +281,7 @@ def fit_one_cycle(
     cbs: Sequence[Callback] = (),
     **kwargs: Any,
 ) -> FitResult:
-    """Trains with a warm-up and a cosine decay (`OneCycle`); `kwargs` go to `Learner.fit`."""
+    """Trains with the `OneCycle` schedule; `kwargs` are passed to `Learner.fit`."""
     sched = OneCycle(div, div_final, pct_start, moms)
     return learn.fit(n_epoch, lr=lr_max, cbs=[sched, *cbs], **kwargs)
 
@@ -289,7 +296,7 @@ def fit_flat_cos(
     cbs: Sequence[Callback] = (),
     **kwargs: Any,
 ) -> FitResult:
-    """Trains at a constant rate, then a cosine decay (`FlatCos`); `kwargs` go to `Learner.fit`."""
+    """Trains with the `FlatCos` schedule; `kwargs` are passed to `Learner.fit`."""
     return learn.fit(n_epoch, lr=lr, cbs=[FlatCos(div_final, pct_start), *cbs], **kwargs)
 
 
@@ -303,14 +310,14 @@ def fit_sgdr(
     cbs: Sequence[Callback] = (),
     **kwargs: Any,
 ) -> FitResult:
-    """Trains with cosine decays and warm restarts (`SGDR`).
+    """Trains with the `SGDR` schedule.
 
     Args:
         learn: the learner.
         n_cycles: number of cycles.
-        cycle_len: epochs of the first cycle.
-        lr_max: peak learning rate; `None` selects the learner's.
-        cycle_mult: length of each cycle relative to the one before.
+        cycle_len: number of epochs in the first cycle.
+        lr_max: peak learning rate; `None` uses the learner's.
+        cycle_mult: ratio of each cycle's length to the length of the previous cycle.
         cbs: callbacks for this fit only.
         **kwargs: further arguments of `Learner.fit`.
     """

@@ -1,4 +1,4 @@
-"""A table of a model's layers: shapes, parameters and multiply-accumulates."""
+"""Model summary: a table of layers with shapes, parameters and multiply-accumulates (MACs)."""
 
 from __future__ import annotations
 
@@ -24,11 +24,17 @@ Shape: TypeAlias = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class LayerSummary:
-    """One layer: a module without children, or with parameters of its own.
+    """A row of the summary: a module that has no children, or that has its own parameters.
 
-    `input_shape` and `output_shape` are those of the first tensor in the layer's last run, batch
-    axis included; `None` if it did not run. `parameters` and `trainable` count numbers, shared ones
-    only in their first row. `macs` are the multiply-accumulates of all runs.
+    Attributes:
+        name: the dotted name of the module.
+        kind: the class name of the module.
+        input_shape: shape of the first input tensor in the last call, including the batch axis;
+            `None` if the module was not called.
+        output_shape: shape of the first output tensor, likewise.
+        parameters: number of parameters. Shared parameters count only in their first row.
+        trainable: number of trainable parameters.
+        macs: number of multiply-accumulates over all calls.
     """
 
     name: str
@@ -42,19 +48,19 @@ class LayerSummary:
 
 @dataclass(frozen=True, slots=True)
 class ModelSummary:
-    """The layers of a model for one batch, in the order of their definition; `str` makes a table.
+    """The summary of a model for one batch, with rows in definition order; print it as a table.
 
-    Multiply-accumulates are counted for `Linear`, `Conv1d`, `Conv2d` and `Conv3d`, for the whole
-    batch. A multiplication and an addition count as one, so FLOPs are twice as many. Not counted
-    are biases, activations, normalisation, pooling, embeddings, transposed convolutions, recurrent
-    layers, attention, and everything that a model computes outside of such layers.
+    Multiply-accumulates (MACs) are counted for the whole batch, and only for `Linear`, `Conv1d`,
+    `Conv2d` and `Conv3d`. The count ignores biases, activations, normalization, pooling,
+    embeddings, transposed convolutions, recurrent layers, attention, and everything computed
+    outside of these layers. One MAC is one multiplication and one addition, that is, two FLOPs.
     """
 
     rows: tuple[LayerSummary, ...]
 
     @property
     def parameters(self) -> int:
-        """The number of parameters, each counted once."""
+        """The number of parameters; shared parameters are counted once."""
         return sum(row.parameters for row in self.rows)
 
     @property
@@ -64,14 +70,14 @@ class ModelSummary:
 
     @property
     def macs(self) -> int:
-        """The multiply-accumulates of one forward pass of the batch."""
+        """The number of multiply-accumulates in one forward pass of the batch."""
         return sum(row.macs for row in self.rows)
 
     def __str__(self) -> str:
         lines = _aligned([_HEADER, *map(_cells, self.rows)])
         rule = "-" * max(map(len, lines))
         totals = [
-            f"Parameters: {self.parameters:,}, of which trainable: {self.trainable:,}",
+            f"Parameters: {self.parameters:,} ({self.trainable:,} trainable)",
             f"Multiply-accumulates for this batch: {self.macs:,}",
         ]
         return "\n".join([lines[0], rule, *lines[1:], rule, *totals])
@@ -111,7 +117,7 @@ def _macs(module: nn.Module, output: Tensor) -> int:
 
 
 class _Probe:
-    """Collects shapes, and multiply-accumulates over all runs, from the hooks."""
+    """Hook function that records each module's shapes and sums its MACs over all calls."""
 
     def __init__(self) -> None:
         self.shapes: dict[nn.Module, tuple[Shape | None, Shape | None]] = {}
@@ -159,12 +165,12 @@ def _rows(layers: dict[str, nn.Module], probe: _Probe) -> tuple[LayerSummary, ..
 def summarize(learn: Learner) -> ModelSummary:
     """Returns the shapes, parameters and MACs of each layer for one batch.
 
-    The first validation batch, or training batch without a validation set, runs through the model
-    as for a prediction, callbacks included. Everything is restored afterwards.
+    Runs the first validation batch (or the first training batch, if there is no validation set)
+    through the model like `Learner.get_preds`, including callbacks. Then restores the learner.
 
     Raises:
-        TypeError: if a loader can be iterated only once.
-        ValueError: if the loader is empty.
+        TypeError: if a data loader can be iterated only once.
+        ValueError: if the data loader is empty.
     """
     loader = learn.dls.train if learn.dls.valid is None else learn.dls.valid
     layers = {

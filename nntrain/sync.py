@@ -1,4 +1,4 @@
-"""`python -m nntrain.sync`: delivers undelivered journals to their trackers."""
+"""`python -m nntrain.sync`: sends undelivered records from journals to the trackers."""
 
 import sys
 

@@ -1,8 +1,10 @@
-"""Sweeps for Hydra: Optuna suggests configurations, workers run them, bad trials stop early.
+"""Hydra sweeps with Optuna: workers run the suggested trials and stop unpromising trials early.
 
-`current_trial()` returns the trial of a running job; `PruningCallback` reports to it and stops it.
-Neither imports Optuna. The sweeper is `hydra_plugins.nntrain_sweeper`; `register()` adds it to
-Hydra in an editable install, where Hydra does not find it.
+`current_trial()` returns the Optuna trial of the running job. `PruningCallback` reports a metric to
+that trial and stops the fit if the trial is pruned. Neither of them imports Optuna.
+
+The Hydra plugin is `hydra_plugins.nntrain_sweeper`. Hydra does not discover it in an editable
+install; call `register()` to register it there.
 """
 
 from typing import TYPE_CHECKING

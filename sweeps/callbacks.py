@@ -1,4 +1,4 @@
-"""The interface of `hydra.sweeper.callbacks`: code that runs before and after a sweep."""
+"""The interface for `hydra.sweeper.callbacks`, which run before and after a sweep."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SweepEnd:
-    """Why a sweep ended: the reason, a message, and the signal if one interrupted it."""
+    """The reason a sweep ended, a message, and the number of the signal if one interrupted it."""
 
     reason: StopReason
     message: str = ""
@@ -27,22 +27,22 @@ class SweepEnd:
 
 @runtime_checkable
 class StudyCallback(Protocol):
-    """Runs code before and after a sweep, in the process that the user started.
+    """A callback that runs before and after a sweep, in the process that the user started.
 
-    Each method is called once, in the order below.
+    Each method is called once per sweep, in the order listed here.
     """
 
     def check(self, plan: SweepPlan, config: DictConfig) -> None:
-        """Checks one configuration of the search space, before anything is written.
+        """Checks one configuration of the search space before the sweep writes any file.
 
         Raises:
             ConfigError: if the sweep must not start; the message says why.
         """
 
     def before_sweep(self, study: Study, plan: SweepPlan) -> None:
-        """Runs when the study is open and before the first trial starts."""
+        """Called after the study is opened and before the first trial starts."""
 
     def after_sweep(
         self, study: Study, plan: SweepPlan, figures: Mapping[str, go.Figure], end: SweepEnd
     ) -> None:
-        """Runs after the sweep, however it ended, when the files in its folder are written."""
+        """Called at the end of a sweep, even if it failed, after the result files are written."""

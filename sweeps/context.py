@@ -1,6 +1,6 @@
-"""The trial that this process is running: how a job finds it, and how it reports to the pruner.
+"""Gives a training job access to its Optuna trial and to the pruner.
 
-This module and `pruning` are what a training job imports; they load neither Optuna nor Hydra.
+Training jobs import only this module and `pruning`. Neither module imports Optuna or Hydra.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from nntrain.result import FitResult
 
 BATCH_METRICS = ("batch/loss", "batch/loss_smooth")
-"""The metrics that can be reported between epochs: the last batch's loss, and its running mean."""
+"""Metrics that can be reported during an epoch: the loss of a batch, and its running mean."""
 
 
 class Pruner(Protocol):
@@ -25,30 +25,34 @@ class Pruner(Protocol):
 
     @property
     def monitor(self) -> str | None:
-        """The metric to report; `None` if the job reports by itself."""
+        """The metric to report; `None` if the job calls `Trial.report` itself."""
 
     @property
     def every(self) -> int | None:
-        """The number of training batches between two reports; `None` means one per epoch."""
+        """The number of training batches between two reports; `None` reports once per epoch."""
 
     def report(self, value: float, step: int) -> None:
         """Records the value of the metric at a step."""
 
     def prune_reason(self) -> str | None:
-        """Returns why the trial must stop, or `None` if it continues; call it once per report."""
+        """Returns why the trial must stop, or `None` if the trial continues.
+
+        Call this method once after each report.
+        """
 
 
 @dataclass
 class TrialContext:
-    """The running trial and what the sweep knows about it.
+    """The running trial, and the information that the sweep passes to its job.
 
     Attributes:
         trial: the Optuna trial.
-        pruner: decides whether the trial continues; `None` if nothing can prune it.
-        resume_from: the folder of the interrupted trial that this one continues.
-        study_uid: the uid of the study's run in the trackers.
+        pruner: decides whether the trial continues; `None` if the trial cannot be pruned.
+        resume_from: the folder of the interrupted trial that this trial continues; `None` for a
+            new trial.
+        study_uid: the unique ID of the study's run in the trackers.
         study_name: the name of the study.
-        fit: how the last fit of the job ended, recorded by `PruningCallback`.
+        fit: the result of the job's last fit, recorded by `PruningCallback`.
     """
 
     trial: Trial
@@ -65,19 +69,19 @@ _ACTIVE: list[TrialContext] = []
 def current_trial() -> Trial | None:
     """Returns the Optuna trial that this process is running; `None` outside a sweep.
 
-    A job reports intermediate values to it, and may raise `optuna.TrialPruned`.
+    A job can report intermediate values to the trial and raise `optuna.TrialPruned` to end it.
     """
     return _ACTIVE[-1].trial if _ACTIVE else None
 
 
 def trial_context() -> TrialContext | None:
-    """Returns the running trial with what the sweep knows about it; `None` outside a sweep."""
+    """Returns the context of the running trial; `None` outside a sweep."""
     return _ACTIVE[-1] if _ACTIVE else None
 
 
 @contextmanager
 def active_trial(context: TrialContext) -> Iterator[None]:
-    """Makes a trial the current one for the duration of a `with` block."""
+    """Sets the current trial for the duration of a `with` block."""
     _ACTIVE.append(context)
     try:
         yield
@@ -86,10 +90,10 @@ def active_trial(context: TrialContext) -> Iterator[None]:
 
 
 def check_every(monitor: str | None, every: int | None) -> None:
-    """Checks that a metric can be reported every `every` batches.
+    """Checks that a metric can be reported every `every` training batches.
 
     Raises:
-        ValueError: if `every` is less than 1, or the metric is measured once per epoch.
+        ValueError: if `every` is less than 1, or if the metric is measured only once per epoch.
     """
     if every is not None and every < 1:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The error of an invalid sweep request."""
+"""The exception for sweeps that cannot run."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from nntrain.config.errors import ConfigError
 
 
 class SweepError(ConfigError):
-    """A sweep cannot start or continue; the message says what was wrong and what to do."""
+    """Raised when a sweep cannot start or continue; the message says what to change."""

@@ -22,22 +22,25 @@ if TYPE_CHECKING:
 
 
 class PruningCallback(MeasuredCallback):
-    """Reports a metric to the running trial, and cancels the fit when the study's pruner says so.
+    """Reports a metric to the running trial, and cancels the fit if the trial should be pruned.
 
-    The callback asks the pruner once after each report, except after the last epoch, when there is
-    no time left to save. A pruned fit ends like any other cancelled fit: every callback cleans up,
-    and its `FitResult` has the reason PRUNED, from which Optuna's state and the status in the
-    trackers follow. Outside a sweep the callback does nothing.
+    The callback asks the pruner once after each report. It does not ask after the last epoch,
+    because pruning would save no time there.
+
+    A pruned fit ends like any other canceled fit, and every callback cleans up. The `FitResult` has
+    the reason PRUNED. This reason determines the trial's state in Optuna and the run's status in
+    the trackers. Outside a sweep, the callback does nothing.
 
     Args:
         monitor: name of the recorded metric; `None` uses the sweep's setting.
-        every: training batches between two reports, for the metrics in `BATCH_METRICS`; `None`
-            uses the sweep's setting. Other metrics are reported once per epoch.
+        every: training batches between two reports of a metric in `BATCH_METRICS`; `None` uses
+            the sweep's setting. Other metrics are reported once per epoch.
 
     Raises:
-        ValueError: if `every` is less than 1, or given for a metric measured once per epoch.
-        LookupError: after an epoch in which the metric was not recorded; the message lists the
-            recorded metrics.
+        ValueError: if `every` is less than 1, or if `every` is set for a metric that is measured
+            once per epoch.
+        LookupError: if an epoch did not record the metric; the message lists the recorded
+            metrics.
     """
 
     order: ClassVar[int] = 100
@@ -50,7 +53,7 @@ class PruningCallback(MeasuredCallback):
         self._context: TrialContext | None = None
 
     def before_fit(self, learn: Learner) -> None:
-        """Finds the running trial."""
+        """Looks up the running trial and the sweep's settings."""
         self._context = trial_context()
         if self._context is not None and (pruner := self._context.pruner) is not None:
             self._monitor = self.monitor or pruner.monitor
@@ -60,7 +63,7 @@ class PruningCallback(MeasuredCallback):
         self._smoother, self._n_seen = Smoother(), 0
 
     def after_batch(self, learn: Learner) -> None:
-        """Reports the loss every `every` training batches, if the metric is a batch metric."""
+        """Reports a batch metric every `every` training batches."""
         if (
             self._monitor in BATCH_METRICS
             and learn.training
@@ -70,14 +73,14 @@ class PruningCallback(MeasuredCallback):
             self._stop_if_pruned()
 
     def _loss(self, learn: Learner) -> float:
-        """Returns the last training loss, raw or smoothed; this synchronizes with the device."""
+        """Returns the latest training loss, raw or smoothed; synchronizes with the device."""
         losses, _ = learn.recorder.since(self._n_seen)
         self._n_seen = learn.recorder.n_batch
         smoothed = [self._smoother.add(loss) for loss in losses.tolist()]
         return smoothed[-1] if self._monitor == "batch/loss_smooth" else float(losses[-1])
 
     def after_epoch(self, learn: Learner) -> None:
-        """Reports the metric of the epoch."""
+        """Reports an epoch metric at the end of each epoch."""
         if self._monitor is None or self._monitor in BATCH_METRICS:
             return
         if (value := self.measured(learn, self._monitor)) is None:
@@ -96,7 +99,7 @@ class PruningCallback(MeasuredCallback):
             raise CancelFitException(why, reason=StopReason.PRUNED)
 
     def cleanup_fit(self, learn: Learner) -> None:
-        """Records how the fit ended, for the sweep."""
+        """Stores the result of the fit for the sweep."""
         if self._context is not None:
             self._context.fit = learn.result
             self._context = None

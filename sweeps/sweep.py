@@ -1,4 +1,4 @@
-"""A sweep from start to end: opens the study, lets workers run the trials, writes the results."""
+"""Runs a sweep: opens the study, starts the workers, and writes the results."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ class Sweep:
         plan: the plan of the sweep.
         task_function: the user's job.
         hydra_context: Hydra's context.
-        config: the configuration that each trial's overrides change.
-        slots: the additional environment of each worker, one per worker.
-        trial_timeout_s: seconds after which a trial is killed.
-        callbacks: run before and after the trials.
+        config: the base configuration, to which each trial's overrides are applied.
+        slots: additional environment variables, one mapping per worker.
+        trial_timeout_s: seconds after which a running trial is killed; `None` sets no limit.
+        callbacks: callbacks to run before and after the trials.
     """
 
     plan: SweepPlan
@@ -123,7 +123,7 @@ class Sweep:
         storage: BaseStorage,
         on_trials: Callable[[Sequence[FrozenTrial]], None],
     ) -> Supervisor | HydraLauncherWorkers:
-        """Returns workers that are processes of this machine, or jobs of another Hydra launcher."""
+        """Creates workers: processes on this machine, or jobs of another Hydra launcher."""
         began = time.time()
         work = packed(
             state=hydra_state(),
@@ -147,7 +147,7 @@ class Sweep:
             self.signum = workers.signum
 
     def _is_in_foreground(self) -> bool:
-        """Whether the only worker is this process, which lets a debugger work."""
+        """Returns whether this process runs the trials itself, so that a debugger can be used."""
         is_one = len(self.slots) == 1 and not self.slots[0]
         return is_one and self.trial_timeout_s is None and not has_other_launcher(self.config)
 
@@ -160,8 +160,8 @@ class Sweep:
             n_after = len(study.get_trials(deepcopy=False))
             if end.reason is StopReason.COMPLETED and n_after == n_before:
                 print(
-                    f"nothing to do:   n_trials={self.plan.n_trials} is the study's total, "
-                    "raise it to run more"
+                    f"nothing to do:   n_trials={self.plan.n_trials} includes the trials of "
+                    "earlier commands; increase n_trials to run more"
                 )
         finally:
             for callback in self.callbacks:
@@ -204,11 +204,11 @@ class Sweep:
     def _exit_code(self, study: SweepStudy) -> int:
         trials = study.get_trials(deepcopy=False)
         if self.signum is not None:
-            print("go on:           run the same command again", flush=True)
+            print("resume it:       run the same command again", flush=True)
             return 128 + self.signum
         if has_failed(self.plan, trials):
             print(
-                f"nntrain: the sweep stopped because {self._too_many(trials)}: see the messages "
+                f"nntrain: the sweep stopped because {self._too_many(trials)}; see the messages "
                 "above.",
                 file=sys.stderr,
             )
@@ -216,7 +216,7 @@ class Sweep:
         return 0
 
 
-# --- from the command line to a sweep
+# --- creating a sweep from the command line
 
 
 def make_sweep(
@@ -226,17 +226,17 @@ def make_sweep(
     hydra_context: HydraContext,
     config: DictConfig,
 ) -> Sweep:
-    """Makes a sweep; checks everything before a trial starts, and writes nothing.
+    """Creates a sweep after checking all settings; starts no trial and writes no file.
 
     Args:
         settings: the keys of `hydra.sweeper`.
-        arguments: the overrides of the command line.
+        arguments: the overrides from the command line.
         task_function: the user's job.
         hydra_context: Hydra's context.
         config: the configuration of the sweep.
 
     Raises:
-        ConfigError: for the first mistake.
+        ConfigError: for the first invalid setting.
     """
     loader = hydra_context.config_loader
     space = make_space(settings["params"] or {}, arguments, loader)
@@ -278,7 +278,7 @@ def _make_callback(key: str, node: Any, trusted: Sequence[str]) -> StudyCallback
     made = instantiate(plain, key, (*HYDRA_TARGETS, *trusted))
     if not isinstance(made, StudyCallback):
         raise SweepError(
-            f"{key} makes an object of {type(made).__name__}, which does not implement "
+            f"{key} creates an object of type {type(made).__name__}, which does not implement "
             "nntrain.sweeps.StudyCallback."
         )
     return made

@@ -157,7 +157,7 @@ def test_a_circle_with_a_package_is_found(
         "nntrain.sweeps.context": "from nntrain.sweeps.study import trials",
     }
     assert problems(make_tree(tmp_path, files), capsys) == [
-        "a circle in nntrain.sweeps: context -> study, errors -> context, study -> errors"
+        "import cycle in nntrain.sweeps: context -> study, errors -> context, study -> errors"
     ]
 
 

@@ -1,4 +1,7 @@
-"""The sweep with plain Optuna in threads; prints the best value and the number of pruned trials."""
+"""Runs the sweep with plain Optuna in threads.
+
+The script prints the best value and the number of pruned trials.
+"""
 
 import argparse
 import json

@@ -1,6 +1,6 @@
-"""The sweep with Ray Tune, which samples with Optuna's TPE and prunes with ASHA.
+"""Runs the sweep with Ray Tune, which samples with Optuna's TPE and prunes with ASHA.
 
-It prints the best value and the number of trials stopped early.
+The script prints the best value and the number of trials that were stopped early.
 """
 
 import argparse

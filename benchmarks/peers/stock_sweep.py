@@ -1,4 +1,4 @@
-"""The sweep with hydra-optuna-sweeper and joblib's launcher, without pruning.
+"""Runs the sweep with hydra-optuna-sweeper and the joblib launcher, without pruning.
 
 Usage: `stock_sweep.py -m n_epoch=N ...`.
 """

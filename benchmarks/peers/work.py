@@ -1,6 +1,6 @@
-"""One trial, the same for all contenders: nntrain's default MLP on the digits.
+"""Defines a trial, the same for all contenders: trains nntrain's default MLP on the digits.
 
-It reports the validation accuracy after each epoch.
+The trial reports the validation accuracy after each epoch.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ OPT_FUNCS: Mapping[str, Callable[..., Any]] = {
 
 
 class Reports(Callback):
-    """Reports the accuracy of each epoch to a function that may raise to stop the trial."""
+    """Passes the accuracy of each epoch to a function, which may raise to stop the trial."""
 
     order = 100
 
@@ -42,7 +42,7 @@ class Reports(Callback):
 def train(
     params: Mapping[str, Any], n_epoch: int, report: Callable[[float, int], None] | None = None
 ) -> float:
-    """Trains as `python -m nntrain.run callbacks=none tracker=none` does."""
+    """Trains like `python -m nntrain.run callbacks=none tracker=none`."""
     torch.set_num_threads(1)
     seed_everything(42)
     learn = Learner(

@@ -1,1 +1,1 @@
-"""Capture: what a run records of its surroundings."""
+"""Captures the console output, system metrics and provenance of a run."""

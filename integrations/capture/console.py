@@ -1,4 +1,4 @@
-"""A copy of what the training process prints, as plain lines in a file."""
+"""Copies the console output of the training process to a plain-text file."""
 
 from __future__ import annotations
 
@@ -17,25 +17,26 @@ from nntrain.integrations.capture.tap import Tap
 from nntrain.integrations.capture.terminal import TerminalText
 
 CONSOLE_LOG = "console.log"
-"""The name of the file in the folder of the run."""
+"""The file name of the console log in the folder of the run."""
 
 N_BACK = 100
-"""The most lines that a live display can remove; a display is not as high."""
+"""The maximum number of lines that a live display can redraw; terminals have fewer lines."""
 
 _LOG = logging.getLogger("nntrain")
 
 
 class ConsoleLog:
-    """Copies what this process prints to `sys.stdout` and `sys.stderr` to a file, while entered.
+    """Context manager that copies this process's `sys.stdout` and `sys.stderr` to a file.
 
-    The terminal shows everything as before. Output of forked processes and of other programs is not
-    recorded. A line is in the file as soon as it ends, without colours; of a progress bar only the
-    last state is kept. Lines that a live display draws over by moving the cursor up are removed
-    from the file. The file is UTF-8. If it cannot be written, a warning says so once.
+    The terminal output does not change. Output of forked processes and of other programs is not
+    recorded. Each line is written to the file as soon as it is complete, without colors. Only the
+    last state of a progress bar is written. Lines that a live display redraws by moving the cursor
+    up are removed from the file. The file is encoded in UTF-8. If the file cannot be written, one
+    warning is logged.
 
     Args:
         path: the file; new lines are appended.
-        redact: removes secrets from a line.
+        redact: function that removes secrets from a line.
     """
 
     def __init__(self, path: Path, redact: Callable[[str], str]) -> None:
@@ -43,7 +44,9 @@ class ConsoleLog:
         self._redact = redact
         self._lock = threading.RLock()
         self._printed: deque[tuple[Tap, str]] = deque()
-        self._lines: deque[tuple[Tap, int]] = deque(maxlen=N_BACK)  # the start of each in the file
+        self._lines: deque[tuple[Tap, int]] = deque(
+            maxlen=N_BACK
+        )  # the offset of each line in the file
         self._is_reading = self._has_warned = False
 
     def __enter__(self) -> Self:
@@ -72,18 +75,20 @@ class ConsoleLog:
                 self._file.close()
 
     def _opened(self) -> FileIO | None:
-        try:  # without a buffer, which a forked process would write a second time
+        try:  # unbuffered, because a forked process would write the buffer again
             return FileIO(str(self.path), "ab")
         except OSError as err:
             self._warn(err)
             return None
 
     def _record(self, tap: Tap, text: str) -> None:
-        if os.getpid() != self._pid:  # a forked process, in which the lock may be held for ever
+        if os.getpid() != self._pid:  # in a forked process, the lock may never be released
             return
         with self._lock:
             self._printed.append((tap, text))
-            if not self._is_reading:  # else a signal handler printed while a line was recorded
+            if (
+                not self._is_reading
+            ):  # True if a signal handler prints while a line is being recorded
                 self._read()
 
     def _read(self) -> None:
@@ -117,4 +122,4 @@ class ConsoleLog:
     def _warn(self, err: OSError | ValueError) -> None:
         if not self._has_warned:
             self._has_warned = True
-            _LOG.warning("%s cannot be written (%s): it lacks later output.", self.path, err)
+            _LOG.warning("%s cannot be written (%s): later output is not recorded.", self.path, err)

@@ -1,4 +1,4 @@
-"""Letting the training process run first where the shipper wants the same core."""
+"""Lowers the CPU priority of the shipper so that it does not slow down training."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ except ImportError:
     psutil = None
 
 NICENESS = 10
-"""Leaves training nine tenths of a core that the shipper wants too, and the shipper the rest."""
+"""The niceness of the shipper: on a shared core, training gets about 90% of the CPU time."""
 
 
 def give_way() -> None:
     """Lowers the priority of this process.
 
-    Where Linux groups processes by session, as it does on desktops by default, the priority counts
-    only within the session.
+    If Linux schedules processes by session (autogroup, the default on desktops), the priority
+    applies only within the session.
     """
     os.nice(NICENESS)
 
 
 def children_give_way() -> None:
-    """Lowers the priority of the sessions that a tracker's library has started from here."""
+    """Lowers the priority of child processes that a tracker's library started in other sessions."""
     for child in () if psutil is None else psutil.Process().children(recursive=True):
-        with suppress(OSError):  # this system has no such groups, or the process has ended
+        with suppress(OSError):  # the system has no autogroups, or the process has ended
             if os.getsid(child.pid) != os.getsid(0):
                 Path(f"/proc/{child.pid}/autogroup").write_text(str(NICENESS))

@@ -1,4 +1,4 @@
-"""The origin of a run: code, command line and versions."""
+"""Records the origin of a run: git commit, command line and package versions."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from nntrain.integrations.tracker import ProcessInfo
 _PACKAGES = ("nntrain", "numpy", "hydra-core", "mlflow", "optuna", "torch", "wandb")
 
 NNTRAIN = ("-m", "nntrain.run")
-"""How the command line of nntrain is called."""
+"""The arguments of `python` that start nntrain's command line."""
 
 
 def git_tags(folder: Path) -> dict[str, str]:
-    """The commit of the folder's repository and whether files have changed since.
+    """Returns tags with a folder's git commit and branch, and whether tracked files have changed.
 
-    Returns nothing outside a repository.
+    The result is empty outside a git repository.
     """
     commit = _git(folder, "rev-parse", "HEAD")
     if commit is None:
@@ -50,7 +50,7 @@ def _git(folder: Path, *args: str) -> str | None:
 
 
 def version_tags() -> dict[str, str]:
-    """The versions of Python and of the packages that affect the results."""
+    """Returns tags with the versions of Python and of the packages that affect results."""
     tags = {"nntrain.version.python": platform.python_version()}
     for name in _PACKAGES:
         try:
@@ -58,19 +58,21 @@ def version_tags() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     if (torch := sys.modules.get("torch")) is not None:
-        tags["nntrain.version.torch"] = str(torch.__version__)  # names the build, such as +cu130
+        tags["nntrain.version.torch"] = str(
+            torch.__version__
+        )  # includes the build, for example +cu130
     return tags
 
 
 def command_tags(
     argv: Sequence[str], redactor: Redactor, program: Sequence[str] = NNTRAIN
 ) -> dict[str, str]:
-    """The command line without secrets, and the user.
+    """Returns tags with the command line, without secrets, and the name of the user.
 
     Args:
         argv: `sys.argv`.
         redactor: removes the secrets.
-        program: what `python` was called with before the arguments.
+        program: the program that `python` runs: a script, or `-m` and a module.
     """
     command = shlex.join(["python", *program, *_safe_args(argv[1:], redactor)])
     source = {"mlflow.source.name": program[-1], "mlflow.source.type": "LOCAL"}
@@ -78,13 +80,13 @@ def command_tags(
 
 
 def running_program() -> list[str]:
-    """What `python` was called with to run this process: `-m` and a module, or a script."""
+    """Returns the program that this process runs: `-m` and a module name, or a script path."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     return [sys.argv[0]] if spec is None else ["-m", spec.name.removesuffix(".__main__")]
 
 
 def _safe_args(args: Sequence[str], redactor: Redactor) -> list[str]:
-    """Removes the values of secrets, given as `key=value`, `--key=value` or `--key value`."""
+    """Replaces secret values passed as `key=value`, `--key=value` or `--key value`."""
     before = ["", *args]
     return [
         REDACTED if _is_secret_value(flag, arg, redactor) else redactor.override(arg)
@@ -100,12 +102,12 @@ def _is_secret_value(flag: str, arg: str, redactor: Redactor) -> bool:
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (ImportError, KeyError, OSError):  # the user id of a container may have no name
+    except (ImportError, KeyError, OSError):  # in a container, the user id may have no name
         return "unknown"
 
 
 def process_info(redactor: Redactor) -> ProcessInfo:
-    """This process, with its arguments without secrets."""
+    """Returns a description of this process, with secrets removed from its arguments."""
     args = _safe_args(sys.argv[1:], redactor)
     return ProcessInfo(
         os.getpid(), platform.node(), str(Path.cwd()), sys.argv[0], args, sys.executable
@@ -113,7 +115,7 @@ def process_info(redactor: Redactor) -> ProcessInfo:
 
 
 def provenance_tags(redactor: Redactor, program: Sequence[str] = NNTRAIN) -> dict[str, str]:
-    """The tags for the code, the versions, the command line and the folder of this process."""
+    """Returns tags with the git commit, versions, command line and folder of this process."""
     return {
         **git_tags(Path.cwd()),
         **version_tags(),

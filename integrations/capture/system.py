@@ -1,4 +1,4 @@
-"""System metrics: what the training process uses of its machine, seen from another process."""
+"""System metrics: CPU, memory and GPU usage of a process, measured by another process."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ except ImportError:
     psutil = None
 
 SHORTEST_S = 0.1
-"""Seconds between two samples below which CPU times are too coarse for a percentage."""
+"""Minimum seconds between two samples; over shorter times, CPU percentages are too coarse."""
 
 _MIB, _GIB = 2**20, 2**30
 
 
 class Nvml(Protocol):
-    """The functions of `pynvml`, NVIDIA's management library, that are used here."""
+    """The part of `pynvml`, NVIDIA's management library, that this module uses."""
 
     NVMLError: type[Exception]
 
     def nvmlInit(self) -> None:
-        """Opens the library."""
+        """Initializes the library."""
 
     def nvmlDeviceGetCount(self) -> int:
-        """The number of GPUs."""
+        """Returns the number of GPUs."""
 
     def nvmlDeviceGetHandleByIndex(self, index: int, /) -> Any:
         """Returns a GPU by its index."""
@@ -38,33 +38,33 @@ class Nvml(Protocol):
         """Returns a GPU, or a MIG slice of one, by its UUID."""
 
     def nvmlDeviceGetUUID(self, handle: Any, /) -> str:
-        """The UUID of a GPU."""
+        """Returns the UUID of a GPU."""
 
     def nvmlDeviceGetUtilizationRates(self, handle: Any, /) -> Any:
-        """Returns an object whose `gpu` is the percentage of time with a running kernel."""
+        """Returns an object whose `gpu` is the percentage of time in which a kernel was running."""
 
     def nvmlDeviceGetMemoryInfo(self, handle: Any, /) -> Any:
         """Returns an object whose `used` and `total` are in bytes."""
 
     def nvmlDeviceGetPowerUsage(self, handle: Any, /) -> int:
-        """The power in milliwatts."""
+        """Returns the power in milliwatts."""
 
     def nvmlDeviceGetTemperature(self, handle: Any, sensor: int, /) -> int:
-        """The temperature of a sensor in degrees Celsius; sensor 0 is the chip."""
+        """Returns the temperature of a sensor in degrees Celsius; sensor 0 is the chip."""
 
 
 class SystemMetrics:
-    """Samples what a process uses of its machine.
+    """Samples the CPU, memory, disk and GPU usage of a process.
 
-    Without psutil it returns nothing; without nvidia-ml-py it leaves out the GPUs.
+    Without psutil, samples are empty; without nvidia-ml-py, they contain no GPU values.
 
     ==================================  ==========================================================
-    `system/cpu_percent`                CPU time of the process and its children, for example
+    `system/cpu_percent`                CPU usage of the process and its children, for example
                                         DataLoader workers, since the last sample; 100 is one core
     `system/memory_rss_mib`             resident memory of the process and its children, in MiB;
-                                        shared pages count in each
-    `system/machine_cpu_percent`        use of all cores since the last sample, 0 to 100
-    `system/machine_memory_percent`     use of the machine's memory, 0 to 100
+                                        shared pages are counted for each process
+    `system/machine_cpu_percent`        usage of all cores since the last sample, 0 to 100
+    `system/machine_memory_percent`     usage of the machine's memory, 0 to 100
     `system/disk_free_gib`              free space in the folder of the process, in GiB
     `system/gpu_N_utilization_percent`  time with a running kernel, 0 to 100
     `system/gpu_N_memory_mib`           memory in use by all processes, in MiB
@@ -73,14 +73,14 @@ class SystemMetrics:
     `system/gpu_N_temperature_c`        temperature, in degrees Celsius
     ==================================  ==========================================================
 
-    The sampling process and its own children are not counted. N is the index of the GPU in the
-    sampled process, as in `cuda:N`: only the GPUs in the `CUDA_VISIBLE_DEVICES` with which it was
-    started count. Values that a device does not report are left out, for example the power of a MIG
-    slice.
+    The process that takes the samples and its children are not included. N is the index of a GPU in
+    the sampled process, as in `cuda:N`; GPUs that `CUDA_VISIBLE_DEVICES` hid when the process
+    started are not included. Values that a device does not report are omitted, for example the
+    power of a MIG slice.
 
     Args:
         pid: the process to sample.
-        nvml: replaces the module `pynvml`; `None` imports the module if it is installed.
+        nvml: replacement for the module `pynvml`; `None` imports the module if it is installed.
     """
 
     def __init__(self, pid: int, nvml: Nvml | None = None) -> None:
@@ -92,7 +92,7 @@ class SystemMetrics:
         self._before = _CpuTimes.of(self._tree())
 
     def sample(self) -> dict[str, float]:
-        """Returns the values by name; empty if the process has ended or psutil is missing."""
+        """Returns the values by name, or `{}` if the process has ended or psutil is missing."""
         tree = self._tree()
         if not tree:
             return {}
@@ -128,7 +128,7 @@ class SystemMetrics:
 
 @dataclass(frozen=True, slots=True)
 class _CpuTimes:
-    """CPU times in seconds: of the idle cores together, and of each process."""
+    """CPU times in seconds: the idle time of all cores together, and the time of each process."""
 
     time_s: float
     idle_s: float = 0.0
@@ -152,7 +152,7 @@ def _cpu_s(process: Any) -> float:
 
 
 def _without_this(children: list[Any]) -> list[Any]:
-    """The processes without this one and its children."""
+    """Returns the processes except this process and its children."""
     this = psutil.Process()
     if this not in children:
         return children
@@ -193,7 +193,7 @@ def _gpu(nvml: Nvml, handle: Any) -> Iterator[tuple[str, float]]:
 
 
 def _visible_gpus(nvml: Nvml, visible: str | None) -> list[Any]:
-    """The GPUs in the order of CUDA's indices for a value of `CUDA_VISIBLE_DEVICES`."""
+    """Returns the GPUs in CUDA's order for a value of `CUDA_VISIBLE_DEVICES`."""
     try:
         nvml.nvmlInit()
         handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
@@ -206,7 +206,7 @@ def _named(nvml: Nvml, handles: list[Any], names: list[str]) -> Iterator[Any]:
     for name in map(str.strip, names):
         found = handles[int(name) :][:1] if name.isdigit() else _by_uuid(nvml, handles, name)
         if not found:
-            return  # like CUDA, ignores everything after an unknown name
+            return  # like CUDA, ignore all names after an unknown name
         yield found[0]
 
 
@@ -236,7 +236,7 @@ def _process(pid: int) -> Any:
 
 
 def _gone() -> tuple[type[Exception], ...]:
-    """The errors of psutil for a process that has ended or belongs to another user."""
+    """Returns psutil's errors for a process that has ended or belongs to another user."""
     return () if psutil is None else (psutil.NoSuchProcess, psutil.AccessDenied)
 
 

@@ -1,4 +1,4 @@
-"""Observing what is written to a stream."""
+"""Observes writes to a text stream."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import TextIO
 
 
 class Tap:
-    """Calls a function with each text written to a stream, until it is closed.
+    """Calls a function with each string that is written to a stream, until `close` is called.
 
-    It replaces the stream's `write` by an attribute, so that the stream stays the same object, for
-    logging handlers too.
+    The stream's `write` method is replaced by an instance attribute. The stream stays the same
+    object, so logging handlers that refer to the stream are observed too.
     """
 
     def __init__(self, stream: TextIO, listen: Callable[[Tap, str], None]) -> None:
@@ -28,7 +28,7 @@ class Tap:
                 self._listen(self, text)
 
     def close(self) -> None:
-        """Restores the stream, unless other code has replaced its `write` meanwhile."""
+        """Stops observing, and restores `write` unless other code has replaced it since."""
         self._listen = None
         if self._attributes.get("write") is not self._tapped:
             return

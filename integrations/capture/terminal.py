@@ -1,4 +1,4 @@
-"""The plain lines in a text that is written for a terminal."""
+"""Converts terminal output to plain lines."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 _TOKEN = re.compile(
-    r"""\x1b\[(?P<numbers>[0-9;?]{0,32})[ -/]*(?P<control>[@-~])  # cursor, erasing, colours
+    r"""\x1b\[(?P<numbers>[0-9;?]{0,32})[ -/]*(?P<control>[@-~])  # cursor, erasing, colors
     | \x1b\][^\x07\x1b]*(?:\x07|\x1b\\)                           # titles and links
     | \x1b[^[\]]
     | (?P<text>[^\x00-\x08\x0a-\x1f\x7f]+)
@@ -17,9 +17,9 @@ _UNFINISHED = re.compile(r"\x1b(?:\[[0-9;?]{0,32}[ -/]*|\][^\x07\x1b]{0,2048}\x1
 
 
 class TerminalText:
-    """Splits the text of one stream into lines, without colours.
+    """Splits the output of one stream into plain lines without colors.
 
-    Of a line that is drawn again after a carriage return, only the last state is kept.
+    If a line is redrawn after a carriage return, only its last version is kept.
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class TerminalText:
         self._is_redrawn = False
 
     def read(self, text: str) -> Iterator[str | int]:
-        """Yields each line that ends, and how many lines up the cursor moves to draw over them."""
+        """Yields each complete line as a string, and each cursor move up as a number of lines."""
         text = self._unread + text
         unfinished = _UNFINISHED.search(text)
         self._unread = unfinished.group() if unfinished else ""

@@ -1,1 +1,1 @@
-"""The journal: the record of a run that training writes and everything else reads."""
+"""The journal of a run: its format, and how to write, read and close it."""

@@ -1,4 +1,4 @@
-"""Closing the journal of a process that died before it could write the end of its run."""
+"""Closes the journals of processes that died before they could end their run."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from nntrain.result import StopReason
 
 
 def close_journal(journal: Path) -> bool:
-    """Writes the end of a run whose process died; returns whether the journal needed it.
+    """Adds the missing end of a run whose process died; returns whether an end was added.
 
     Raises:
-        JournalError: if the journal has no start record, or a newer version.
+        JournalError: if the journal has no start record or was written by a newer nntrain.
     """
     record = read_journal(journal)
     if record.end is not None or record.continued_by is not None:
         return False
     last = max((int(series.step[-1]) for series in record.metrics.values()), default=0)
     message = (
-        f"the process ended without a word after batch {last}: killed, out of memory, or crashed"
+        f"the process ended unexpectedly after batch {last}: killed, out of memory, or crashed"
     )
     end = RunEnd(StopReason.INTERRUPTED, message, signal.SIGKILL, time.time_ns() // 1_000_000)
     tags = {OUTCOME_TAG: str(end.reason), "nntrain.message": message}

@@ -1,4 +1,4 @@
-"""The files that a run keeps in a folder beside its journal."""
+"""Files of a run, stored in a folder next to its journal."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger("nntrain")
 
 FOLDER = "files"
-"""The folder beside the journal that holds the files of its records."""
+"""The folder next to the journal that contains the files of its records."""
 
 DPI = 150
-"""Dots per inch of a figure's image."""
+"""Resolution of saved figures, in dots per inch."""
 
 
 class Files:
-    """Stores the files of a run; the returned paths are relative to the folder of the journal.
+    """Stores the files of a run. Methods return paths relative to the folder of the journal.
 
     Args:
         folder: the folder of the journal.
@@ -41,7 +41,7 @@ class Files:
         return place
 
     def link(self, path: Path) -> str:
-        """Links a file that is only ever replaced and never overwritten, such as a checkpoint."""
+        """Links a file that is replaced but never modified in place, for example a checkpoint."""
         place = self._place(path.name)
         link_or_copy(path.resolve(), self._folder / place)
         return place
@@ -53,7 +53,7 @@ class Files:
         return place
 
     def inside(self, path: Path) -> str:
-        """Returns the place of a file in the folder of the journal, or links one from outside."""
+        """Returns a file's path in the journal's folder; links the file if it is elsewhere."""
         if path.is_relative_to(self._folder):
             return str(path.relative_to(self._folder))
         return self.link(path)
@@ -69,8 +69,8 @@ class Files:
 
 @contextmanager
 def warning_if_unwritable(path: Path) -> Iterator[None]:
-    """Turns the error of a full disk into a warning, so that training continues."""
+    """Logs an `OSError`, for example of a full disk, as a warning so that training continues."""
     try:
         yield
     except OSError as err:
-        _LOG.warning("%s is not kept with the run: %s", path, err)
+        _LOG.warning("%s could not be stored with the run: %s", path, err)

@@ -1,8 +1,8 @@
-"""The journal of a run: the only thing that training writes, and the source of truth.
+"""The format of the journal, the file in which training records a run.
 
-`journal.jsonl` is append-only, with one JSON object a line. Each line ends in its own checksum
-(`"crc"`, the CRC-32 of all text before it), so that damage is detected. The key `kind` tells the
-kinds of records apart:
+`journal.jsonl` is an append-only file with one JSON object per line. Each line ends with a
+checksum, which detects damage: `"crc"`, the CRC-32 of the line's text before the checksum. The key
+`kind` contains the kind of the record:
 
 ==============  ================================================================================
 `start`         a run starts or is resumed: `version`, `run` (see `RunInfo`), `trackers` (specs)
@@ -12,12 +12,12 @@ kinds of records apart:
 `figure`        `path` of an image below the journal's folder, `name`, `step`
 `table`         `name`, `columns`, `rows`, `step`
 `artifact`      `path` of a file below the journal's folder, `name`, `aliases`
-`model`         as `artifact`, with the configuration `node` that makes the model
+`model`         like `artifact`, plus `node`, the configuration that builds the model
 `end`           `reason`, `message`, `signum`, `time_ms`
-`continued`     another journal continues the run, `by`; delivery of this one stops
+`continued`     the journal `by` continues the run; delivery of this journal stops
 ==============  ================================================================================
 
-A last line without a line end was being written when the process died, and is ignored.
+If the process dies while it writes a line, the line has no newline at its end and is ignored.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from nntrain.integrations.tracker import MetricRow, ProcessInfo, RunEnd, RunInfo
 from nntrain.result import StopReason
 
 VERSION = 1
-"""The version of the records that this nntrain writes; it cannot read newer ones."""
+"""The version of the format; journals of a newer version cannot be read."""
 
 JOURNAL = "journal.jsonl"
-"""The name of the journal in the folder of a run."""
+"""The file name of the journal in the folder of a run."""
 
 _TAIL = len(',"crc":"00000000"}')
 
@@ -47,20 +47,20 @@ Record = Mapping[str, Any]
 
 
 class JournalError(ValueError):
-    """A journal cannot be read: it has no start record, or a newer version."""
+    """Raised for a journal that has no start record or was written by a newer nntrain."""
 
 
 # --- lines
 
 
 def encode(record: Record) -> bytes:
-    """A record as a line with a checksum; values that JSON lacks, such as paths, become text."""
+    """Encodes a record as a line with a checksum; non-JSON values such as paths become strings."""
     body = json.dumps(record, separators=(",", ":"), default=str).encode()
     return b'%s,"crc":"%08x"}\n' % (body[:-1], zlib.crc32(body[:-1]))
 
 
 def decode(line: bytes) -> dict[str, Any]:
-    """Returns the record of a line.
+    """Decodes a line and returns its record.
 
     Raises:
         ValueError: if the line is damaged.
@@ -75,7 +75,7 @@ def decode(line: bytes) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line of a journal: its number from 1, its end in bytes, and its record or its damage."""
+    """A line of a journal: its number (from 1), end offset in bytes, and record or read error."""
 
     number: int
     end: int
@@ -84,7 +84,7 @@ class Line:
 
 
 def lines(path: Path, offset: int = 0, number: int = 0) -> Iterator[Line]:
-    """Yields the complete lines after the first `offset` bytes, which hold `number` lines."""
+    """Yields the complete lines from byte `offset` on; `number` lines come before that byte."""
     with open(path, "rb") as file:
         file.seek(offset)
         for raw in file:
@@ -105,7 +105,7 @@ def _line(number: int, end: int, raw: bytes) -> Line:
 
 
 def start_record(run: RunInfo, trackers: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The record of a start or resume; `trackers` holds their specs by name, without secrets."""
+    """Returns the record of a start or resume; `trackers` maps names to specs without secrets."""
     values = asdict(run)
     del values["folder"]
     values["params"] = {str(key): value for key, value in run.params.items()}
@@ -118,7 +118,7 @@ def start_record(run: RunInfo, trackers: Mapping[str, Mapping[str, Any]]) -> dic
 
 
 def run_of(record: Record, folder: Path) -> RunInfo:
-    """Returns the run of a start record.
+    """Returns the run information of a start record.
 
     Raises:
         JournalError: if the journal has a newer version.
@@ -135,12 +135,12 @@ def run_of(record: Record, folder: Path) -> RunInfo:
 def metrics_record(
     time_ms: list[int], step: list[int], values: Mapping[str, list[float]]
 ) -> dict[str, Any]:
-    """The record of rows with the same keys, by column."""
+    """Returns the record of rows with the same keys, stored as columns."""
     return {"kind": "metrics", "time_ms": time_ms, "step": step, "values": dict(values)}
 
 
 def metrics_records(rows: Iterable[MetricRow]) -> Iterator[dict[str, Any]]:
-    """Yields the records of rows; consecutive rows with the same keys share one."""
+    """Converts rows to records; consecutive rows with the same keys share a record."""
     block: list[MetricRow] = []
     for row in rows:
         if block and row.values.keys() != block[0].values.keys():
@@ -157,7 +157,7 @@ def _columns(rows: list[MetricRow]) -> dict[str, Any]:
 
 
 def rows_of(record: Record) -> list[MetricRow]:
-    """The rows of a metrics record."""
+    """Returns the rows of a metrics record."""
     columns = record["values"]
     return [
         MetricRow(time_ms, step, {key: values[i] for key, values in columns.items()})
@@ -166,7 +166,7 @@ def rows_of(record: Record) -> list[MetricRow]:
 
 
 def end_record(end: RunEnd) -> dict[str, Any]:
-    """The record of a run's end."""
+    """Returns the record of a run's end."""
     signum = None if end.signum is None else int(end.signum)
     return {
         "kind": "end",
@@ -178,13 +178,13 @@ def end_record(end: RunEnd) -> dict[str, Any]:
 
 
 def end_of(record: Record) -> RunEnd:
-    """The end of an end record."""
+    """Returns the end of the run from an end record."""
     return RunEnd(
         StopReason(record["reason"]), record["message"], record["signum"], record["time_ms"]
     )
 
 
-# --- the whole
+# --- whole journals
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,17 +216,17 @@ class RunRecord:
     """The contents of a journal.
 
     Attributes:
-        run: what was known about the run when it started.
-        trackers: the specs of its trackers, by name.
+        run: the information about the run in its latest start record.
+        trackers: the specs of the run's trackers, by name.
         metrics: the values of each metric, by key.
         tags: the tags by name.
         files: figures, artifacts and models.
         tables: the tables.
-        end: how the run ended; `None` while it runs, or if its process died and the shipper has not
-            closed the journal yet.
-        continued_by: the journal that continues the run, if there is one.
-        damaged: the damage of each line that cannot be read, by line number; all other lines are
-            included above.
+        end: how the run ended; `None` while the run is running, and until the shipper closes the
+            journal of a process that died.
+        continued_by: the journal that continues the run, or `None`.
+        damaged: the error of each unreadable line, by line number. The other attributes contain all
+            readable lines.
     """
 
     run: RunInfo
@@ -248,7 +248,7 @@ def read_journal(path: str | Path) -> RunRecord:
 
     Raises:
         FileNotFoundError: if the journal does not exist.
-        JournalError: if it has no start record, or a newer version.
+        JournalError: if the journal has no start record or was written by a newer nntrain.
     """
     path = journal_path(path)
     found, columns = _Gathered(), _Columns()
@@ -265,13 +265,13 @@ def read_journal(path: str | Path) -> RunRecord:
 
 
 def journal_path(path: str | Path) -> Path:
-    """The path of a journal, given the journal or the folder of the run."""
+    """Returns the path of a journal; `path` is the journal itself or the folder of the run."""
     path = Path(path)
     return path / JOURNAL if path.is_dir() else path
 
 
 class _Columns:
-    """Collects the columns of all metrics records, and joins them at the end."""
+    """Collects the columns of all metrics records and joins them."""
 
     def __init__(self) -> None:
         self._steps: dict[str, list[int]] = {}
@@ -296,7 +296,7 @@ class _Columns:
 
 
 class _Gathered:
-    """Collects the contents of all other records."""
+    """Collects the contents of all records except metrics."""
 
     def __init__(self) -> None:
         self.start: tuple[RunInfo, dict[str, Any]] | None = None
@@ -325,7 +325,7 @@ class _Gathered:
     def record(self, path: Path) -> RunRecord:
         if self.start is None:
             raise JournalError(
-                f"{path} has no start record: expected a journal that nntrain wrote."
+                f"{path} has no start record: expected a journal written by nntrain."
             )
         run, trackers = self.start
         return RunRecord(

@@ -1,4 +1,4 @@
-"""Writing a journal from the training process, which never waits for the disk."""
+"""Writes a journal in a background thread so that training never waits for the disk."""
 
 from __future__ import annotations
 
@@ -22,40 +22,41 @@ EVERY_S = 0.1
 """Seconds between two writes."""
 
 RETRY_S = 1.0
-"""Seconds after a failed write before all waiting lines are written again."""
+"""Seconds between a failed write and the next attempt."""
 
 LOCK_WAIT_S = 0.5
-"""Seconds to wait for the lock, which `is_being_written` holds for a moment."""
+"""Seconds to wait for the lock; `is_being_written` in another process may hold it briefly."""
 
 KEPT_BYTES = 64 * 2**20
-"""Bytes to keep in memory while writes fail."""
+"""Maximum number of bytes to buffer in memory while writes fail."""
 
 Job = Callable[[], Iterable[Record]]
 
 
 class JournalInUseError(RuntimeError):
-    """Another process is writing this journal."""
+    """Raised if another process is writing the journal."""
 
 
 class JournalWriter:
-    """Appends records to a journal in a separate thread.
+    """Appends records to a journal in a background thread.
 
-    While it is open it holds a lock on the file, which tells other processes that this one is
-    alive. It first removes an incomplete last line. If the disk is full, training continues: the
-    writer warns once, keeps up to 64 MiB of records in memory, and writes them when it can.
+    The writer locks the file while it is open, so other processes can check whether this process is
+    alive. When the writer opens the file, it removes an incomplete last line. If the disk is full,
+    training continues: the writer logs one warning, buffers up to 64 MiB of records in memory, and
+    retries.
 
     Args:
-        path: the journal; its folder is created.
+        path: the path of the journal; missing folders are created.
 
     Raises:
-        JournalInUseError: if another process is writing it.
+        JournalInUseError: if another process is writing the journal.
     """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self.n_lost = 0
-        """Records that fitted neither on the disk nor into memory, or whose function failed."""
+        """Number of lost records: the disk and the memory buffer were full, or a job failed."""
         self._file = _JournalFile(path)
         self._has_told = False
         self._jobs: deque[Job | threading.Event] = deque()
@@ -68,15 +69,15 @@ class JournalWriter:
         self._jobs.append(lambda: records)
 
     def write_later(self, *jobs: Job) -> None:
-        """Appends what functions return; the thread calls them in order, so they may wait."""
+        """Appends the records that functions return. The writer's thread calls the functions."""
         self._jobs.extend(jobs)
 
     def flush(self) -> None:
-        """Starts to flush the file to the disk."""
+        """Requests a flush of the file to disk and returns immediately."""
         self._jobs.append(threading.Event())
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Waits until all records so far are on the disk; returns whether they are."""
+        """Waits until all earlier records are on disk; returns False on failure or timeout."""
         flushed = threading.Event()
         self._jobs.append(flushed)
         self._wake.set()
@@ -101,7 +102,7 @@ class JournalWriter:
 
     def _work(self) -> None:
         while not self._is_closing:
-            # it polls, because waking it for each group would cost training a thread switch
+            # polls, because waking the thread for each group would cost training a thread switch
             self._wake.wait(EVERY_S)
             self._wake.clear()
             self._write_waiting()
@@ -126,7 +127,7 @@ class JournalWriter:
         try:
             for record in job():
                 self.n_lost += not self._file.add(encode(record))
-        except Exception as err:  # noqa: BLE001 - a broken device must not lose later records
+        except Exception as err:  # noqa: BLE001 - a device error must not lose later records
             self.n_lost += 1
             self._tell(err)
 
@@ -134,7 +135,7 @@ class JournalWriter:
         if not self._has_told:
             self._has_told = True
             _LOG.warning(
-                "%s: a record failed (%s: %s) and is lost.",
+                "%s: a record is lost because of an error (%s: %s).",
                 self.path,
                 type(err).__name__,
                 err,
@@ -150,7 +151,7 @@ class JournalWriter:
 
 
 class _JournalFile:
-    """The file, and the lines that wait to be written."""
+    """The journal file, and the lines that are waiting to be written."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -166,11 +167,11 @@ class _JournalFile:
         if not lock(self._fd, timeout_s=LOCK_WAIT_S):
             os.close(self._fd)
             raise JournalInUseError(
-                f"{self._path} is being written by another process: name another folder."
+                f"{self._path} is being written by another process: choose another folder."
             )
 
     def add(self, line: bytes) -> bool:
-        """Adds a line; returns whether there was room in memory."""
+        """Adds a line to the buffer; returns False if the buffer is full."""
         if self._n_waiting + len(line) > KEPT_BYTES:
             return False
         self.waiting.append(line)
@@ -178,7 +179,7 @@ class _JournalFile:
         return True
 
     def write(self) -> None:
-        """Writes the waiting lines; if the disk is full, removes the part that was written."""
+        """Writes the waiting lines; if the disk is full, removes partially written lines."""
         if not self.waiting or time.monotonic() < self._due_s:
             return
         data = b"".join(self.waiting)
@@ -196,13 +197,13 @@ class _JournalFile:
         if not self._said:
             self._said = True
             _LOG.warning(
-                "%s cannot be written (%s): training continues; records wait in memory.",
+                "%s cannot be written (%s): training continues, and records stay in memory.",
                 self._path,
                 os.strerror(err.errno) if err.errno else err,
             )
 
     def flush(self) -> None:
-        """Writes the waiting lines and flushes the file to the disk."""
+        """Writes the waiting lines and flushes the file to disk."""
         self._due_s = 0.0
         self.write()
         try:
@@ -212,7 +213,7 @@ class _JournalFile:
                 self._say(err)
 
     def close(self) -> int:
-        """Closes the file; returns how many records were not written."""
+        """Closes the file; returns the number of unwritten records."""
         os.close(self._fd)
         return len(self.waiting)
 
@@ -225,13 +226,15 @@ def _write_all(fd: int, data: bytes, offset: int) -> None:
 
 
 def is_being_written(path: Path) -> bool:
-    """Whether a running process has the journal open for writing."""
+    """Returns whether a running process has the journal open for writing."""
     with open(path, "rb") as file:
-        return not lock(file.fileno(), shared=True)  # two calls at once do not block each other
+        return not lock(
+            file.fileno(), shared=True
+        )  # a shared lock, so that concurrent calls do not block each other
 
 
 def append_if_free(path: Path, records: Iterable[Record]) -> bool:
-    """Appends records unless another process is writing the journal; returns whether it did."""
+    """Appends records unless another process is writing the journal; returns True if appended."""
     try:
         with JournalWriter(path) as writer:
             writer.write(*records)

@@ -1,4 +1,4 @@
-"""MLflow: the settings, which the training process can make without importing mlflow."""
+"""Settings of the MLflow tracker. This module does not import mlflow."""
 
 from __future__ import annotations
 
@@ -39,37 +39,40 @@ CLIENT_SETTINGS: Mapping[str, str] = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
-"""The environment of a process that delivers.
+"""Environment variables of a process that delivers to MLflow.
 
-MLflow's client then tries once, for at most 10 s (its own retries take 247 s and cannot be
-stopped), prints nothing, and contacts only the tracking server.
+With these variables, MLflow's client tries each request once, for at most 10 s (its retries take
+247 s and cannot be interrupted). The client prints nothing and contacts only the tracking server.
 """
 
 
 def use_client_settings() -> None:
-    """Adds `CLIENT_SETTINGS` to the environment; values that the user has set stay."""
+    """Adds `CLIENT_SETTINGS` to the environment, except variables that the user has set."""
     for name, value in CLIENT_SETTINGS.items():
         os.environ.setdefault(name, value)
 
 
 @dataclass(frozen=True)
 class MLflowTracker(Tracker):
-    """Records runs in MLflow: in the embedded SQLite store by default, or on a server.
+    """Records runs in MLflow, by default in a local SQLite file.
 
     Args:
-        tracking_uri: the store; `None` uses `MLFLOW_TRACKING_URI`, else `sqlite:///mlflow.db`.
-        experiment_name: the experiment, created if it does not exist; `None` uses
-            `MLFLOW_EXPERIMENT_NAME`, else `nntrain`.
-        run_name: the name of the run; `None` uses the name in `RunInfo`, else MLflow chooses one.
+        tracking_uri: the URI of the store; defaults to `MLFLOW_TRACKING_URI`, then to
+            `sqlite:///mlflow.db`.
+        experiment_name: the experiment, created if it does not exist; defaults to
+            `MLFLOW_EXPERIMENT_NAME`, then to `nntrain`.
+        run_name: the name of the run; defaults to the name in `RunInfo`, then to a name chosen by
+            MLflow.
         tags: additional tags by name.
-        parent_run_id: the id of the parent run, under which the UI displays this one.
-        system_metrics: whether to record the use of processor, memory and GPU.
-        log_model: whether to store models as MLflow models too, for `mlflow.pytorch.load_model`.
-        registered_model_name: the registered model to which each such model adds a version.
+        parent_run_id: the id of the parent run; MLflow's UI displays this run below its parent.
+        system_metrics: whether to record CPU, memory and GPU usage.
+        log_model: whether to also store models as MLflow models, for `mlflow.pytorch.load_model`.
+        registered_model_name: the registered model to which each model is added as a new version;
+            implies `log_model`.
 
     Raises:
         ImportError: if mlflow is not installed; the message contains the command to install it.
-        ConfigError: if MLflow has no store for the URI.
+        ConfigError: if MLflow does not support the URI.
     """
 
     tracking_uri: str | None = field(default=None, repr=False)
@@ -102,13 +105,13 @@ class MLflowTracker(Tracker):
         return self.experiment_name or os.environ.get(EXPERIMENT_VARIABLE) or DEFAULT_EXPERIMENT
 
     def resolved(self) -> Self:
-        """Returns the settings with the URI and the name of the experiment filled in."""
+        """Returns the settings with the URI and the experiment name filled in."""
         return replace(self, tracking_uri=self.uri, experiment_name=self.experiment)
 
     def connect(self) -> MLflowTrackerClient:
-        """Imports mlflow, which takes seconds, and returns a client; `start` opens the store.
+        """Imports mlflow (this takes seconds) and returns a client whose `start` opens the store.
 
-        Adds `CLIENT_SETTINGS` to the environment of the process, which mlflow reads.
+        Adds `CLIENT_SETTINGS` to the environment of the process.
         """
         use_client_settings()
         from nntrain.integrations.mlflow.client import MLflowTrackerClient
@@ -117,13 +120,13 @@ class MLflowTracker(Tracker):
 
 
 def sqlite_path(uri: str) -> Path | None:
-    """The file of an SQLite database; `None` for another store or a database in memory."""
+    """Returns the file of an SQLite database; `None` for an in-memory database or another store."""
     path = uri.removeprefix("sqlite:///")
     return Path(path) if path not in (uri, "", ":memory:") else None
 
 
 def absolute(uri: str) -> str:
-    """The URI with the path of an SQLite database made absolute."""
+    """Returns the URI with the path of an SQLite database made absolute."""
     path = sqlite_path(uri)
     return f"sqlite:///{path.absolute()}" if path else uri
 
@@ -132,18 +135,19 @@ def _check_uri(uri: str, key: str) -> None:
     scheme = uri if uri == "databricks" else urlsplit(uri).scheme.split("+")[0]
     if scheme not in _SCHEMES and scheme not in _plugins():
         raise ConfigError(
-            f"{key}={redact(uri)} is not a store of MLflow, which no longer writes plain files: "
-            f"give the URL of a server (http, https) or of a database ({', '.join(DATABASES)}), "
-            f"for example {DEFAULT_URI}."
+            f"{key}={redact(uri)} is not a valid MLflow store (MLflow no longer supports plain "
+            f"files): set it to the URL of a server (http, https) or a database "
+            f"({', '.join(DATABASES)}), for example {DEFAULT_URI}."
         )
     if scheme in ("http", "https") and not urlsplit(uri).hostname:
         raise ConfigError(
-            f"{key}={redact(uri)} names no server: give its URL, for example http://127.0.0.1:5000."
+            f"{key}={redact(uri)} does not name a server: set it to a URL with a host, for example "
+            "http://127.0.0.1:5000."
         )
 
 
 def _plugins() -> set[str]:
-    """The schemes of the stores that installed plugins of MLflow provide."""
-    import importlib.metadata  # takes 20 ms and is needed for unusual stores only
+    """Returns the URI schemes that installed MLflow plugins support."""
+    import importlib.metadata  # takes 20 ms and is rarely needed
 
     return {entry.name for entry in importlib.metadata.entry_points(group="mlflow.tracking_store")}

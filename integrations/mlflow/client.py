@@ -1,4 +1,4 @@
-"""MLflow: the client in the shipper, which records one run by its explicit id."""
+"""The MLflow client, which runs in the shipper."""
 
 from __future__ import annotations
 
@@ -48,16 +48,16 @@ STATUS: Mapping[StopReason, str] = {
     StopReason.ERROR: "FAILED",
     StopReason.OUT_OF_MEMORY: "FAILED",
 }
-"""MLflow's run status for each reason; the tag `nntrain.outcome` keeps the reason itself."""
+"""MLflow's run status for each reason; the tag `nntrain.outcome` stores the exact reason."""
 
 PARENT_TAG = "nntrain.parent"
 """The tag with the `uid` of the parent run."""
 
 MAX_CHILDREN = 10_000
-"""The number of trials that are searched for those that started before the run of their study."""
+"""Maximum number of trials to search for trials that started before their study's run."""
 
 DRIFT_TAG = "nntrain.param_drift"
-"""The tag that lists the params that a resume has changed; MLflow keeps their first values."""
+"""The tag that lists params that changed on a resume; MLflow keeps their original values."""
 
 
 class MLflowTrackerClient(TrackerClient):
@@ -70,7 +70,7 @@ class MLflowTrackerClient(TrackerClient):
     def __init__(self, settings: MLflowTracker) -> None:
         self.settings = settings.resolved()
         self.run_id = ""
-        """The id of the run, after `start`."""
+        """The id of the run; empty before `start`."""
         self._store: MlflowClient | None = None
         self._experiment_id = ""
         self._run = RunInfo()
@@ -87,7 +87,7 @@ class MLflowTrackerClient(TrackerClient):
     # --- the run
 
     def start(self, run: RunInfo, run_id: str | None = None) -> Started:
-        """Starts a run, or resumes the one with that id or, by the tag `nntrain.run`, that `uid`.
+        """Starts a run, or resumes the run with the same id or `uid` (tag `nntrain.run`).
 
         Raises:
             LookupError: if the experiment or the run was deleted; the message says how to restore
@@ -108,7 +108,7 @@ class MLflowTrackerClient(TrackerClient):
         return Started(self.run_id, place)
 
     def _find(self, run: RunInfo) -> Run | None:
-        """The run with that `uid`, even if it was deleted."""
+        """Returns the run with the same `uid`, even if it was deleted."""
         self._experiment_id = find_experiment(self.store, self.settings)
         found = self._tagged(RUN_UID, run.uid, 1) if run.uid else []
         return found[0] if found else None
@@ -125,7 +125,7 @@ class MLflowTrackerClient(TrackerClient):
             )
 
     def _parent_tags(self, run: RunInfo) -> dict[str, str]:
-        """The tags that name the parent: of the settings, or of the study if its run exists."""
+        """Returns the tags of the parent: the run in the settings, or the study's run."""
         if self.settings.parent_run_id:
             return {MLFLOW_PARENT_RUN_ID: self.settings.parent_run_id}
         if not run.parent:
@@ -135,13 +135,13 @@ class MLflowTrackerClient(TrackerClient):
         return {PARENT_TAG: run.parent} | known
 
     def _adopt_children(self) -> None:
-        """Makes this run the parent of those that name it and started before it existed."""
+        """Sets this run as the parent of trials that started before this run existed."""
         for child in self._tagged(PARENT_TAG, self._run.uid, MAX_CHILDREN):
             if MLFLOW_PARENT_RUN_ID not in child.data.tags:
                 self.store.set_tag(child.info.run_id, MLFLOW_PARENT_RUN_ID, self.run_id)
 
     def _tagged(self, tag: str, value: str, n: int) -> list[Run]:
-        """At most `n` runs of the experiment with that tag."""
+        """Returns up to `n` runs of the experiment whose tag has this value."""
         query = f"tags.`{tag}` = '{value}'"
         return list(
             self.store.search_runs(
@@ -150,7 +150,7 @@ class MLflowTrackerClient(TrackerClient):
         )
 
     def _open(self, entity: Run) -> None:
-        """Makes a run the current one, and reopens it if it has ended."""
+        """Selects the run for all later records, and reopens it if it has ended."""
         self.run_id, self._experiment_id = entity.info.run_id, entity.info.experiment_id
         if entity.info.lifecycle_stage == "deleted":
             raise LookupError(
@@ -170,7 +170,7 @@ class MLflowTrackerClient(TrackerClient):
     # --- records
 
     def _params(self, params: Mapping[str, Any], existing: Mapping[str, str]) -> None:
-        """Records new params; a tag lists changed ones, because MLflow never changes a param."""
+        """Records new params; lists changed params in a tag, because MLflow cannot change them."""
         keys = Keys()
         values = {
             keys[name]: shortened(str(value), MAX_PARAM_VAL_LENGTH)
@@ -198,11 +198,11 @@ class MLflowTrackerClient(TrackerClient):
                 self.store.log_batch(self.run_id, tags=batch)
 
     def figure(self, path: Path, name: str, step: int) -> None:
-        """Stores a figure under its name; a later one with the same name replaces it."""
+        """Stores a figure under its name; a later figure with the same name replaces it."""
         self.artifact(path, name)
 
     def table(self, table: Table, step: int) -> None:
-        """Stores a table like MLflow's `log_table`; a later one with the same name replaces it."""
+        """Stores a table like MLflow's `log_table`; a later table of the same name replaces it."""
         name = table.name if table.name.endswith(".json") else f"{table.name}.json"
         rows = [
             [None if isinstance(cell, float) and not math.isfinite(cell) else cell for cell in row]
@@ -215,7 +215,7 @@ class MLflowTrackerClient(TrackerClient):
             self._show_table(name)
 
     def _show_table(self, name: str) -> None:
-        """Adds a table to the tag that lists the files that the UI displays as tables."""
+        """Adds a file to the tag with the files that MLflow's UI displays as tables."""
         tags = self.store.get_run(self.run_id).data.tags
         known = json.loads(tags.get(MLFLOW_LOGGED_ARTIFACTS, "[]"))
         entry = {"path": name, "type": "table"}
@@ -233,10 +233,10 @@ class MLflowTrackerClient(TrackerClient):
             self.store.log_artifact(self.run_id, str(named), folder)
 
     def model(self, model: ModelFile) -> None:
-        """Stores the file of a model's weights and, if the settings ask for it, the MLflow model.
+        """Stores a model's weight file and, if the settings request it, an MLflow model.
 
         Raises:
-            Refused: if the MLflow model cannot be made from its configuration and its weights.
+            Refused: if the MLflow model cannot be built from its configuration and weights.
         """
         suffix = "" if PurePosixPath(model.name).suffix else model.path.suffix
         self.artifact(model.path, f"{model.name}{suffix}")
@@ -255,7 +255,7 @@ def _check_name(name: str) -> None:
 
 @contextmanager
 def _renamed(path: Path, name: str) -> Iterator[Path]:
-    """The file under another name, because MLflow stores a file under the name that it has."""
+    """Yields the file under another name, because MLflow stores a file under its own name."""
     if path.name == name:
         yield path
         return

@@ -1,4 +1,4 @@
-"""MLflow: entities that a store accepts, and batches of them that fit into a request."""
+"""Converts values to MLflow entities, and groups the entities into batches."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _Entity = TypeVar("_Entity", Metric, Param, RunTag)
 
 
 def metric(key: str, value: float, row: MetricRow) -> Metric:
-    """A value of a row as MLflow's entity.
+    """Returns a value of a row as an MLflow metric.
 
     Raises:
         Refused: if the step, the time or the value is out of range.
@@ -32,14 +32,14 @@ def metric(key: str, value: float, row: MetricRow) -> Metric:
 
 
 def fitting_tags(tags: Mapping[str, Any]) -> dict[str, str]:
-    """Tags with names and values that MLflow accepts."""
+    """Returns the tags with names and values that MLflow accepts."""
     return {
         metric_key(key): shortened(str(value), MAX_TAG_VAL_LENGTH) for key, value in tags.items()
     }
 
 
 def shortened(text: str, limit: int) -> str:
-    """A text of at most `limit` characters without NUL; a longer one ends in a part of its hash."""
+    """Escapes NUL characters, and replaces the end of text longer than `limit` with a hash."""
     text = text.replace("\0", "\\0")
     if len(text) <= limit:
         return text
@@ -48,11 +48,13 @@ def shortened(text: str, limit: int) -> str:
 
 
 def batches(entities: Iterable[_Entity], size: int) -> Iterator[list[_Entity]]:
-    """Splits entities into batches of at most `size` that fit into a request to a server."""
+    """Splits entities into batches of at most `size` entities that fit in one request."""
     batch: list[_Entity] = []
     n_bytes = 0
     for entity in entities:
-        n = 200 + 12 * (len(entity.key) + len(str(entity.value)))  # JSON: at most 12 bytes each
+        n = 200 + 12 * (
+            len(entity.key) + len(str(entity.value))
+        )  # JSON needs up to 12 bytes per character
         if batch and (len(batch) == size or n_bytes + n > MAX_BATCH_LOG_REQUEST_SIZE):
             yield batch
             batch, n_bytes = [], 0

@@ -1,4 +1,4 @@
-"""MLflow: which of its errors are final."""
+"""Distinguishes final MLflow errors from temporary errors."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from nntrain.integrations.tracker import Refused
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """Turns an error for a request that MLflow will never accept into `Refused`."""
+    """Raises `Refused` instead of MLflow's own errors if MLflow will never accept a request."""
     try:
         yield
     except MlflowException as err:
         if not _is_final(err):
             raise
         raise Refused(gist(err)) from err
-    except HTTPError as err:  # a server's answer to an upload
+    except HTTPError as err:  # raised by file uploads
         if err.response is None or err.response.status_code not in (400, 413):
             raise
         raise Refused(gist(err)) from err
     except (FileExistsError, IsADirectoryError, NotADirectoryError) as err:
-        raise Refused(f"a file has the name of a folder: {err}") from err
+        raise Refused(f"a file and a folder have the same name: {err}") from err
 
 
 def _is_final(err: MlflowException) -> bool:
-    """Whether the request itself was bad.
+    """Returns whether the request itself was invalid.
 
-    A store reports a lost connection to its database as a bad request too, with a message of
-    SQLAlchemy that ends in a link.
+    MLflow also reports a lost database connection as a bad request; its message then contains a
+    link to SQLAlchemy's documentation.
     """
     is_of_database = "sqlalche.me" in str(err)
     return err.error_code == "INVALID_PARAMETER_VALUE" or (
@@ -41,6 +41,6 @@ def _is_final(err: MlflowException) -> bool:
 
 
 def gist(err: Exception) -> str:
-    """The first 300 characters of a message, in one line."""
+    """Returns the first 300 characters of an error message, on one line."""
     text = " ".join(str(err).split())
     return text if len(text) <= 300 else f"{text[:300]} ..."

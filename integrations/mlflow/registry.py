@@ -1,4 +1,4 @@
-"""MLflow: logged models and the model registry. Imports torch."""
+"""Stores and registers MLflow models. This module imports torch."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def log_model(
     model: ModelFile,
     settings: MLflowTracker,
 ) -> None:
-    """Stores a model as an MLflow model of the run, and registers it if the settings ask for it.
+    """Stores a model as an MLflow model of the run, and registers it if the settings request it.
 
     Raises:
-        Refused: if the model cannot be made from its configuration and its weights.
+        Refused: if the model cannot be built from its configuration and weights.
     """
     module = _module(model)
     with refusals():
@@ -56,16 +56,14 @@ def log_model(
 
 
 def _module(model: ModelFile) -> nn.Module:
-    """Makes the module from the model's configuration, with its weights.
+    """Builds the module from the model's configuration and loads its weights.
 
     Raises:
-        Refused: if the model has no configuration, or the configuration is not trusted or fails, or
-            the weights belong to another model.
+        Refused: if the model has no configuration, the configuration is invalid or not trusted, or
+            the weights do not fit the model.
     """
     if model.node is None:
-        raise Refused(
-            f"model {model.name} was made without a configuration, so only its weights are stored"
-        )
+        raise Refused(f"model {model.name} has no configuration, so only its weights are stored")
     try:
         module: nn.Module = instantiate(model.node, "model", model.trusted_targets)
         module.load_state_dict(
@@ -73,13 +71,13 @@ def _module(model: ModelFile) -> nn.Module:
         )
     except Exception as err:
         raise Refused(
-            f"model {model.name} cannot be made from its configuration: {gist(err)}"
+            f"model {model.name} cannot be built from its configuration: {gist(err)}"
         ) from err
     return module
 
 
 def _logged(store: MlflowClient, experiment_id: str, run_id: str, model: ModelFile) -> LoggedModel:
-    """The run's MLflow model for these weights, which is created if it does not exist."""
+    """Returns the run's MLflow model for these weights; creates the model if needed."""
     digest = hashlib.sha256(model.path.read_bytes()).hexdigest()
     query = f"source_run_id = '{run_id}' AND tags.`nntrain.sha256` = '{digest}'"
     if found := store.search_logged_models([experiment_id], filter_string=query):
@@ -113,7 +111,7 @@ def _upload(store: MlflowClient, run_id: str, model_id: str, module: nn.Module) 
 
 
 def _version(store: MlflowClient, run_id: str, name: str, source: str) -> ModelVersion | None:
-    """The version of the registered model that was made from this MLflow model."""
+    """Returns the version of the registered model that was created from this MLflow model."""
     versions = store.search_model_versions(f"run_id = '{run_id}'")
     return next((one for one in versions if (one.name, one.source) == (name, source)), None)
 
@@ -138,16 +136,16 @@ def _create_version(
 
 def _set_aliases(store: MlflowClient, version: ModelVersion, aliases: Sequence[str]) -> None:
     for alias in aliases:
-        if alias != "latest":  # MLflow maintains this one itself
+        if alias != "latest":  # MLflow manages this alias itself
             store.set_registered_model_alias(version.name, alias, version.version)
 
 
 @contextmanager
 def _uri_of_the_process(uri: str) -> Iterator[None]:
-    """Sets MLflow's store of the process, where the registry looks for logged models.
+    """Temporarily sets MLflow's global tracking URI.
 
-    It ignores the store of the client. Afterwards the process has its former store, also in the
-    environment, where MLflow keeps it.
+    The model registry looks for logged models at the global URI and ignores the client's URI. On
+    exit, the previous URI and environment variable are restored.
     """
     with _URI_OF_THE_PROCESS:
         before, in_environment = mlflow.get_tracking_uri(), os.environ.get(URI_VARIABLE)

@@ -1,4 +1,4 @@
-"""MLflow: opening a store and its experiment, and where people find a run."""
+"""Opens MLflow stores and experiments, and tells the user where to find a run."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ CONNECT_TIMEOUT_S = 5
 LOCK_TIMEOUT_S = 60.0
 
 _TIMEOUT_SETTING = {"postgresql": "connect_timeout", "mysql": "connect_timeout", "mssql": "timeout"}
-"""The name of the connection timeout, in seconds, of each database's usual driver."""
+"""The name of the connection timeout (in seconds) in each database's usual driver."""
 
 _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
-"""Lets the UI open the training runs of the experiment, instead of traces."""
+"""Makes MLflow's UI open the experiment with its training runs instead of traces."""
 
 
 def open_store(uri: str) -> MlflowClient:
-    """Makes a client for a store, and the tables of a new database."""
+    """Returns a client for a store; creates the tables of a new database."""
     with _alone(sqlite_path(uri)):
         if urlsplit(uri).scheme.split("+")[0] in DATABASES:
             _check_database(uri)
@@ -47,9 +47,9 @@ def open_store(uri: str) -> MlflowClient:
 
 @contextmanager
 def _alone(path: Path | None) -> Iterator[None]:
-    """Lets one process at a time make the tables of an SQLite database.
+    """Allows only one process at a time to create the tables of an SQLite database.
 
-    Some versions of MLflow do not lock the database themselves.
+    Some MLflow versions do not lock the database while they create tables.
 
     Raises:
         TimeoutError: if another process holds the lock for a minute.
@@ -62,16 +62,18 @@ def _alone(path: Path | None) -> Iterator[None]:
     fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
         if not lock(fd, timeout_s=LOCK_TIMEOUT_S):
-            raise TimeoutError(f"another process holds {file} since {LOCK_TIMEOUT_S:.0f} s.")
+            raise TimeoutError(
+                f"another process has locked {file} for more than {LOCK_TIMEOUT_S:.0f} s."
+            )
         yield
     finally:
         os.close(fd)
 
 
 def _check_database(uri: str) -> None:
-    """Connects once, because MLflow's own retries take minutes to fail.
+    """Connects to the database once, because MLflow's own retries take minutes to fail.
 
-    An SQLite database whose folder does not exist is left to MLflow, which creates the folder.
+    An SQLite database in a missing folder is not checked, because MLflow creates the folder.
     """
     url = sqlalchemy.make_url(uri)
     backend = url.get_backend_name()
@@ -85,10 +87,10 @@ def _check_database(uri: str) -> None:
 
 
 def find_experiment(store: MlflowClient, settings: MLflowTracker) -> str:
-    """The id of the experiment, which is created if it does not exist.
+    """Returns the id of the experiment; creates the experiment if it does not exist.
 
     Raises:
-        LookupError: if it was deleted; the message says how to restore it.
+        LookupError: if the experiment was deleted; the message says how to restore it.
     """
     name = settings.experiment
     found = store.get_experiment_by_name(name)
@@ -105,16 +107,16 @@ def find_experiment(store: MlflowClient, settings: MLflowTracker) -> str:
     if found.lifecycle_stage == "deleted":
         raise LookupError(
             f"the MLflow experiment {name!r} was deleted: restore it with 'mlflow experiments "
-            f"restore --experiment-id {found.experiment_id}', or choose another by "
-            "tracker.mlflow.experiment_name."
+            f"restore --experiment-id {found.experiment_id}', or set "
+            "tracker.mlflow.experiment_name to another name."
         )
     return str(found.experiment_id)
 
 
 def _artifact_location(settings: MLflowTracker) -> str | None:
-    """Where a new experiment stores files: in `mlruns` beside an SQLite database.
+    """Returns the folder for the files of a new experiment: `mlruns` next to its SQLite database.
 
-    MLflow's default, `mlruns` in the current folder, is the same if the database lies there.
+    Returns `None`, MLflow's default, for other stores and for a database in the current folder.
     """
     path = sqlite_path(settings.uri)
     if path is None or path.parent == Path.cwd():
@@ -126,9 +128,10 @@ def _artifact_location(settings: MLflowTracker) -> str | None:
 
 @contextmanager
 def unseeded() -> Iterator[None]:
-    """Seeds Python's random generator from the system for a while, and then restores its state.
+    """Temporarily seeds Python's random generator with system entropy.
 
-    MLflow draws the name of a run from that generator, which the user may have seeded.
+    MLflow uses this generator to choose run names. If the user has seeded it, all runs would get
+    the same name.
     """
     state = random.getstate()
     random.seed()
@@ -139,7 +142,7 @@ def unseeded() -> Iterator[None]:
 
 
 def where(settings: MLflowTracker, run_name: str, experiment_id: str, run_id: str) -> str:
-    """Where a run is, and the command or address that shows it."""
+    """Returns a message with the location of a run and the command or URL that shows it."""
     uri = redact(settings.uri)
     run = f"MLflow run:      {run_name}, experiment {settings.experiment}, {uri}"
     page = f"/#/experiments/{experiment_id}/runs/{run_id}/model-metrics"
@@ -151,7 +154,7 @@ def where(settings: MLflowTracker, run_name: str, experiment_id: str, run_id: st
 
 
 def _command() -> str:
-    """The command `mlflow`, as a path if this environment is not the active one."""
+    """Returns the `mlflow` command, as a path if `mlflow` is not on `PATH`."""
     beside = Path(sys.executable).with_name("mlflow")
     if shutil.which("mlflow") or not beside.exists():
         return "mlflow"

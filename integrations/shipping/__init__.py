@@ -1,1 +1,1 @@
-"""Shipping: delivers journals to trackers, from a process beside the training process."""
+"""Delivers journals to trackers from a separate process, the shipper."""

@@ -1,4 +1,4 @@
-"""The backlog of a delivery: what a tracker lacks of a journal, and how to deliver it."""
+"""The part of a journal that a tracker has not received yet."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nntrain.integrations.shipping.state import is_delivered, read_state
 
 @dataclass(frozen=True)
 class Backlog:
-    """What a tracker lacks of a journal; `n_row` counts rows of metrics."""
+    """The undelivered part of a journal; `n_row` is its number of rows of metrics."""
 
     journal: Path
     name: str
@@ -22,7 +22,7 @@ class Backlog:
     def __str__(self) -> str:
         rows = f"{self.n_row} rows of metrics" if self.n_row else "the end"
         why = f" because delivery fails ({self.error})" if self.error else ""
-        return f"{self.name} lacks {rows} of {self.journal}{why}"
+        return f"{self.name} has not received {rows} of {self.journal}{why}"
 
     @property
     def remedy(self) -> str:
@@ -31,9 +31,9 @@ class Backlog:
 
 
 def backlog(journal: Path, name: str) -> Backlog | None:
-    """What the tracker `name` lacks of a journal.
+    """Returns the part of a journal that the tracker `name` has not received.
 
-    Returns `None` if the tracker has everything, or the journal does not exist.
+    Returns `None` if everything was delivered or the journal does not exist.
     """
     state = read_state(journal, name)
     if is_delivered(journal, state):

@@ -1,4 +1,4 @@
-"""The training process's side of shipping: it starts the shipper, announces journals, and waits."""
+"""Starts and controls the shipper from the training process."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from nntrain.integrations.tracker import Tracker
 _LOG = logging.getLogger("nntrain")
 
 FINISH_TIMEOUT_S = 30.0
-"""Seconds that the process waits at its end for what is not delivered yet."""
+"""Seconds that the training process waits for unfinished deliveries before it exits."""
 
 INTERRUPTED_TIMEOUT_S = 5.0
-"""The same after a signal to stop, since a scheduler may soon kill the process."""
+"""Seconds to wait after SIGINT or SIGTERM; a scheduler may soon kill the process."""
 
 CHECK_EVERY_S = 1.0
 """Seconds between two checks of the shipper."""
@@ -37,7 +37,7 @@ CHECK_EVERY_S = 1.0
 
 @dataclass(frozen=True)
 class Shipment:
-    """A journal, and the trackers by name to deliver it to."""
+    """A journal, and the trackers that receive it, by name."""
 
     journal: Path
     trackers: Mapping[str, Tracker]
@@ -48,23 +48,23 @@ class Shipper(Protocol):
     """Delivers journals to their trackers."""
 
     def add(self, shipment: Shipment) -> None:
-        """Starts to deliver a journal, or continues after its run was resumed."""
+        """Starts delivery of a journal, or continues it after the run was resumed."""
 
     def check(self) -> None:
-        """Keeps deliveries going and warns of errors; called often, returns at once."""
+        """Restarts a dead shipper and logs delivery errors. Called often, so it returns quickly."""
 
     def ended(self, shipment: Shipment) -> None:
-        """Notes that the run has ended and its journal is complete."""
+        """Tells the shipper that the run has ended and its journal is complete."""
 
     def release(self, journal: Path) -> None:
         """Stops delivering a journal because another journal continues its run."""
 
     def finish(self, timeout_s: float | None = None) -> list[Backlog]:
-        """Waits until everything is delivered, and returns what is left."""
+        """Waits until everything is delivered, and returns what is still undelivered."""
 
 
 class Offline:
-    """Delivers nothing: `python -m nntrain.sync` delivers the journals later."""
+    """Delivers nothing; run `python -m nntrain.sync` later to deliver the journals."""
 
     def add(self, shipment: Shipment) -> None:
         """Does nothing."""
@@ -79,12 +79,12 @@ class Offline:
         """Does nothing."""
 
     def finish(self, timeout_s: float | None = None) -> list[Backlog]:
-        """Returns nothing, since all of the backlog is intended."""
+        """Returns an empty list, because nothing should be delivered now."""
         return []
 
 
 class InProcess:
-    """Delivers in this process when the run has ended: for `MemoryTracker`, in tests."""
+    """Delivers in the training process when the run ends; for tests with `MemoryTracker`."""
 
     def add(self, shipment: Shipment) -> None:
         """Does nothing."""
@@ -103,15 +103,16 @@ class InProcess:
         """Does nothing."""
 
     def finish(self, timeout_s: float | None = None) -> list[Backlog]:
-        """Returns nothing, since `ended` has delivered everything."""
+        """Returns an empty list, because `ended` has delivered everything."""
         return []
 
 
 class ShipperProcess:
-    """The shipper of this process, as a child process.
+    """Runs the shipper as a child process.
 
-    It has its own process group, so that Ctrl-C in the terminal does not reach it, but the session
-    of this process, within which it has a lower priority. If it dies, it is restarted once.
+    The shipper has its own process group, so Ctrl-C in the terminal does not stop it. It belongs to
+    the same session as the training process, because its lower priority applies only within a
+    session. If the shipper dies, it is restarted once.
 
     Args:
         finish_timeout_s: seconds that `finish` waits by default.
@@ -130,7 +131,7 @@ class ShipperProcess:
         self._told: set[tuple[Path, str]] = set()
 
     def start(self, trackers: Mapping[str, Tracker], trusted: Sequence[str] = ()) -> None:
-        """Starts the process unless it runs; it then imports the libraries of the trackers."""
+        """Starts the shipper unless it is running. The shipper imports the trackers' libraries."""
         if self._process is None:
             self._specs = [spec_of(tracker) for tracker in trackers.values()]
             self._trusted = list(trusted)
@@ -158,10 +159,10 @@ class ShipperProcess:
             while data:
                 data = data[os.write(self._pipe, data) :]
         except BrokenPipeError:
-            return  # the process has died, which `check` notices
+            return  # the shipper has died; `check` restarts it
 
     def add(self, shipment: Shipment) -> None:
-        """Starts to deliver a journal."""
+        """Starts delivery of a journal."""
         self._shipments[shipment.journal] = shipment
         self._ended.discard(shipment.journal)
         self.start(shipment.trackers, shipment.trusted)
@@ -174,7 +175,7 @@ class ShipperProcess:
         )
 
     def check(self) -> None:
-        """Restarts the process if it has died, and warns once of each tracker that fails."""
+        """Restarts the shipper if it has died, and logs one warning for each failing tracker."""
         if (now := time.monotonic()) < self._next_check:
             return
         self._next_check = now + CHECK_EVERY_S
@@ -199,7 +200,7 @@ class ShipperProcess:
             self._warn_of_death()
             return
         _LOG.warning(
-            "the shipper died (exit code %s): it is restarted and continues.",
+            "the shipper died (exit code %s): restarting it.",
             self._process.returncode,
         )
         os.close(self._pipe)
@@ -221,11 +222,11 @@ class ShipperProcess:
             self._say_shipment(shipment)
 
     def release(self, journal: Path) -> None:
-        """Stops delivering a journal at once, whatever its tracker is doing; others continue."""
+        """Stops delivery of a journal immediately; deliveries of other journals continue."""
         if self._process is not None and self._shipments.pop(journal, None) is not None:
             self._ended.discard(journal)
             self._stop()
-            self._n_start -= 1  # this is not a restart after a death
+            self._n_start -= 1  # do not count this start as a restart after a crash
             self._launch()
             self._say_shipments()
 
@@ -238,21 +239,21 @@ class ShipperProcess:
             return
         self._told.add((journal, name))
         _LOG.warning(
-            "delivery to %s fails (%s): %s keeps the run, and delivery is tried again.",
+            "delivery to %s fails (%s): the run is safe in %s, and delivery is retried.",
             name,
             error,
             journal,
         )
 
     def ended(self, shipment: Shipment) -> None:
-        """Notes that this journal can be forgotten once it is delivered."""
+        """Marks the journal as complete, so that it is forgotten after its delivery."""
         self._ended.add(shipment.journal)
 
     def finish(self, timeout_s: float | None = None) -> list[Backlog]:
-        """Waits until all is delivered, ends the process, and returns what is left.
+        """Waits for delivery, stops the shipper, and returns what is still undelivered.
 
         Args:
-            timeout_s: seconds to wait at most; `None` stands for `finish_timeout_s`.
+            timeout_s: maximum time to wait, in seconds; `None` uses `finish_timeout_s`.
         """
         if self._process is None:
             return []
@@ -260,7 +261,7 @@ class ShipperProcess:
             if self._shipments:
                 self._wait(self.finish_timeout_s if timeout_s is None else timeout_s)
         except KeyboardInterrupt:
-            pass  # the user stops waiting; the journal still holds everything
+            pass  # the user does not want to wait; the journal still contains everything
         finally:
             self._stop()
         left = [missing for journal in self._shipments for missing in self._backlogs(journal)]
@@ -268,7 +269,7 @@ class ShipperProcess:
         return left
 
     def leave(self) -> None:
-        """Does not wait: the process delivers what it can within 5 s, and ends."""
+        """Returns immediately; the shipper delivers what it can within 5 s and exits."""
         if self._process is None:
             return
         self._say({"finish_timeout_s": INTERRUPTED_TIMEOUT_S, "bye": True})
@@ -288,7 +289,7 @@ class ShipperProcess:
 
     def _stop(self) -> None:
         assert self._process is not None
-        self._process.kill()  # its states on disk are exact, and the rest is in the journal
+        self._process.kill()  # safe, because the journal and the delivery states are on disk
         self._process.wait()
         os.close(self._pipe)
         self._process = None
@@ -296,16 +297,16 @@ class ShipperProcess:
 
 @cache
 def shared_shipper() -> ShipperProcess:
-    """The one shipper of this process; the end of the process waits for its deliveries."""
+    """Returns the shipper that all runs of this process share; the process waits for it at exit."""
     shipper = ShipperProcess()
     atexit.register(_finish_at_exit, shipper, os.getpid())
     return shipper
 
 
 def tell_backlog(left: Sequence[Backlog]) -> None:
-    """Prints what is not delivered, and the command that delivers it."""
+    """Prints what was not delivered, and the command that delivers it."""
     for missing in left:
-        print(f"nntrain: {missing}. Deliver it with: {missing.remedy}", file=sys.stderr)
+        print(f"nntrain: {missing}. To deliver the rest, run: {missing.remedy}", file=sys.stderr)
 
 
 def _finish_at_exit(shipper: ShipperProcess, pid: int) -> None:

@@ -1,4 +1,4 @@
-"""Continuing the journal of a resumed run: cut at the checkpoint, so that no point is doubled."""
+"""Continues the journal of a resumed run without duplicating any point."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from nntrain.integrations.shipping.lock import delivery_lock
 from nntrain.integrations.shipping.state import FOLDER, DeliveryState, Held, read_state, write_state
 
 WAIT_S = 60.0
-"""Seconds to wait for a shipper that still delivers the journal of a killed process."""
+"""Seconds to wait for a shipper that is still delivering the journal of a killed process."""
 
 
 def continue_journal(old: Path, new: Path, train_iter: int) -> None:
-    """Starts the journal `new` with the records of `old` up to batch `train_iter`; closes `old`.
+    """Copies the records of `old` up to batch `train_iter` to the journal `new`; closes `old`.
 
-    The trackers continue the same run. They keep the points of later batches that they received,
-    so these points are noted as held and not sent again.
+    The trackers continue the same run. Points of later batches that were already delivered stay in
+    the trackers. The delivery state lists these points so that they are not sent again.
 
     Raises:
-        DeliveredByAnotherError: if a process still delivers `old` after a minute.
+        DeliveredByAnotherError: if another process is still delivering `old` after a minute.
     """
     old = _latest(old)
     with delivery_lock(old, WAIT_S):
@@ -49,13 +49,13 @@ def continue_journal(old: Path, new: Path, train_iter: int) -> None:
 
 
 def _latest(journal: Path) -> Path:
-    """The last journal that continues this one; a checkpoint may be resumed more than once."""
+    """Returns the newest journal of the run, which may have been resumed several times."""
     following = read_journal(journal).continued_by
     return _latest(Path(following)) if following and Path(following).is_file() else journal
 
 
 def _cut(record: Record, train_iter: int) -> list[Record]:
-    """The records to keep of one record: no end, and no rows of later batches."""
+    """Returns the part of a record to copy: no end of the run, and no rows of later batches."""
     match record["kind"]:
         case "end" | "continued":
             return []
@@ -88,7 +88,7 @@ def _link_files(old: Path, new: Path) -> None:
 def _state(
     state: DeliveryState, kept: list[tuple[Line, list[Record]]], train_iter: int
 ) -> DeliveryState:
-    """The state of the new journal's delivery: the tracker received the start of the journal."""
+    """Returns the delivery state of the new journal, given the state of the old journal."""
     delivered = [(line, records) for line, records in kept if line.end <= state.offset]
     sent = sum(state.n_rows(line.record) for line, _ in delivered if line.record is not None)
     return DeliveryState(
@@ -110,7 +110,7 @@ def _n_rows(state: DeliveryState, kept: list[tuple[Line, list[Record]]]) -> int:
 
 
 def _later(delivered: list[tuple[Line, list[Record]]], train_iter: int) -> dict[str, int]:
-    """The last delivered step after the cut, by key."""
+    """Returns the last delivered step of each key, for keys with steps after the cut."""
     last: dict[str, int] = {}
     for line, _ in delivered:
         assert line.record is not None
@@ -121,7 +121,7 @@ def _later(delivered: list[tuple[Line, list[Record]]], train_iter: int) -> dict[
 
 
 def _points(record: Record) -> Iterator[tuple[int, Iterable[str]]]:
-    """Yields the steps of a record, and the keys that have a value there."""
+    """Yields each step of a record, with the keys that have a value at that step."""
     if record["kind"] == "metrics":
         yield from ((row.step, row.values) for row in rows_of(record))
     elif record["kind"] == "histograms":

@@ -1,4 +1,4 @@
-"""Delivering one journal to one tracker: each record once, in order, whatever fails in between."""
+"""Delivers one journal to one tracker: each record once and in order, despite failures."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ _LOG = logging.getLogger("nntrain.shipper")
 _Value = TypeVar("_Value")
 
 ROWS_AT_ONCE = 1000
-"""The number of rows to send in one call, if as many are waiting."""
+"""Target number of rows to send in one call."""
 
 STUCK_TRIES = 8
-"""Attempts after which delivery leaves out a file, table or histogram that always fails."""
+"""Number of attempts after which delivery skips a file, table or histogram that always fails."""
 
 NOTES = 20
-"""The number of refusals that are described; all are counted."""
+"""Maximum number of refused records to describe; all refused records are counted."""
 
 COUNTED = ("histograms", "figure", "table")
 """The kinds of records that `Started.rows` counts in addition to metrics."""
@@ -50,27 +50,28 @@ PLURALS: Mapping[str, str] = {
     "artifact": "files",
     "model": "models",
 }
-"""The words for the kinds of records that a client may not support."""
+"""Plural names, for messages, of the kinds of records that a client may not support."""
 
 
 class Delivery:
-    """Sends the records of one journal to one tracker, in order and each of them once.
+    """Sends the records of one journal to one tracker, each record once and in order.
 
-    A record is delivered when the client has accepted it and the state is written. If the process
-    dies in between, the next one sends the record again: repeating a row changes nothing in the
-    tracker, or the client says by `Started.rows` which rows the tracker holds.
+    A record is delivered when the client has accepted it and the delivery state is on disk. If the
+    process dies between these two steps, the next process sends the record again. This causes no
+    duplicates: the tracker ignores repeated rows, or the client reports in `Started.rows` how many
+    rows the tracker has stored.
 
     Args:
         journal: the journal.
-        name: the name of the tracker, which names the file of the state.
-        tracker: the settings of the tracker; the first attempt connects.
+        name: the name of the tracker; the state is stored in `delivery/NAME.json`.
+        tracker: the settings of the tracker; the first attempt connects to the tracker.
     """
 
     def __init__(self, journal: Path, name: str, tracker: Tracker) -> None:
         self.journal, self.name, self.tracker = journal, name, tracker
         self.state = read_state(journal, name)
         self.last_step = 0
-        """The latest training batch that was delivered."""
+        """The last delivered step, in training batches."""
         self._is_running = False
         self._started_at = -1
         self._n_stuck = 0
@@ -79,14 +80,14 @@ class Delivery:
 
     @cached_property
     def client(self) -> TrackerClient:
-        """The tracker's client, connected at its first use."""
+        """The tracker's client, created on first use."""
         return self.tracker.connect()
 
     def advance(self) -> bool:
-        """Delivers what the journal holds and the tracker lacks; returns whether it did anything.
+        """Delivers all new records of the journal; returns whether anything was delivered.
 
         Raises:
-            Exception: any error of the tracker that may not last. Nothing is lost; call again.
+            Exception: any temporary error of the tracker. Nothing is lost; call `advance` again.
         """
         before = self.state.offset
         if self.is_current():
@@ -99,7 +100,7 @@ class Delivery:
         return self.state.offset != before
 
     def is_current(self) -> bool:
-        """Whether the run has ended and all of it is delivered, or the journal does not exist."""
+        """Returns True if the run has ended and is delivered, or if the journal does not exist."""
         return is_delivered(self.journal, self.state)
 
     @property
@@ -108,23 +109,23 @@ class Delivery:
         return self._started_at >= 0
 
     def failed(self, err: Exception) -> None:
-        """Notes a failed attempt; the next one starts the run in the tracker again."""
-        # while the run is running the tracker is reachable, so it is the record that fails
+        """Records a failed attempt; the next attempt restarts the run in the tracker."""
+        # once the run has started, the tracker is reachable, so the record itself must be failing
         self._n_stuck += self._is_running
         self._is_running = False
         self.state.error = error_text(err)
         self.state.n_tries += 1
-        with suppress(OSError):  # on a full disk a later attempt writes the state
+        with suppress(OSError):  # if the disk is full, a later attempt saves the state
             self.save()
 
     def save(self) -> None:
-        """Writes the state."""
+        """Saves the delivery state."""
         write_state(self.journal, self.name, self.state)
 
     # --- the run
 
     def _start(self) -> bool:
-        """Starts or resumes the run; returns whether the journal has a start record."""
+        """Starts or resumes the run; returns False if the journal has no start record yet."""
         start = self._last_start()
         if start is None or start.record is None:
             return False
@@ -139,11 +140,12 @@ class Delivery:
         return True
 
     def _rewind(self, n_row: int) -> None:
-        """Restarts at the beginning of the journal, to skip the rows that the tracker holds."""
+        """Goes back to the start of the journal, and skips the rows that the tracker has stored."""
         self.state.offset, self.state.line = 0, 0
         self.state.unsupported = dict.fromkeys(self.state.unsupported, 0)
         n_row_of_this = n_row - self.state.held_rows
-        # a tracker with fewer rows has lost some of them: send all rows after the kept ones
+        # with fewer rows than expected, the tracker has lost some: resend all rows after the kept
+        # rows
         self._is_less_held = n_row_of_this >= self.state.kept_rows
         self._n_skip = n_row_of_this if self._is_less_held else min(n_row, self.state.kept_rows)
 
@@ -157,7 +159,7 @@ class Delivery:
     # --- records
 
     def _batches(self) -> Iterator[list[Line]]:
-        """Groups lines to deliver together: many lines of metrics, or one of any other kind."""
+        """Groups lines for delivery: several lines of metrics, or one line of another kind."""
         batch: list[Line] = []
         n_row = 0
         for line in lines(self.journal, self.state.offset, self.state.line):
@@ -201,7 +203,7 @@ class Delivery:
         ]
 
     def _new(self, step: int, values: Mapping[str, _Value]) -> Mapping[str, _Value]:
-        """The values that the tracker did not receive before the run was resumed."""
+        """Returns the values that the tracker did not receive before the run was resumed."""
         if not (self._is_less_held and self.state.held):
             return values
         return {key: value for key, value in values.items() if self.state.is_new(step, key)}
@@ -240,12 +242,12 @@ class Delivery:
         except Exception as err:
             if self._n_stuck < STUCK_TRIES or kind in ("tags", "end"):
                 raise
-            self._note(f"{what}: left out after {STUCK_TRIES} attempts: {error_text(err)}", 1)
+            self._note(f"{what}: skipped after {STUCK_TRIES} attempts: {error_text(err)}", 1)
 
     def _take(self, line: Line, record: Record) -> None:
         match record["kind"]:
             case "start":
-                # after a later start record the run continues: start it again in the tracker
+                # a later start record means that the run was resumed: restart it in the tracker
                 self._is_running = self._is_running and line.end <= self._started_at
             case "continued":
                 self.state.done = True
@@ -255,13 +257,13 @@ class Delivery:
                 self._send(self._without_held(record))
 
     def _without_held(self, record: Record) -> Record:
-        """The record without histograms that the tracker received before the run was resumed."""
+        """Returns the record without histograms that the tracker received before the resume."""
         if record["kind"] != "histograms":
             return record
         return {**record, "counts": self._new(record["step"], record["counts"])}
 
     def _send(self, record: Record) -> None:
-        """Sends a record unless it is empty, or one of those that the tracker counted as held."""
+        """Sends a record unless it is empty or the tracker has already stored it."""
         if record["kind"] == "histograms" and not record["counts"]:
             return
         if self._n_skip and self._is_counted(record["kind"]):
@@ -273,14 +275,14 @@ class Delivery:
         return kind in COUNTED and kind not in self.state.unsupported
 
     def _end(self, line: Line, record: Record) -> None:
-        if line.end > self._started_at:  # else the run was resumed after this end
+        if line.end > self._started_at:  # otherwise the run was resumed after this end
             self.client.finish(end_of(record))
             self.state.done = True
             self._is_running = False
 
     def _count_unsupported(self, kind: str) -> None:
         if kind not in self.state.unsupported:
-            _LOG.info("%s does not keep %s: they stay in the journal.", self.name, PLURALS[kind])
+            _LOG.info("%s does not store %s: they stay in the journal.", self.name, PLURALS[kind])
         self.state.unsupported[kind] = self.state.unsupported.get(kind, 0) + 1
 
     def _note(self, text: str, n_refused: int) -> None:

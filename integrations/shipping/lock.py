@@ -1,4 +1,4 @@
-"""The lock that lets one process at a time deliver a journal."""
+"""A lock that allows only one process at a time to deliver a journal."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from nntrain.integrations.shipping.state import FOLDER
 
 
 class DeliveredByAnotherError(RuntimeError):
-    """Another process is delivering this journal."""
+    """Raised if another process is delivering the journal."""
 
 
 @contextmanager
 def delivery_lock(journal: Path, timeout_s: float = 0.0) -> Iterator[None]:
-    """Lets one process at a time deliver a journal.
+    """Allows only one process at a time to deliver a journal.
 
     Raises:
-        DeliveredByAnotherError: if another process still delivers it after `timeout_s` seconds.
+        DeliveredByAnotherError: if another process is still delivering the journal after
+            `timeout_s` seconds.
     """
     folder = journal.parent / FOLDER
     folder.mkdir(exist_ok=True)

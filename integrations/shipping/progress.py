@@ -1,4 +1,4 @@
-"""The progress bar that shows the deliveries while a process waits for them."""
+"""Progress bars for deliveries, shown while a process waits for them."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 AFTER_S = 0.5
-"""Seconds before a bar appears."""
+"""Seconds to wait before the bars appear."""
 
 EVERY_S = 0.1
 """Seconds between two updates."""
 
 
 class DeliveryBar:
-    """Shows a bar for each delivery, in bytes of the journal, if it takes long on a terminal.
+    """Shows a progress bar (in bytes) for each slow delivery if stderr is a terminal.
 
     Args:
-        deliveries: journals, and the names of the trackers to deliver them to.
+        deliveries: pairs of a journal and the name of a tracker that receives it.
     """
 
     def __init__(self, deliveries: Sequence[tuple[Path, str]]) -> None:
@@ -45,7 +45,7 @@ class DeliveryBar:
             self._bars.stop()
 
     def draw(self) -> None:
-        """Updates the bars if that is due."""
+        """Updates the bars, at most once every 0.1 s."""
         if (now := time.monotonic()) < self._next_s:
             return
         self._next_s = now + EVERY_S

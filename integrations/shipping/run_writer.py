@@ -1,4 +1,4 @@
-"""A tracked run in the training process: writes the journal and has it delivered."""
+"""Writes a tracked run to its journal and hands the journal to a shipper."""
 
 from __future__ import annotations
 
@@ -48,40 +48,42 @@ if TYPE_CHECKING:
     from nntrain.result import FitResult
 
 START_WAIT_S = 1.0
-"""Seconds to wait at most until the first record of a run is on the disk."""
+"""Maximum seconds to wait until the start record of a run is on disk."""
 
 RESUME_WAIT_S = 10.0
-"""Seconds to wait until the processes of a killed run have closed its journal."""
+"""Maximum seconds to wait until the processes of a killed run have closed its journal."""
 
 TRACEBACK_LENGTH = 4000
-"""Characters of a traceback that are kept, counted from its end; MLflow accepts tags of 5000."""
+"""Number of characters to record from the end of a traceback; MLflow limits tags to 5000."""
 
 
 def now_ms() -> int:
-    """Milliseconds since 1970."""
+    """Returns the current time in milliseconds since 1970."""
     return time.time_ns() // 1_000_000
 
 
 def default_folder() -> Path:
-    """A new folder for a run, `outputs/DATE/TIME` in the current folder."""
+    """Returns a new folder for a run: `outputs/DATE/TIME` in the current folder."""
     return Path(datetime.now().strftime("outputs/%Y-%m-%d/%H-%M-%S-%f"))
 
 
 class RunWriter:
-    """Writes a run to its journal, and has a shipper deliver the journal.
+    """Writes a run to its journal and hands the journal to a shipper.
 
-    A run may begin again after its end: the later fits of a Learner continue their run.
+    A run can be started again after it has ended: later fits of a Learner continue the same run.
 
     Args:
-        trackers: where to record the run, by name.
-        folder: the folder of the journal; `None` makes `outputs/DATE/TIME`.
-        info: what is known about the run before it begins.
-        shipper: delivers the journal; `None` takes the process that all runs here share.
-        trusted: packages, in addition to nntrain, whose trackers the shipper may make.
-        redactor: removes secrets from everything but metrics, tables and files.
+        trackers: the trackers that receive the run, by name.
+        folder: the folder of the journal; `None` creates `outputs/DATE/TIME`.
+        info: name, params, tags and other information about the run.
+        shipper: the shipper that delivers the journal; `None` uses the one shared by all runs of
+            this process.
+        trusted: packages, in addition to nntrain, whose tracker classes the shipper may
+            instantiate.
+        redactor: removes secrets from all records except metrics, tables and files.
 
     Raises:
-        ValueError: if the name of a tracker cannot name a file.
+        ValueError: if the name of a tracker cannot be used as a file name.
     """
 
     def __init__(
@@ -100,7 +102,7 @@ class RunWriter:
         self.journal = folder.absolute() / JOURNAL
         self.info = info or RunInfo()
         self.uid: str | None = None
-        """The machine-readable name of the run; `None` until the run begins."""
+        """The id of the run; `None` until the run starts."""
         self.files = Files(self.journal.parent)
         self.shipper = shared_shipper() if shipper is None else shipper
         self.redactor = redactor or Redactor(environ=os.environ)
@@ -109,21 +111,22 @@ class RunWriter:
 
     @property
     def is_open(self) -> bool:
-        """Whether the run has begun and not ended."""
+        """Whether the run has started and has not ended yet."""
         return self._writer is not None
 
-    # --- the beginning
+    # --- start
 
     def resume(self, uid: str, journal: Path, step: int) -> None:
-        """Takes over a run with what its journal holds up to `step`; call `begin` next.
+        """Continues a run from the records of its journal up to `step`; call `begin` next.
 
-        A journal that does not exist here, for example after a move to another machine, is left
-        out: the trackers continue the run, and this journal starts with what comes now.
+        If the journal does not exist, for example on another machine, the new journal starts empty;
+        the trackers still continue the run.
 
         Raises:
-            FileExistsError: if this folder holds the journal of a different run.
-            JournalInUseError: if a process still writes the journal.
-            DeliveredByAnotherError: if a process still delivers the journal after a minute.
+            FileExistsError: if the folder contains the journal of another run.
+            JournalInUseError: if another process is still writing the journal after 10 s.
+            DeliveredByAnotherError: if another process is still delivering the journal after a
+                minute.
         """
         if journal.is_file():
             self._check_free(uid)
@@ -139,22 +142,22 @@ class RunWriter:
     def _other_run(self) -> FileExistsError:
         return FileExistsError(
             f"{self.journal} is the journal of another run: "
-            "name another folder, or resume that run."
+            "choose another folder, or resume that run."
         )
 
     def begin(self) -> None:
-        """Begins the run, or continues it after a resume or its end.
+        """Starts the run, or continues it after a resume or after its end.
 
         Raises:
-            FileExistsError: if the folder holds the journal of another run.
-            JournalInUseError: if another process writes the journal.
+            FileExistsError: if the folder contains the journal of another run.
+            JournalInUseError: if another process is writing the journal.
         """
         if self.uid is None and self.journal.exists():
             raise self._other_run()
         self.uid = self.uid or secrets.token_hex(8)
         self._writer = JournalWriter(self.journal)
         self.write(start_record(self._run_info(self.uid), self._specs()))
-        # A shipper that has seen the end of an earlier fit must not miss this start.
+        # The shipper may have read the end of an earlier fit, so the new start must be on disk.
         self._writer.wait(START_WAIT_S)
         self.shipper.add(self._shipment)
 
@@ -181,12 +184,12 @@ class RunWriter:
         self._writer.write(*records)
 
     def write_later(self, *jobs: Job) -> None:
-        """Writes what the functions return; they run in the journal's thread and may wait there."""
+        """Writes the records that functions return. The functions run in the journal's thread."""
         assert self._writer is not None
         self._writer.write_later(*jobs)
 
     def flush(self) -> None:
-        """Starts to flush the journal to the disk."""
+        """Requests a flush of the journal to disk and returns immediately."""
         assert self._writer is not None
         self._writer.flush()
 
@@ -211,11 +214,11 @@ class RunWriter:
         self.placed_artifact(self.files.copy(path), name, aliases)
 
     def placed_artifact(self, place: str, name: str, aliases: Sequence[str] = ()) -> None:
-        """Writes the record of a file that is in the folder of the journal."""
+        """Writes the record of a file that is already in the journal's folder."""
         self.write({"kind": "artifact", "path": place, "name": name, "aliases": list(aliases)})
 
     def placed_model(self, place: str, model: ModelFile) -> None:
-        """Writes the record of a model whose file is in the folder of the journal."""
+        """Writes the record of a model whose file is already in the journal's folder."""
         node = self.redactor.value(model.node) if model.node is not None else None
         record = {"kind": "model", "path": place, "name": model.name, "aliases": [*model.aliases]}
         self.write(record | {"node": node, "trusted_targets": [*model.trusted_targets]})
@@ -227,7 +230,7 @@ class RunWriter:
     # --- the end
 
     def end(self, result: FitResult) -> None:
-        """Writes why the run ended and closes the journal; the shipper finishes its delivery."""
+        """Writes the reason why the run ended and closes the journal; delivery continues."""
         message = self.redactor.text(result.message)
         trace = self.redactor.text(result.traceback)[-TRACEBACK_LENGTH:]
         texts = {
@@ -243,12 +246,12 @@ class RunWriter:
         self.shipper.ended(self._shipment)
 
     def finish(self, timeout_s: float | None = None) -> list[str]:
-        """Waits until the trackers have all runs of the shipper, and prints what they lack.
+        """Waits for delivery of all the shipper's runs, then prints what was not delivered.
 
         Args:
-            timeout_s: seconds to wait at most; `None` takes the shipper's own limit.
+            timeout_s: maximum time to wait, in seconds; `None` uses the shipper's limit.
 
-        Returns where each tracker keeps this run, in a text for people.
+        Returns one message per tracker that says where to find the run.
         """
         tell_backlog(self.shipper.finish(timeout_s))
         return whereabouts(self.journal)
@@ -259,17 +262,18 @@ def _check_names(trackers: Mapping[str, Tracker]) -> None:
         if not re.fullmatch(r"[\w\-][\w\-.]*", name):
             raise ValueError(
                 f"Tracker name {name!r} must consist of letters, digits, underscores, dashes and "
-                "periods, since it names a file: rename it, for example to 'mlflow'."
+                "periods, because it is used as a file name: rename it, for example to 'mlflow'."
             )
 
 
 def _wait_until_closed(journal: Path) -> None:
-    """Waits until no process writes a journal: workers may outlive a killed run for seconds."""
+    """Waits until the journal is closed; workers may outlive a killed run by seconds."""
     deadline = time.monotonic() + RESUME_WAIT_S
     while is_being_written(journal):
         if time.monotonic() >= deadline:
             raise JournalInUseError(
-                f"{journal} is still written by another process: end that process, then resume."
+                f"{journal} is still being written by another process: stop that process, "
+                "then resume."
             )
         time.sleep(0.1)
 

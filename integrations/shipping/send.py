@@ -1,4 +1,4 @@
-"""Sending a single record of a journal to the client of a tracker."""
+"""Sends a single record of a journal to the client of a tracker."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from nntrain.integrations.tracker import MetricRow, ModelFile, Refused, Table, T
 
 
 def send(client: TrackerClient, record: Record, folder: Path) -> None:
-    """Sends a record other than metrics, and ignores one of an unknown kind.
+    """Sends a record other than metrics; ignores records of an unknown kind.
 
     Args:
-        client: the client, which has started the run.
+        client: the client, with its run already started.
         record: the record.
-        folder: the folder of the journal, which holds the files that records name.
+        folder: the folder of the journal; paths in records are relative to this folder.
 
     Raises:
-        Unsupported: if the tracker does not keep records of this kind.
-        Refused: if the tracker will never accept this one.
+        Unsupported: if the tracker cannot store records of this kind.
+        Refused: if the tracker will never accept this record.
     """
     match record["kind"]:
         case "tags":
@@ -43,15 +43,17 @@ def _model(record: Record, folder: Path) -> ModelFile:
 
 
 def _file(record: Record, folder: Path) -> Path:
-    """The file of a record; it must lie in the journal's folder, as strangers may send journals.
+    """Returns the file of a record.
+
+    The file must be in the journal's folder, because a journal may come from an untrusted source.
 
     Raises:
-        Refused: if it lies elsewhere or does not exist.
+        Refused: if the file is outside the folder or does not exist.
     """
     folder = folder.resolve()
     try:
         path = Path(folder, record["path"]).resolve()
-    except (RuntimeError, ValueError) as err:  # a link to itself; a NUL
+    except (RuntimeError, ValueError) as err:  # for example a link to itself, or a NUL character
         raise Refused(f"{record['path']!r} is not a path: {err}") from err
     if not path.is_relative_to(folder):
         raise Refused(f"{record['path']} is outside the folder of the run")

@@ -1,10 +1,10 @@
-"""The shipper: a process that delivers the journals of one training process as they grow.
+"""The shipper: a process that delivers the growing journals of one training process.
 
-The parent sends its messages through a pipe: which trackers to import, and which journals exist.
-The shipper never reads its standard input, and writes to its log only. Each journal and tracker has
-its own thread, so that a dead server delays only itself. When the parent has no more messages, the
-shipper delivers the rest and ends; if the parent has died, it first closes the journals that have
-no end record.
+The training process, the parent, sends messages through a pipe: which trackers to import and which
+journals to deliver. The shipper does not read its standard input and writes only to its log. Each
+pair of journal and tracker has its own thread, so an unreachable server does not delay other
+deliveries. When no more messages will arrive, the shipper delivers the rest and exits. If the
+parent has died, the shipper first closes the journals that have no end record.
 """
 
 from __future__ import annotations
@@ -40,27 +40,27 @@ POLL_S = 0.2
 """Seconds between two checks of a journal and of the parent."""
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 5.0
-"""Seconds before the second attempt at a delivery, and the maximum between two attempts."""
+"""Seconds before the first retry of a delivery, and the maximum between two attempts."""
 
 SYSTEM_FIRST_S, SYSTEM_EVERY_S = 1.0, 10.0
-"""Seconds before the first sample of the system metrics, and between two samples."""
+"""Seconds before the first sample of system metrics, and between two samples."""
 
 AT_ONCE = 4
-"""The number of runs that are delivered to one tracker at the same time.
+"""Maximum number of runs that are delivered to one tracker simultaneously.
 
-Many short trials end at once, and MLflow's SQLite store stalls when more threads send requests than
-it has connections (15).
+Many short trials may end at the same time, and MLflow's SQLite store stalls if more threads send
+requests than the store has connections (15).
 """
 
 KEPT_SAMPLES = 1000
-"""The number of samples that wait for a failing tracker; older ones are dropped."""
+"""Maximum number of samples to buffer while a tracker fails; older samples are dropped."""
 
 LOG = "shipper.log"
-"""The name of the shipper's log in the folder of the run."""
+"""The file name of the shipper's log in the folder of the run."""
 
 
 def wait_s(n_tries: int) -> float:
-    """Seconds to wait after a number of failed attempts: doubles each time, with jitter."""
+    """Returns the seconds to wait after `n_tries` failures: exponential backoff with jitter."""
     longest: float = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** min(n_tries, 10))
     return longest * random.uniform(0.5, 1.0)
 
@@ -80,12 +80,12 @@ class DeliveryThread(threading.Thread):
         self._turn = _TURNS[delivery.name]
 
     def run(self) -> None:
-        """Delivers until nothing is left."""
+        """Delivers until the whole run has been delivered."""
         while not self.delivery.is_current():
             time.sleep(self._try())
 
     def _try(self) -> float:
-        """Delivers what is there; returns the seconds to wait before the next attempt."""
+        """Delivers the new records; returns the seconds to wait before the next attempt."""
         self._sample()
         try:
             with self._turn:
@@ -99,7 +99,7 @@ class DeliveryThread(threading.Thread):
         return 0.0 if moved else POLL_S
 
     def _sample(self) -> None:
-        """Takes a sample when it is due, even while the tracker fails."""
+        """Samples system metrics at regular intervals, even while the tracker fails."""
         now = time.monotonic()
         if self._system is None or now < self._next_sample:
             return
@@ -115,12 +115,12 @@ class DeliveryThread(threading.Thread):
 
 
 class JournalDeliveries:
-    """The deliveries of one journal, which wait while another process delivers it.
+    """The deliveries of one journal; they wait while another process delivers the journal.
 
     Args:
         journal: the journal.
         trackers: the trackers to deliver to, by name.
-        pid: the training process.
+        pid: the process id of the training process.
     """
 
     def __init__(self, journal: Path, trackers: Mapping[str, Tracker], pid: int) -> None:
@@ -131,11 +131,11 @@ class JournalDeliveries:
 
     @property
     def is_done(self) -> bool:
-        """Whether nothing is left to deliver for now."""
+        """Whether the run has ended and every tracker has received it."""
         return self._threads is not None and not any(map(_is_needed, self._threads))
 
     def tend(self) -> None:
-        """Starts the deliveries once the lock is free, and restarts those of resumed runs."""
+        """Starts the deliveries once the lock is free, and restarts deliveries of resumed runs."""
         if self._threads is None:
             self._threads = self._start_threads()
         for i, thread in enumerate(self._threads or ()):
@@ -178,7 +178,10 @@ class Deliveries:
         self._finish_timeout_s = 30.0
 
     def run(self) -> None:
-        """Delivers until the parent is silent and nothing is left, or until the time is up."""
+        """Delivers until the parent has sent its last message and nothing is left to deliver.
+
+        If the parent has died, delivery stops after a timeout.
+        """
         deadline = None
         while not self.parent.is_silent or self._deliveries:
             for message in self.parent.messages(POLL_S):
@@ -189,7 +192,7 @@ class Deliveries:
             self._tend()
             if deadline is not None and time.monotonic() > deadline:
                 _LOG.warning(
-                    "the training process has ended and the time is up: "
+                    "the training process has ended and the time limit is reached: "
                     "deliver the rest with python -m nntrain.sync"
                 )
                 return
@@ -214,7 +217,7 @@ class Deliveries:
         for spec in specs:
             _import_library(spec, trusted)
         children_give_way()
-        give_way()  # only now: during the imports training has its own to do and does not wait
+        give_way()  # only after the imports, which do not slow down training
 
     def _add(self, journal: Path, specs: Mapping[str, Node], trusted: Sequence[str]) -> None:
         log_to(journal.parent / LOG)
@@ -224,7 +227,7 @@ class Deliveries:
             )
 
     def _close_journals(self) -> None:
-        """Closes the parent's open journals, unless a worker that it forked still holds one."""
+        """Closes the parent's open journals, except those that a forked worker still has open."""
         if self._unclosed is None:
             self._unclosed = set(self._deliveries)
         for journal in list(self._unclosed):
@@ -236,28 +239,28 @@ class Deliveries:
         try:
             close_journal(journal)
         except (JournalError, OSError) as err:
-            _LOG.warning("%s cannot be closed and is left as it is: %s", journal, err)
+            _LOG.warning("%s cannot be closed: %s", journal, err)
             if journal in self._deliveries:
                 self._deliveries.pop(journal).close()
 
 
 def _import_library(spec: Node, trusted: Sequence[str]) -> None:
-    """Connects once, so that the library is imported before there is a journal."""
+    """Connects once, so that the tracker's library is imported before the first journal."""
     try:
         tracker_of(spec, trusted).connect()
-    except Exception:  # noqa: BLE001 - the delivery of a journal reports it, and others go on
+    except Exception:  # noqa: BLE001 - the delivery reports the error; other trackers continue
         _LOG.exception("%s cannot be imported", spec["_target_"])
 
 
 def _trackers_of(
     journal: Path, specs: Mapping[str, Node], trusted: Sequence[str]
 ) -> dict[str, Tracker]:
-    """Makes the trackers; for one that cannot be made, the state of its delivery says why."""
+    """Creates the trackers; if a tracker fails, stores the error in its delivery state."""
     made = {}
     for name, spec in specs.items():
         try:
             made[name] = tracker_of(spec, trusted)
-        except Exception as err:  # noqa: BLE001 - a user's class may raise anything, and others go on
+        except Exception as err:  # noqa: BLE001 - a user's class may raise anything
             state = read_state(journal, name)
             state.error = error_text(err)
             write_state(journal, name, state)
@@ -277,8 +280,8 @@ def main(fd: int, pid: int) -> None:
     logging.basicConfig(
         level=logging.INFO, format="[%(asctime)s][%(name)s][%(levelname)s] %(message)s"
     )
-    _LOG.info("process %d ships for process %d", os.getpid(), pid)
+    _LOG.info("shipper process %d delivers for process %d", os.getpid(), pid)
     Deliveries(Parent(fd, pid)).run()
-    _LOG.info("ends")
+    _LOG.info("exits")
     logging.shutdown()
-    os._exit(0)  # do not wait for threads that still wait for a server
+    os._exit(0)  # do not wait for threads that are waiting for a server

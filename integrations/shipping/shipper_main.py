@@ -1,4 +1,4 @@
-"""The file that the training process starts as the shipper."""
+"""The script that the training process runs as the shipper."""
 
 import sys
 

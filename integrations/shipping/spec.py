@@ -1,6 +1,6 @@
-"""The spec of a tracker: its class and settings as plain values, for the journal and the shipper.
+"""Converts a tracker to a spec (its class and settings as plain values) and back.
 
-A configuration makes the settings, `spec_of` makes them a spec, and `tracker_of` makes them again.
+The training process calls `spec_of`; the shipper creates the tracker again with `tracker_of`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ OWN = "nntrain.integrations"
 
 
 def spec_of(tracker: Tracker) -> dict[str, Any]:
-    """The class of a tracker as `_target_`, and its settings as plain values.
+    """Returns the class of a tracker as `_target_`, and its settings as plain values.
 
     Raises:
         ConfigError: if the tracker is not a dataclass.
@@ -34,15 +34,16 @@ def spec_of(tracker: Tracker) -> dict[str, Any]:
 
 
 def tracker_of(spec: Node, trusted: Sequence[str] = (), key: str = "tracker") -> Tracker:
-    """Makes a tracker from its spec.
+    """Creates a tracker from its spec.
 
-    A spec may come from a stranger's journal. It may only name a dataclass that is a `Tracker`, in
-    `nntrain.integrations` or a trusted package; this is checked before anything is called.
+    A spec may come from an untrusted journal. Its class must be a dataclass derived from `Tracker`
+    in `nntrain.integrations` or a trusted package. This is checked before any code of the class
+    runs.
 
     Args:
         spec: the class as `_target_`, and the settings.
         trusted: packages that may define the class, in addition to `nntrain.integrations`.
-        key: what error messages call the spec.
+        key: the name of the spec in error messages.
 
     Raises:
         ConfigError: if the class is not trusted, does not exist or does not accept the settings.
@@ -55,16 +56,16 @@ def tracker_of(spec: Node, trusted: Sequence[str] = (), key: str = "tracker") ->
 
 
 def _check_class(found: Any, key: str) -> None:
-    """Checks that an object is the class of a tracker.
+    """Checks that an object is a tracker class.
 
     Raises:
-        ConfigError: if it is anything else.
+        ConfigError: if the object is anything else.
     """
     if not (isinstance(found, type) and issubclass(found, Tracker) and is_dataclass(found)):
         name = f"{getattr(found, '__module__', '')}.{getattr(found, '__qualname__', found)}"
         raise ConfigError(
-            f"{key}._target_={name} is not a tracker: "
-            "name a dataclass that derives from nntrain.integrations.tracker.Tracker."
+            f"{key}._target_={name} is not a tracker class: "
+            "use a dataclass that derives from nntrain.integrations.tracker.Tracker."
         )
 
 
@@ -73,7 +74,7 @@ def _target(kind: type[Tracker]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """The value as the journal's JSON returns it."""
+    """Converts mappings and sequences to the dicts and lists that JSON returns."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

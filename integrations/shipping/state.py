@@ -1,4 +1,4 @@
-"""The state of a delivery: how far a journal is delivered to one tracker, kept in a small file."""
+"""The delivery state: how much of a journal a tracker has received, stored in a small file."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from nntrain.config.redact import redact
 from nntrain.integrations.journal.records import Record, rows_of
 
 FOLDER = "delivery"
-"""The folder beside the journal with the states of its deliveries, one file for each tracker."""
+"""The folder next to the journal that contains one state file per tracker."""
 
 
 @dataclass(frozen=True)
 class Held:
-    """Values that a tracker received of batches after the checkpoint from which a run was resumed.
+    """Values that a tracker received for batches after the checkpoint of a resumed run.
 
-    They cannot be removed from the tracker. Delivery skips the values after batch `step`, up to and
-    including the batch that `keys` names for each metric.
+    The values cannot be removed from the tracker, so delivery does not send them again: for each
+    metric `key`, it skips the batches after `step` up to and including `keys[key]`.
     """
 
     step: int
@@ -28,42 +28,42 @@ class Held:
 
 @dataclass
 class DeliveryState:
-    """How far a journal is delivered to a tracker; stored in `delivery/NAME.json`.
+    """How much of a journal a tracker has received; stored in `delivery/NAME.json`.
 
-    Any process may read the file. Only the one that holds the delivery lock writes it.
+    Any process may read the file. Only the process that holds the delivery lock may write it.
     """
 
     run_id: str | None = None
     where: str = ""
     offset: int = 0
-    """Delivered bytes of the journal."""
+    """Number of delivered bytes of the journal."""
     line: int = 0
-    """Delivered lines of the journal."""
+    """Number of delivered lines of the journal."""
     n_refused: int = 0
-    """Records, or values of rows, that the tracker will never accept."""
+    """Number of records, or single values, that the tracker refused."""
     notes: list[str] = field(default_factory=list)
-    """What was refused or unreadable, in words."""
+    """Descriptions of refused and unreadable records."""
     unsupported: dict[str, int] = field(default_factory=dict)
-    """Records that the tracker cannot keep, counted by kind; they stay in the journal."""
+    """Number of records that the tracker cannot store, by kind."""
     error: str | None = None
     """Why the last attempt failed; `None` after a successful one."""
     n_tries: int = 0
-    """Failed attempts since the last successful one."""
+    """Number of failed attempts since the last successful attempt."""
     done: bool = False
-    """Whether the run has ended and all of it is delivered."""
+    """Whether the run has ended and is completely delivered."""
     held: list[Held] = field(default_factory=list)
-    """Values of the journal that the tracker already has, one entry for each resume."""
+    """Values that the tracker received before a resume; one entry per resume."""
     held_rows: int = 0
-    """After a resume: rows that the tracker has and the journal no longer contains."""
+    """After a resume: number of rows in the tracker that the journal no longer contains."""
     kept_rows: int = 0
-    """After a resume: rows that the new journal started with."""
+    """After a resume: number of rows that were copied from the earlier journal."""
 
     def is_new(self, step: int, key: str) -> bool:
-        """Whether the tracker did not receive a value before the run was resumed."""
+        """Returns True if the tracker did not receive the value before the run was resumed."""
         return not any(held.step < step <= held.keys.get(key, -1) for held in self.held)
 
     def n_rows(self, record: Record) -> int:
-        """The number of rows of a record for a tracker that counts them: see `Started.rows`."""
+        """Returns how many rows the record adds to `Started.rows`."""
         if record["kind"] in self.unsupported:
             return 0
         match record["kind"]:
@@ -80,12 +80,12 @@ class DeliveryState:
 
 
 def state_path(journal: Path, name: str) -> Path:
-    """The file with the state of the delivery to the tracker `name`."""
+    """Returns the path of the state file for the tracker `name`."""
     return journal.parent / FOLDER / f"{name}.json"
 
 
 def read_state(journal: Path, name: str) -> DeliveryState:
-    """Reads the state of a delivery; without a file it has not started."""
+    """Reads the state of a delivery; returns a new state if the file does not exist."""
     path = state_path(journal, name)
     if not path.is_file():
         return DeliveryState()
@@ -104,17 +104,17 @@ def write_state(journal: Path, name: str, state: DeliveryState) -> None:
 
 
 def error_text(err: Exception) -> str:
-    """An error as one line without secrets."""
+    """Returns an error as one line without secrets."""
     return str(redact(f"{type(err).__name__}: {' '.join(str(err).split())[:500]}"))
 
 
 def is_delivered(journal: Path, state: DeliveryState) -> bool:
-    """Whether the run has ended and all of it is delivered, or the journal does not exist."""
+    """Returns True if the run has ended and is delivered, or if the journal does not exist."""
     return not journal.exists() or (state.done and state.offset == journal.stat().st_size)
 
 
 def whereabouts(journal: Path) -> list[str]:
-    """Where each tracker keeps the run of a journal, in a few lines for people."""
+    """Returns one message per tracker that says where to find the run."""
     states = (
         read_state(journal, path.stem) for path in sorted((journal.parent / FOLDER).glob("*.json"))
     )

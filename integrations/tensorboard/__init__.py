@@ -1,4 +1,4 @@
-"""TensorBoard: the settings, which the training process can make without importing tensorboard."""
+"""Settings of the TensorBoard tracker. This module does not import tensorboard."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from nntrain.integrations.tracker import Tracker, TrackerClient
 
 @dataclass(frozen=True)
 class TensorBoardTracker(Tracker):
-    """Writes event files, one folder for each run; look at them with `tensorboard --logdir runs`.
+    """Writes event files, one folder per run; view them with `tensorboard --logdir runs`.
 
     Args:
         log_dir: the folder of all runs; `None` means `runs` in the current folder.
-        system_metrics: whether to record the use of processor, memory and GPU.
+        system_metrics: whether to record CPU, memory and GPU usage.
 
     Raises:
-        ImportError: if tensorboard is not installed; the message has the pip command.
+        ImportError: if tensorboard is not installed; the message contains the command to install
+            it.
     """
 
     log_dir: str | None = None

@@ -1,9 +1,9 @@
-"""TensorBoard: the client in the shipper, which writes event files without TensorFlow or torch.
+"""The TensorBoard client, which runs in the shipper without TensorFlow or torch.
 
-TensorBoard cannot replace a record, so a run has three kinds of event files. In `*.rows`, each
-event is a row, histogram record, figure or table of the journal, and their number tells what is
-there. `*.about` has texts, tags, hyperparameters and the outcome; each start writes it again.
-`*.system` has the use of processor, memory and GPU.
+Records in an event file cannot be replaced, so a run has three kinds of event files. In `*.rows`,
+each event is a row of metrics, histogram record, figure or table of the journal; the number of
+events shows how much was delivered. `*.about` contains texts, tags, hyperparameters and the
+outcome, and is written again at each start. `*.system` contains CPU, memory and GPU usage.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class TensorBoardClient(base.TrackerClient):
         self._time_ms = 0
 
     def start(self, run: base.RunInfo, run_id: str | None = None) -> base.Started:
-        """Opens the run's folder, which is found by the run's `uid`, and counts the rows in it."""
+        """Opens the folder of the run, found by its `uid`, and counts the rows in the folder."""
         self._close()
         folder = _folder(self._log_dir, run)
         n_row = sum(_n_row(path) for path in folder.glob("*.rows"))
@@ -50,7 +50,7 @@ class TensorBoardClient(base.TrackerClient):
         for kind in ("about", "rows", "system"):
             self._writers[kind] = EventFileWriter(str(folder), filename_suffix=f".{kind}")
         self._tags, self._time_ms = {}, run.time_ms
-        if not run.is_study:  # the tab HPARAMS compares the trials with each other
+        if not run.is_study:  # the HPARAMS tab compares trials, so the study's own run is left out
             params = {key: _param(value) for key, value in run.params.items()}
             summary = summary_v2.hparams_pb(params, folder.name, run.time_ms / 1000)
             self._write("about", summary.value)
@@ -66,19 +66,19 @@ class TensorBoardClient(base.TrackerClient):
         self._scalars("rows", rows)
 
     def system(self, rows: Sequence[base.MetricRow]) -> None:
-        """Writes samples to a file of their own, which does not count."""
+        """Writes samples to a separate file, which is not included in the number of rows."""
         self._scalars("system", rows)
 
     def histograms(
         self, row: base.MetricRow, edges: Sequence[float], counts: Mapping[str, Sequence[float]]
     ) -> None:
-        """Writes histograms without the empty bins at both ends, which would hide the others."""
+        """Writes histograms without empty bins at both ends, which would squeeze the other bins."""
         self._time_ms = row.time_ms
         values = [_histogram(name, edges, n) for name, n in counts.items()]
         self._write("rows", values, row.step)
 
     def figure(self, path: Path, name: str, step: int) -> None:
-        """Writes an image; without one the event is empty, so that it counts as a row."""
+        """Writes an image, or an empty event if it is unreadable, so that the row is counted."""
         values = []
         try:
             with Image.open(path) as image:
@@ -91,7 +91,7 @@ class TensorBoardClient(base.TrackerClient):
             self._write("rows", values, step)
 
     def table(self, table: base.Table, step: int) -> None:
-        """Writes a table as a text in Markdown."""
+        """Writes a table as Markdown text."""
         self._write("rows", _table(table.name, [table.columns, *table.rows]), step)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
@@ -100,7 +100,7 @@ class TensorBoardClient(base.TrackerClient):
         self._write("about", _table("nntrain/tags", [("tag", "value"), *self._tags.items()]))
 
     def finish(self, end: base.RunEnd) -> None:
-        """Writes the outcome as a text, and as the status in the tab HPARAMS."""
+        """Writes the outcome as text and as the status in the HPARAMS tab."""
         self._time_ms = end.time_ms
         failed = exit_code(end.reason, end.signum) != 0
         status = api_pb2.STATUS_FAILURE if failed else api_pb2.STATUS_SUCCESS
@@ -126,12 +126,12 @@ class TensorBoardClient(base.TrackerClient):
 
     def _close(self) -> None:
         while self._writers:
-            with suppress(OSError):  # the disk may be full; the next start counts what is there
+            with suppress(OSError):  # the disk may be full; the next start counts the rows on disk
                 self._writers.popitem()[1].close()
 
 
 def _folder(log_dir: Path, run: base.RunInfo) -> Path:
-    """The folder of a run: in that of its study, if it has one."""
+    """Returns the folder of a run; a trial's folder is inside its study's folder."""
     above = log_dir / _label(run.group, run.parent) if run.parent else log_dir
     own = _label(run.group if run.is_study else run.name, run.uid)
     return next(above.glob(f"*-{own.rpartition('-')[2]}"), above / own)
@@ -142,12 +142,12 @@ def _label(name: str | None, uid: str) -> str:
 
 
 def _n_row(path: Path) -> int:
-    """The events of a file except its header; an event that a dying process left torn is lost."""
+    """Returns the number of events in a file, without the header and an incomplete last event."""
     return max(0, sum(1 for _ in RawEventFileLoader(str(path)).Load()) - 1)
 
 
 def _param(value: Any) -> bool | float | str:
-    """A value for the tab HPARAMS, which cannot show any run if a number is not finite."""
+    """Converts a value for the HPARAMS tab, which shows no runs if a number is not finite."""
     return value if isinstance(value, int | float) and np.isfinite(value) else str(value)
 
 
@@ -166,6 +166,6 @@ def _table(name: str, rows: Iterable[Iterable[Any]]) -> Any:
 
 
 def _cell(value: Any) -> str:
-    """A cell of a Markdown table that shows the value as it is."""
+    """Escapes a value for a cell of a Markdown table."""
     text = "" if value is None else str(value).replace("<", "&lt;")
     return "<br>".join(re.sub(r"([\\`*_|\[])", r"\\\1", text).splitlines())

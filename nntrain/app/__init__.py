@@ -1,1 +1,1 @@
-"""What the command line does: building, checking, training, tracking and delivering."""
+"""The implementation of the command line tools."""

@@ -1,4 +1,4 @@
-"""The objects of a configuration: checks of its values, and the Learner with its parts."""
+"""Checks a configuration and creates its objects, such as the Learner."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from nntrain.metrics import Metric, as_metric
 
 
 def resolve(cfg: DictConfig) -> dict[str, Any]:
-    """Returns the configuration as plain values, after checking its values and every target.
+    """Checks a configuration and converts it to plain Python values.
 
     Raises:
-        ConfigError: if a value is missing, wrong or cannot be resolved, or a target cannot be
-            called.
+        ConfigError: if a value is missing, invalid or cannot be resolved, or if a target is not
+            trusted or does not match its arguments.
     """
     try:
         plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
@@ -54,9 +54,11 @@ _NEEDED = (
 def _check_values(plain: Mapping[str, Any]) -> None:
     for key in _NEEDED:
         if key not in plain:
-            raise ConfigError(f"{key} was removed from the configuration: drop '~{key}'.")
+            raise ConfigError(
+                f"{key} was removed from the configuration: drop the override '~{key}'."
+            )
     if not 0 <= plain["seed"] < 2**32:
-        raise ConfigError(f"seed={plain['seed']} must be a whole number from 0 to {2**32 - 1}.")
+        raise ConfigError(f"seed={plain['seed']} must be an integer from 0 to {2**32 - 1}.")
     if "lr" in (plain["optimizer"] or {}):
         raise ConfigError(
             f"optimizer.lr={plain['optimizer']['lr']} would have no effect: set lr instead."
@@ -64,7 +66,7 @@ def _check_values(plain: Mapping[str, Any]) -> None:
     if not (math.isfinite(plain["lr"]) and plain["lr"] > 0):
         raise ConfigError(f"lr={plain['lr']} must be a finite number greater than 0.")
     if plain["n_epoch"] < 1:
-        raise ConfigError(f"n_epoch={plain['n_epoch']} must be a whole number of at least 1.")
+        raise ConfigError(f"n_epoch={plain['n_epoch']} must be an integer of at least 1.")
     if (resume := plain.get("resume")) is not None:
         _check_resume(Path(resume), plain.get("callbacks") or {})
 
@@ -72,19 +74,19 @@ def _check_values(plain: Mapping[str, Any]) -> None:
 def _check_resume(path: Path, callbacks: Mapping[str, Any]) -> None:
     if "checkpoint" not in callbacks:
         raise ConfigError(
-            "resume needs the callback checkpoint: choose 'callbacks=default', "
-            "or add checkpoint to your list."
+            "resume needs the checkpoint callback: use 'callbacks=default', "
+            "or add checkpoint to your list of callbacks."
         )
     if not (path.is_file() or (path / "last.ckpt").is_file()):
         raise ConfigError(
-            f"resume={path} must be a checkpoint, or the folder of a run with a last.ckpt."
+            f"resume={path} must be a checkpoint, or a run folder that contains last.ckpt."
         )
 
 
 def make_all(
     nodes: Mapping[str, Any] | None, key: str, trusted: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Makes the entries of a mapping, in order; skips those that are null."""
+    """Instantiates all nodes in a mapping, in order; skips null entries."""
     return {
         name: instantiate(node, f"{key}.{name}", trusted)
         for name, node in (nodes or {}).items()
@@ -93,7 +95,7 @@ def make_all(
 
 
 def make_metrics(nodes: Mapping[str, Any] | None, trusted: Sequence[str] = ()) -> list[Metric]:
-    """Makes the metrics, each with the name of its entry."""
+    """Creates the metrics; the name of each metric is its key in the mapping."""
     made = make_all(nodes, "metrics", trusted)
     metrics = {name: as_metric(metric) for name, metric in made.items()}
     for name, metric in metrics.items():
@@ -102,14 +104,14 @@ def make_metrics(nodes: Mapping[str, Any] | None, trusted: Sequence[str] = ()) -
 
 
 def make_learner(cfg: Mapping[str, Any], cbs: Sequence[Callback] = ()) -> Learner:
-    """Makes the Learner of a resolved configuration.
+    """Creates the Learner for a configuration.
 
     Args:
-        cfg: the configuration, as `resolve` returns it.
-        cbs: callbacks in addition to those of the configuration.
+        cfg: the configuration, as returned by `resolve`.
+        cbs: callbacks to add to the ones in the configuration.
 
     Raises:
-        ConfigError: if a part refuses its arguments.
+        ConfigError: if an object cannot be created from its arguments.
     """
     trusted = cfg.get("trusted_targets") or ()
     make = functools.partial(instantiate, trusted=trusted)

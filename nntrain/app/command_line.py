@@ -1,4 +1,4 @@
-"""The check of a command line before anything runs: its overrides, configuration and targets."""
+"""Checks the command line (overrides, configuration and targets) before Hydra starts."""
 
 from __future__ import annotations
 
@@ -25,18 +25,20 @@ from nntrain.config.messages import sentence
 from nntrain.config.targets import TRUSTED_TARGETS, check_targets, in_packages
 
 STARTED = time.time()
-"""When the process started, in seconds since 1970."""
+"""Start time of the process, in seconds since the epoch."""
 
 CONFIG_PATH = "pkg://nntrain.conf"
 CONFIG_NAME = "config"
 
 
 def check_command_line(argv: Sequence[str]) -> list[str]:
-    """Composes the configuration as Hydra will, and checks it before anything runs.
+    """Composes and checks the configuration before Hydra starts.
 
-    It ignores the keys that a sweep varies, and leaves help and completion to Hydra.
+    Overrides that a sweep varies are ignored. Command lines that only ask for help or shell
+    completion are not checked.
 
-    Returns the command line, with the overrides of the run that `resume=` names.
+    Returns:
+        The command line. If it contains `resume=`, the overrides of the resumed run are added.
 
     Raises:
         ConfigError: for the first mistake.
@@ -49,7 +51,7 @@ def check_command_line(argv: Sequence[str]) -> list[str]:
         cfg = _compose(args, overrides)
         check_targets(cfg, list(cfg.trusted_targets))
         _check_function(cfg)
-    except ConfigError:  # it is a ValueError, but needs no explanation
+    except ConfigError:  # already has a one-sentence message
         raise
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as err:
         raise ConfigError(sentence(err)) from err
@@ -60,17 +62,17 @@ def check_command_line(argv: Sequence[str]) -> list[str]:
 
 
 def _check_function(cfg: DictConfig) -> None:
-    """Checks that the user's search space function is in a trusted package, as it is imported."""
+    """Checks that the custom search space function, which will be imported, is trusted."""
     path = cfg.hydra.sweeper.get("custom_search_space")
     if path is not None and not in_packages(str(path), [*TRUSTED_TARGETS, *cfg.trusted_targets]):
         raise ConfigError(
-            f"hydra.sweeper.custom_search_space={path} is not trusted: if it is yours, "
-            f"add 'trusted_targets=[{str(path).split('.')[0]}]'."
+            f"hydra.sweeper.custom_search_space={path} is not trusted: "
+            f"add 'trusted_targets=[{str(path).split('.')[0]}]' if you trust its code."
         )
 
 
 def _check_folder(cfg: DictConfig) -> None:
-    """Checks that the run's folder can be created, before Hydra tries."""
+    """Checks that Hydra will be able to create the run folder."""
     try:
         folder = Path(cfg.hydra.run.dir).absolute()
     except InterpolationResolutionError:
@@ -88,9 +90,7 @@ def _compose(args: argparse.Namespace, overrides: Sequence[str]) -> DictConfig:
     if args.config_dir is not None:
         folder = os.path.abspath(args.config_dir)
         if not os.path.isdir(folder):
-            raise ConfigError(
-                f"--config-dir {args.config_dir} must be a folder with config groups."
-            )
+            raise ConfigError(f"--config-dir {args.config_dir} must be an existing folder.")
         search_path.prepend("command-line", f"file://{folder}", SearchPathQuery(provider="schema"))
     hydra = Hydra.create_main_hydra2(task_name="run", config_search_path=search_path)
     try:
@@ -105,7 +105,7 @@ def _compose(args: argparse.Namespace, overrides: Sequence[str]) -> DictConfig:
 
 
 def _fixed(overrides: Sequence[str]) -> list[str]:
-    """Returns the overrides that do not vary a key."""
+    """Returns the overrides that are not swept over."""
     parsed = OverridesParser.create().parse_overrides(overrides=list(overrides))
     return [
         text

@@ -1,4 +1,4 @@
-"""The end of a run on the command line: delivery to the trackers, and where to find the run."""
+"""The last steps of a run on the command line: finish delivery and print the run's locations."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nntrain.result import FitResult, StopReason
 
 
 def farewell(folder: Path, result: FitResult) -> None:
-    """Waits for the trackers, then prints where the run is and how to resume it."""
+    """Waits for delivery to the trackers, then prints where the run is and how to resume it."""
     interrupted = result.reason is StopReason.INTERRUPTED
     tell_backlog(shared_shipper().finish(INTERRUPTED_TIMEOUT_S if interrupted else None))
     for where in whereabouts(folder / JOURNAL):
@@ -21,4 +21,4 @@ def farewell(folder: Path, result: FitResult) -> None:
     if (folder / JOURNAL).is_file() and not (folder / DELIVERY).is_dir():
         print(f"deliver it:      python -m nntrain.sync {folder}")
     if interrupted and (folder / "last.ckpt").is_file():
-        print(f"go on:           python -m nntrain.run resume={folder}")
+        print(f"resume it:       python -m nntrain.run resume={folder}")

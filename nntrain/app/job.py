@@ -1,4 +1,4 @@
-"""The function that Hydra calls for each run of the command line."""
+"""The task function that Hydra calls for each run."""
 
 from __future__ import annotations
 
@@ -18,12 +18,16 @@ from nntrain.sweeps.context import trial_context
 
 
 def job(cfg: DictConfig) -> float | list[float] | None:
-    """Runs one configuration, and ends the process with the exit code of its outcome.
+    """Trains one configuration and exits the process if the run failed or was interrupted.
 
-    A mistake of the user's is printed in one sentence. In a trial of a sweep the worker prints it
-    instead, and goes on with the next trial.
+    A configuration mistake is printed in one sentence. In a sweep, this function neither prints nor
+    exits: it raises the error to the worker, which continues with the next trial.
+
+    Returns:
+        The value of the objective.
     """
-    from nntrain.app.farewell import farewell  # these load torch, which --help does not need
+    # imported here because these modules load torch, which --help does not need
+    from nntrain.app.farewell import farewell
     from nntrain.app.train import train
 
     hydra_cfg = HydraConfig.get()
@@ -45,7 +49,7 @@ def job(cfg: DictConfig) -> float | list[float] | None:
 
 
 def tell(err: ConfigError) -> int:
-    """Prints a mistake and returns its exit code; with `HYDRA_FULL_ERROR=1` raises it instead."""
+    """Prints a configuration mistake and returns exit code 1; raises if `HYDRA_FULL_ERROR=1`."""
     if os.environ.get("HYDRA_FULL_ERROR") == "1":
         raise err
     print(f"nntrain: {err}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The objective of a run: checked before training, and read from the result."""
+"""Functions for the objective of a run: the metrics that a sweep optimizes."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from nntrain.result import FitResult
 
 
 def objectives(objective: str | Sequence[str] | None) -> list[str]:
-    """Returns the names of the metrics to optimise: one, several, or none."""
+    """Returns the objective as a list of metric names; empty if there is no objective."""
     if objective is None:
         return []
     return [objective] if isinstance(objective, str) else list(objective)
 
 
 def check_objective(objective: str | Sequence[str] | None, recorded: list[str]) -> None:
-    """Checks before training that each objective will be recorded.
+    """Checks before training that all metrics in the objective will be recorded.
 
     Raises:
-        ConfigError: if one will not; the message lists the metrics that will.
+        ConfigError: if a metric will not be recorded; the message lists the recorded metrics.
     """
     for name in objectives(objective):
         if name not in (*recorded, *TIMES):
             known = ", ".join([*recorded, *TIMES])
             raise ConfigError(
-                f"objective={name} is not going to be recorded: set it to one of {known}, or to "
+                f"objective={name} will not be recorded: set objective to one of {known}, or to "
                 "null."
             )
 
@@ -34,7 +34,7 @@ def check_objective(objective: str | Sequence[str] | None, recorded: list[str]) 
 def objective_value(
     objective: str | Sequence[str] | None, result: FitResult
 ) -> float | list[float] | None:
-    """Returns the value of the objective, or of each; `None` if one of them was not recorded."""
+    """Returns the value (or values) of the objective; `None` if a metric was not recorded."""
     values = [result.metrics.get(name) for name in objectives(objective)]
     found = [value for value in values if value is not None]
     if not found or len(found) < len(values):

@@ -1,4 +1,4 @@
-"""The check of the first batch: it finds common mistakes early and explains each in a sentence."""
+"""Checks the first batch before training, and explains common mistakes in one sentence."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ if TYPE_CHECKING:
     from nntrain.metrics import Metric
 
 _MISFITS = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, UserWarning)
-"""The exceptions of torch and NumPy for wrong shapes and types."""
+"""Exceptions that PyTorch and NumPy raise for wrong shapes and types."""
 
 TIMES = ("time/epoch_s", "time/batch_ms", "time/data_wait_ms")
-"""The times that the recorder adds to losses and metrics."""
+"""The timing metrics that `Recorder` adds to each row."""
 
 
 class _FirstBatch(Loop):
-    """A loop that stops after one batch of each part, and checks what goes in and comes out."""
+    """Runs one training batch and one validation batch, and checks the inputs and outputs."""
 
     def __init__(self, learn: Learner) -> None:
         super().__init__(learn, Purpose.CHECK)
         self.names: list[str] = []
 
     def batches(self) -> Iterable[Any]:
-        """Returns the first batch alone."""
+        """Returns only the first batch."""
         return islice(super().batches(), 1)
 
     def call(self, event: Event) -> None:
-        """Calls the callbacks, then checks what they made of the batch and the loss."""
+        """Calls the callbacks, then checks the batch or the metrics."""
         super().call(event)
         if event is Event.BEFORE_BATCH:
             _check_finite(self.learn)
@@ -55,13 +55,13 @@ class _FirstBatch(Loop):
             self._check_metrics()
 
     def predict(self) -> Any:
-        """Returns the predictions; explains why the model does not fit its input."""
+        """Returns the predictions; raises a `ConfigError` if the model rejects its input."""
         learn = self.learn
         with _explained(lambda err: _model_misfit(learn, err)):
             return super().predict()
 
     def get_loss(self) -> Tensor:
-        """Returns the loss, checked; explains why the loss does not fit the predictions."""
+        """Returns the loss; raises a `ConfigError` if the loss function rejects the predictions."""
         learn = self.learn
         with _explained(lambda err: f"The loss {_name(learn.loss_func)} {_misfit(learn, err)}"):
             learn.loss = super().get_loss()
@@ -78,17 +78,18 @@ class _FirstBatch(Loop):
 
 
 def check_first_batch(learn: Learner) -> list[str]:
-    """Runs one training batch and one validation batch through the loop, without leaving a trace.
+    """Runs one training batch and one validation batch, then restores the learner.
 
-    Metrics see these batches but are not read, as one batch may be too few for a value. Trackers
-    and other callbacks that do not take part in `Purpose.CHECK` are not called.
+    Metrics are updated but not computed, because one batch may not be enough data. Callbacks
+    without `Purpose.CHECK` in their `purposes`, such as trackers, are not called.
 
-    Returns the names of the losses and metrics that a fit will record.
+    Returns:
+        The names of the losses and metrics that a fit will record.
 
     Raises:
-        ConfigError: if a set is empty, or smaller than a batch that must be full; if the data has
-            NaN or infinity; if the model does not fit its input, or the loss or a metric the
-            predictions; or if the loss is not one number or has no gradient.
+        ConfigError: if a dataset is empty or yields no full batch; if the data contains NaN or
+            infinity; if the model, the loss or a metric rejects the shapes or types; or if the loss
+            is not a scalar or does not require a gradient.
     """
     _check_not_empty(learn.dls.train, "training")
     if learn.dls.valid is not None:
@@ -103,11 +104,11 @@ def check_first_batch(learn: Learner) -> list[str]:
 
 
 def check_monitors(learn: Learner, recorded: list[str]) -> None:
-    """Checks that the metrics which callbacks monitor will be recorded.
+    """Checks that all metrics monitored by callbacks will be recorded.
 
     Args:
         learn: the learner.
-        recorded: the names of losses and metrics, from `check_first_batch`.
+        recorded: the names of losses and metrics, as returned by `check_first_batch`.
 
     Raises:
         ConfigError: for the first callback whose metric will not be recorded.
@@ -123,7 +124,7 @@ def check_monitors(learn: Learner, recorded: list[str]) -> None:
 
 @contextmanager
 def _explained(message: Callable[[Exception], str]) -> Iterator[None]:
-    """Turns an exception for a wrong shape or type into a `ConfigError`."""
+    """Converts an exception for a wrong shape or type to a `ConfigError`."""
     try:
         yield
     except (ConfigError, torch.OutOfMemoryError):
@@ -134,7 +135,7 @@ def _explained(message: Callable[[Exception], str]) -> Iterator[None]:
 
 @contextmanager
 def _broadcast_is_an_error() -> Iterator[None]:
-    """Raises torch's warning about a loss that compares each item of a batch with all others."""
+    """Raises PyTorch's warning about unintended broadcasting in a loss as an exception."""
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="Using a target size", category=UserWarning)
         yield
@@ -145,13 +146,12 @@ def _check_not_empty(loader: Any, part: str) -> None:
         return
     if isinstance(loader, DataLoader) and (n_item := n_batches(loader.dataset)):
         raise ConfigError(
-            f"The {part} set is smaller than one batch: batch_size={loader.batch_size} is larger "
-            f"than len(dataset)={n_item} and drop_last drops the incomplete batch; "
+            f"The {part} set has only {n_item} items, but batch_size={loader.batch_size} and "
+            "drop_last drops incomplete batches: "
             f"set batch_size to at most {n_item}, or drop_last=False."
         )
     raise ConfigError(
-        f"The {part} set is empty: its loader has no batch; "
-        "check the path, split or filter that made it."
+        f"The {part} set is empty: check the path, split or filter that creates the dataset."
     )
 
 
@@ -162,13 +162,13 @@ def _check_finite(learn: Learner) -> None:
         n_bad = int((~tensor.isfinite()).sum())
         if n_bad:
             raise ConfigError(
-                f"The first {part} batch has NaN or infinity in {n_bad} of the {tensor.numel()} "
-                f"values of {name}: clean the data, or replace these values in the dataset."
+                f"The first {part} batch contains NaN or infinity in {n_bad} of the "
+                f"{tensor.numel()} values of {name}: remove or replace these values in the dataset."
             )
 
 
 def _named_tensors(values: Any, name: str) -> Iterator[tuple[str, Tensor]]:
-    """Yields every dense tensor of a batch with a name: `input 0`, `input 0 'pixel_values'`."""
+    """Yields all dense tensors in a batch with names, such as `input 0` or `input 0 'pixels'`."""
     if isinstance(values, Tensor) and values.layout is torch.strided:
         yield name, values
     elif isinstance(values, Mapping):
@@ -183,12 +183,12 @@ def _check_loss(learn: Learner) -> None:
     name = _name(learn.loss_func)
     if learn.loss.numel() != 1:
         raise ConfigError(
-            f"The loss {name} returned {describe(learn.loss)} instead of one number: "
-            "take the mean, as reduction='mean' does."
+            f"The loss {name} must return a scalar but returned {describe(learn.loss)}: "
+            "compute the mean, for example with reduction='mean'."
         )
     if learn.training and not learn.loss.requires_grad:
         raise ConfigError(
-            f"The loss {name} has no gradient because no trainable parameter takes part in it: "
+            f"The loss {name} has no gradient because it does not depend on trainable parameters: "
             "compute it from the model's predictions without detach(), item(), argmax() or "
             "no_grad()."
         )
@@ -208,19 +208,19 @@ def _name(func: Any) -> str:
 
 def _model_misfit(learn: Learner, err: Exception) -> str:
     model, given = type(learn.model).__name__, describe(learn.xb)
-    return f"The model {model} does not fit its input {given}: {first_line(err)}{_place(err)}"
+    return f"The model {model} rejected its input {given}: {first_line(err)}{_place(err)}"
 
 
 def _misfit(learn: Learner, err: Exception) -> str:
     pred, target = describe(learn.pred), describe(learn.yb or learn.xb)
     return (
-        f"does not fit the output of the model {type(learn.model).__name__}: "
+        f"rejected the output of the model {type(learn.model).__name__}: "
         f"pred is {pred}, target is {target}: {first_line(err)}"
     )
 
 
 def _place(err: Exception) -> str:
-    """Returns the innermost line of the user's own code in parentheses, if there is any."""
+    """Returns the file and line of the innermost traceback frame in user code, in parentheses."""
     places = [
         f" ({Path(frame.f_code.co_filename).name}, line {line})"
         for frame, line in traceback.walk_tb(err.__traceback__)

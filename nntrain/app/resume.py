@@ -1,4 +1,4 @@
-"""Checking that a run can resume from a checkpoint, and reporting which settings changed."""
+"""Checks that a run can resume from a checkpoint, and reports changed settings."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from nntrain.config.redact import Redactor
 from nntrain.learner import Learner
 
 FREE_TO_CHANGE = ("n_epoch", "resume", "device", "objective", "callbacks.progress")
-"""Keys that may change on resume without a message."""
+"""Keys that can change on resume without a message."""
 
 
 def check_resume(resume: Path, cfg: DictConfig, learn: Learner, redactor: Redactor) -> None:
-    """Checks that a checkpoint fits the learner, and prints which settings have changed.
+    """Checks that a checkpoint matches the learner, and prints the settings that have changed.
 
     Args:
-        resume: a checkpoint, or the folder of a run.
+        resume: a checkpoint file, or the folder of a run.
         cfg: the configuration.
         learn: the learner.
-        redactor: removes secrets from what is printed.
+        redactor: removes secrets from the printed settings.
 
     Raises:
-        ConfigError: if it cannot be read, or does not fit the model, optimizer or callbacks.
+        ConfigError: if the checkpoint cannot be loaded or does not match the learner.
     """
     path = resume / "last.ckpt" if resume.is_dir() else resume
     try:
@@ -38,14 +38,17 @@ def check_resume(resume: Path, cfg: DictConfig, learn: Learner, redactor: Redact
     except CheckpointError as err:
         raise ConfigError(f"resume={resume}: {err}") from err
     if state["epoch"] >= cfg.n_epoch:
-        _say(f"has nothing to do after {state['epoch']} epochs: raise n_epoch to train further.")
+        _say(
+            f"has nothing to do because all {state['epoch']} epochs are finished: "
+            "increase n_epoch to continue training."
+        )
     saved = path.parent / ".hydra" / "config.yaml"
     if saved.is_file():
         before = OmegaConf.to_container(OmegaConf.load(saved), resolve=False)
         now = redactor.value(OmegaConf.to_container(cfg, resolve=False))
         assert isinstance(before, dict)
         for change in changed_keys(flatten(before), flatten(now)):
-            _say(f"continues with a changed setting, {change}")
+            _say(f"continues with a changed setting: {change}")
 
 
 def _say(text: str) -> None:
@@ -53,7 +56,7 @@ def _say(text: str) -> None:
 
 
 def changed_keys(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Returns the differing keys, as `lr: 0.1 -> 0.01`, except those that are free to change."""
+    """Returns the changed keys, such as `lr: 0.1 -> 0.01`, except the keys in `FREE_TO_CHANGE`."""
     keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     return [
         f"{key}: {before.get(key)} -> {now.get(key)}"

@@ -1,4 +1,4 @@
-"""The configuration files in the folder of a run."""
+"""Functions for the folder of a run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,12 @@ def write_config(
 
 
 def remove_if_empty(folder: Path, since: float) -> None:
-    """Removes a folder and the two above it if they are empty and newer than `since` (in s)."""
+    """Removes a run folder and its two parent folders, if they are new and empty.
+
+    Args:
+        folder: the run folder.
+        since: folders that were modified before this time (in seconds since the epoch) are kept.
+    """
     for path in (folder, *list(folder.parents)[:2]):
         if path == Path.cwd() or path.stat().st_mtime < since or any(path.iterdir()):
             return

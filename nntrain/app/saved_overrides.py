@@ -1,4 +1,4 @@
-"""The overrides of a run that is resumed: they apply again, before those of the command line."""
+"""Loads the overrides of a resumed run and merges them with the command line."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from nntrain.config.redact import REDACTED
 
 
 def with_saved_overrides(overrides: Sequence[str]) -> list[str]:
-    """Returns the overrides of the run that `resume=` names, followed by the given ones.
+    """Returns the overrides of the run in `resume=`, followed by `overrides`.
 
-    A given override replaces the saved one of the same key.
+    If both contain the same key, the saved override is dropped.
 
     Raises:
-        ConfigError: if a saved override was a secret, which is not stored.
+        ConfigError: if a saved override contained a secret, because secrets are not stored.
     """
     folder = _resumed_folder(overrides)
     path = folder / ".hydra" / "overrides.yaml" if folder else None
@@ -29,7 +29,9 @@ def with_saved_overrides(overrides: Sequence[str]) -> list[str]:
     kept = [text for text, key in zip(saved, _keys(saved), strict=True) if key not in given]
     for text in kept:
         if REDACTED in text:
-            raise ConfigError(f"{text} was secret and is not stored: pass it again.")
+            raise ConfigError(
+                f"The resumed run did not store the secret in {text}: pass this override again."
+            )
     return [*kept, *overrides]
 
 

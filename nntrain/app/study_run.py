@@ -1,4 +1,4 @@
-"""The study's own run in the trackers: the parent of its trials' runs, with the report."""
+"""Tracks a study as a run. It is the parent of the trial runs and stores the report."""
 
 from __future__ import annotations
 
@@ -56,21 +56,21 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 MAX_NAMED = 3
-"""The number of undelivered runs that are named one by one; more are only counted."""
+"""Maximum number of undelivered runs to list; if there are more, only the count is printed."""
 
 FIGURES = "figures"
-"""The folder of the report's figures in the run."""
+"""The artifact folder of the report's figures."""
 
 NOTE_TAG = "mlflow.note.content"
-"""The tag that MLflow shows as the description of a run, in Markdown."""
+"""The tag that MLflow displays as the description of a run (Markdown)."""
 
 _OWN: Mapping[str, Any] = {"run_name": None, "system_metrics": False}
-"""The settings of a tracker that differ for the study: it has a name, and does not train."""
+"""Tracker settings that differ for a study: its name is the run name, and it does not train."""
 
 
 @dataclass(frozen=True)
 class _Tracking:
-    """The trackers of the study's run, and their settings."""
+    """The trackers of the study run, and the tracking configuration."""
 
     trackers: Mapping[str, Tracker]
     settings: Mapping[str, Any]
@@ -79,11 +79,11 @@ class _Tracking:
 
 
 class StudyRun:
-    """Records a study as a run in the trackers of its configuration, if it has any.
+    """Records a study as a run in the configured trackers.
 
-    The journal of the run is in the study's folder. The same command again continues the same run.
-    If several commands work on one study in one folder, the first one writes the run; at its end
-    each of them writes the results, unless another one is still writing.
+    The journal of the run is in the study folder. Running the same command again continues the run.
+    If several commands work on the same study and folder, the first command writes the journal.
+    Each command records the results when it ends, unless another command is still writing.
     """
 
     def __init__(self) -> None:
@@ -94,23 +94,24 @@ class StudyRun:
     # --- before
 
     def check(self, plan: SweepPlan, config: DictConfig) -> None:
-        """Checks the configuration of a trial, as far as possible without loading data.
+        """Checks the configuration of a trial without loading data.
 
         Raises:
-            ConfigError: for a mistake that all trials would have; the message names the key.
+            ConfigError: for the first mistake that affects all trials.
         """
         if "tracker" not in config:
             return
         try:
             with _hydra_of(plan, config):
-                if plan.custom_search_space is None:  # it may set what is missing here
+                # a custom search space function may set values that are still missing here
+                if plan.custom_search_space is None:
                     _check(config)
                 self._tracking = _tracking(config)
         except OmegaConfBaseException as err:
             raise SweepError(sentence(err)) from err
 
     def before_sweep(self, study: Study, plan: SweepPlan) -> None:
-        """Starts the run, or continues it."""
+        """Starts or continues the run."""
         if self._tracking is not None and self._tracking.trackers:
             _check_journal(study, plan)
             self._shipper = make_shipper(
@@ -122,7 +123,7 @@ class StudyRun:
         try:
             self._writer = JournalWriter(plan.folder / JOURNAL)
         except JournalInUseError:
-            return  # another command on the same study is writing it
+            return  # another command is writing the journal of this study
         resolved = {name: tracker.resolved() for name, tracker in tracking.trackers.items()}
         nodes = {
             name: tracking.redactor.value(spec_of(tracker)) for name, tracker in resolved.items()
@@ -137,7 +138,7 @@ class StudyRun:
     def after_sweep(
         self, study: Study, plan: SweepPlan, figures: Mapping[str, go.Figure], end: SweepEnd
     ) -> None:
-        """Records the results and ends the run; waits for the trackers and prints where it is."""
+        """Records the results, ends the run, waits for delivery and prints where the run is."""
         tracking, shipper = self._tracking, self._shipper
         if tracking is None or shipper is None:
             return
@@ -166,7 +167,7 @@ class StudyRun:
 
 
 def _undelivered(folder: Path, trackers: Sequence[str]) -> Iterator[Backlog]:
-    """Yields what has not been delivered of a study and its trials, by whatever process."""
+    """Yields the undelivered records of a study and its trials, from all processes."""
     for journal in sorted(folder.rglob(JOURNAL)):
         left = [missing for name in trackers if (missing := backlog(journal, name)) is not None]
         if left and not is_being_written(journal) and not _is_continued(journal):
@@ -186,11 +187,11 @@ def _warn(folder: Path, left: Sequence[Backlog]) -> None:
     for name in sorted({missing.name for missing in left}):
         of_this = [missing for missing in left if missing.name == name]
         error = next((missing.error for missing in of_this if missing.error), None)
-        why = f", because it accepts nothing ({error})" if error else ""
+        why = f" because delivery fails ({error})" if error else ""
         remedy = f"python -m nntrain.sync {shlex.quote(str(folder))}"
         print(
-            f"nntrain: {name} lacks all or part of {len(of_this)} runs{why}. Deliver them with: "
-            f"{remedy}",
+            f"nntrain: {len(of_this)} runs are not fully delivered to {name}{why}. "
+            f"Deliver them with: {remedy}",
             file=sys.stderr,
         )
 
@@ -200,7 +201,7 @@ def _warn(folder: Path, left: Sequence[Backlog]) -> None:
 
 @contextmanager
 def _hydra_of(plan: SweepPlan, config: DictConfig) -> Iterator[None]:
-    """Sets the values of Hydra that the configuration of a trial may refer to."""
+    """Sets the Hydra values that the configuration of a trial may interpolate."""
     known = HydraConfig.instance()
     before = known.cfg
     with open_dict(config):
@@ -244,7 +245,7 @@ def _of_study(node: Node) -> dict[str, Any]:
 
 def _check(config: DictConfig) -> None:
     plain = resolve(_task(config))
-    # a loss that is not torch's own may record further metrics
+    # a custom loss may record additional metrics, so the names are known only for PyTorch losses
     if str(plain["loss"].get("_target_", "")).startswith("torch.nn."):
         metrics = make_metrics(plain["metrics"], plain["trusted_targets"])
         names = {
@@ -265,10 +266,10 @@ def _check_journal(study: Study, plan: SweepPlan) -> None:
     try:
         is_other = journal.is_file() and read_journal(journal).run.uid != study.user_attrs[RUN_UID]
     except JournalError:
-        return  # the process died while it wrote the first record
+        return  # the process died while writing the first record
     if is_other:
         raise SweepError(
-            f"{journal} belongs to another study: choose another hydra.sweeper.study_name, or the "
+            f"{journal} belongs to another study: change hydra.sweeper.study_name, or use the "
             "hydra.sweeper.storage of that study."
         )
 
@@ -287,7 +288,7 @@ def _run_info(tracking: _Tracking, study: Study, plan: SweepPlan) -> RunInfo:
 
 
 def _params(plan: SweepPlan) -> dict[str, Any]:
-    """Returns the settings of the study that stay the same when it continues."""
+    """Returns the settings of the study that do not change when the study is resumed."""
     space = {f"space.{name}": words for name, words in plan.space.describe().items()}
     kinds = {
         what: node["_target_"].rpartition(".")[2]
@@ -304,7 +305,7 @@ def _params(plan: SweepPlan) -> dict[str, Any]:
 def _found(
     redactor: Redactor, study: Study, plan: SweepPlan, figures: Mapping[str, go.Figure]
 ) -> Iterator[Record]:
-    """Yields the results of the study as records of its journal, without secrets."""
+    """Yields the results of the study as journal records, without secrets."""
     trials = study.get_trials(deepcopy=False)
     head, rows = trials_table(plan, trials)
     rows = [list(redactor.value(dict(zip(head, row, strict=True))).values()) for row in rows]
@@ -314,7 +315,7 @@ def _found(
         "tags": {NOTE_TAG: redactor.text("```\n" + "\n".join(final_table(plan, trials)) + "\n```")},
     }
     files = plan.folder / FOLDER
-    # the report and its figures show parameters, and cannot be redacted
+    # the report and its figures show all parameters and cannot be redacted
     if not any(redactor.is_secret(name) for trial in trials for name in trial.params):
         yield from _file(plan, REPORT, plan.folder / REPORT)
         for name, figure in figures.items():

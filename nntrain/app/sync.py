@@ -1,4 +1,4 @@
-"""`python -m nntrain.sync`: delivers what trackers lack of the journals under the given folders."""
+"""Sends undelivered records from all journals under the given folders to their trackers."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ TRACKERS: Mapping[str, str] = {
     "tensorboard": "nntrain.integrations.tensorboard.TensorBoardTracker",
     "wandb": "nntrain.integrations.wandb.WandbTracker",
 }
-"""The trackers that `--to` may name."""
+"""The choices for `--to`."""
 
 
 @dataclass(frozen=True)
 class Destination:
-    """A tracker to deliver to.
+    """A tracker that receives the records.
 
     Attributes:
-        name: the name under which the state of the delivery is stored.
+        name: name of the delivery state.
         spec: the class and settings of the tracker.
-        is_default: whether `--to` names a tracker without settings, so that the settings with which
-            the run was recorded apply.
+        is_default: whether `--to` was given without `--set`. In this case, the settings recorded in
+            the journal are used.
     """
 
     name: str
@@ -53,7 +53,7 @@ class Destination:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns 0 if everything is delivered, else 1."""
+    """Runs the command; returns 0 if all records are delivered, and 1 otherwise."""
     args = _parser().parse_args(argv)
     try:
         asked = _asked(args)
@@ -62,11 +62,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _mistake(err)
     folders = ", ".join(map(repr, args.folders))
     if not found:
-        print(f"There is no {JOURNAL} under {folders}.")
+        print(f"No {JOURNAL} found under {folders}.")
         return 0
     code = max(_synced(journal, asked, args) for journal in dict.fromkeys(found))
     if code == 0:
-        print(f"Everything under {folders} is delivered.")
+        print(f"All runs under {folders} are delivered.")
     return code
 
 
@@ -88,54 +88,55 @@ def _parser() -> argparse.ArgumentParser:
         "folders",
         nargs="*",
         default=["."],
-        help="folders that contain journals at any depth; by default the current folder",
+        help="folders to search for journals, recursively (default: the current folder)",
     )
     parser.add_argument(
         "--list",
         action="store_true",
-        help="only print what is undelivered; exits with 1 if anything is",
+        help="only list undelivered records; the exit code is 1 if there are any",
     )
     parser.add_argument(
         "--to",
         choices=list(TRACKERS),
-        help="deliver to this tracker, even if the run was recorded with another one",
+        help="deliver to this tracker instead of the trackers that the run was recorded with",
     )
     parser.add_argument(
-        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings of the tracker of --to"
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings for --to"
     )
     parser.add_argument(
         "--trust",
         nargs="+",
         default=[],
         metavar="PACKAGE",
-        help="your own packages whose trackers may be used",
+        help="your own packages that define trackers",
     )
     parser.add_argument(
         "--timeout-s",
         type=float,
         default=30.0,
-        help="seconds to retry while a tracker fails; default 30",
+        help="seconds to keep retrying while a tracker fails (default: 30)",
     )
     return parser
 
 
 def journals(folder: Path) -> Iterator[Path]:
-    """The journals in a folder and below it; `folder` may also be a journal itself.
+    """Yields all journals in a folder, recursively; `folder` may also be a journal file.
 
     Raises:
         ConfigError: if the folder does not exist.
     """
     if not folder.exists():
         raise ConfigError(
-            f"{folder} does not exist: give the folder of a run, or a folder that contains runs."
+            f"{folder} does not exist: pass the folder of a run, or a folder that contains runs."
         )
     yield from [folder] if folder.is_file() else sorted(folder.rglob(JOURNAL))
 
 
 def sync(journal: Path, asked: Destination | None, args: argparse.Namespace) -> bool:
-    """Delivers one journal, or lists what is undelivered of it.
+    """Delivers one journal, or lists its undelivered records if `--list` is given.
 
-    Returns whether everything is delivered that has been written.
+    Returns:
+        Whether all records in the journal are delivered.
     """
     record = read_journal(journal)
     if record.continued_by is not None:
@@ -163,10 +164,10 @@ def _list(journal: Path, destinations: Sequence[Destination]) -> bool:
 
 
 def _asked(args: argparse.Namespace) -> Destination | None:
-    """The tracker of `--to`; its delivery has a different name for each store."""
+    """Returns the destination for `--to` and `--set`; its name is unique for each store."""
     if args.to is None:
         if args.set:
-            raise ConfigError("--set needs --to: name the tracker to which the settings belong.")
+            raise ConfigError("--set requires --to: name the tracker that the settings are for.")
         return None
     settings = dict(_setting(text) for text in args.set)
     _check_names(args.to, settings)
@@ -179,8 +180,8 @@ def _setting(text: str) -> tuple[str, Any]:
     key, sign, value = text.partition("=")
     if not sign:
         raise ConfigError(
-            f"--set {text} is not a setting: "
-            "give KEY=VALUE, for example tracking_uri=http://127.0.0.1:5000."
+            f"--set {text} must have the form KEY=VALUE, "
+            "for example tracking_uri=http://127.0.0.1:5000."
         )
     return key, {"true": True, "false": False, "null": None}.get(value, value)
 
@@ -190,7 +191,7 @@ def _check_names(name: str, settings: Mapping[str, Any]) -> None:
     for key in settings:
         if key not in known:
             raise ConfigError(
-                f"--set {key}: {name} has no such setting; choose from {', '.join(known)}."
+                f"Unknown setting --set {key} for {name}: choose from {', '.join(known)}."
             )
 
 
@@ -202,14 +203,14 @@ def _destinations(record: RunRecord, asked: Destination | None) -> list[Destinat
 
 
 def _is_meant(spec: Node, asked: Destination) -> bool:
-    """Whether the run was recorded with the tracker of `--to`."""
+    """Returns whether a recorded tracker is the one in `--to`."""
     return spec == asked.spec or (
         asked.is_default and spec.get("_target_") == asked.spec["_target_"]
     )
 
 
 def _without_logins(spec: Node) -> dict[str, Any]:
-    """The settings without the logins that the journal masks; the environment provides them."""
+    """Removes the masked logins from the settings; the tracker reads them from the environment."""
     return {
         key: re.sub(rf"{re.escape(REDACTED)}@", "", value) if isinstance(value, str) else value
         for key, value in spec.items()
@@ -221,7 +222,7 @@ def _tracker(spec: Node, trusted: Sequence[str], key: str = "tracker") -> Tracke
     if not in_packages(target, (OWN, *trusted)):
         package = target.split(".")[0]
         raise ConfigError(
-            f"{target} is not trusted: if it is your own tracker, add --trust {package}."
+            f"{target} is not trusted: add '--trust {package}' if you trust its code."
         )
     return tracker_of(spec, trusted, key).resolved()
 
@@ -243,14 +244,14 @@ def _deliver(journal: Path, destination: Destination, args: argparse.Namespace) 
 
 
 def _advance(delivery: Delivery, bar: DeliveryBar, timeout_s: float) -> None:
-    """Delivers until nothing is left, or the tracker has failed for `timeout_s` seconds."""
+    """Delivers until all records are sent, or the tracker has failed for `timeout_s` seconds."""
     deadline = time.monotonic() + timeout_s
     while True:
         try:
             if not delivery.advance():
                 return
             deadline = time.monotonic() + timeout_s
-        except Exception as err:  # noqa: BLE001 - every error of a tracker's library is retried
+        except Exception as err:  # noqa: BLE001 - retry after any exception from a tracker library
             delivery.failed(err)
             if time.monotonic() > deadline:
                 return
@@ -259,17 +260,20 @@ def _advance(delivery: Delivery, bar: DeliveryBar, timeout_s: float) -> None:
 
 
 def _tell(delivery: Delivery, running: bool) -> bool:
-    """Prints how the delivery went; returns whether it is complete."""
+    """Prints the result of a delivery; returns whether the delivery is complete."""
     left, where = backlog(delivery.journal, delivery.name), f"{delivery.journal}: {delivery.name}"
     for note in delivery.state.notes:
         print(f"{where}: {note}", file=sys.stderr)
     if delivery.state.n_refused > NOTES:
-        print(f"{where}: {delivery.state.n_refused} refused in total", file=sys.stderr)
+        print(
+            f"{where}: the tracker rejected {delivery.state.n_refused} records in total",
+            file=sys.stderr,
+        )
     if left is None or (running and left.error is None):
         print(f"{delivery.journal}: delivered.\n{delivery.state.where}")
         _tell_unsupported(delivery)
         return True
-    remedy = "fix the cause and run this again, or choose another tracker by --to and --set"
+    remedy = "fix the cause and run this command again, or use another tracker with --to and --set"
     print(f"{left}: {remedy}.", file=sys.stderr)
     return False
 
@@ -277,4 +281,4 @@ def _tell(delivery: Delivery, running: bool) -> bool:
 def _tell_unsupported(delivery: Delivery) -> None:
     counts = [f"{PLURALS[kind]} ({n})" for kind, n in delivery.state.unsupported.items()]
     if counts:
-        print(f"{delivery.name} does not keep {', '.join(counts)}: they stay in the journal.")
+        print(f"{delivery.name} does not store {', '.join(counts)}: they stay in the journal.")

@@ -1,4 +1,4 @@
-"""The trackers of a configured run: their settings, the shipper, and the callback that records."""
+"""Creates the trackers, the shipper and the tracker callback from a configuration."""
 
 from __future__ import annotations
 
@@ -16,48 +16,46 @@ from nntrain.integrations.shipping.client import Offline, Shipper, shared_shippe
 from nntrain.integrations.tracker import ModelFile, RunInfo, Tracker
 
 DELIVERY_KEYS = ("finish_timeout_s", "offline")
-"""The keys of the group `tracker` that do not name a tracker."""
+"""The keys in the group `tracker` that are not trackers."""
 
 
 def check_delivery(cfg: Mapping[str, Any]) -> None:
-    """Checks the keys of the group `tracker` that do not name a tracker.
+    """Checks the keys in the group `tracker` that are not trackers.
 
     Raises:
-        ConfigError: if one was removed or has a wrong value, or a key is unknown.
+        ConfigError: if a key is missing, unknown or has an invalid value.
     """
     for key in DELIVERY_KEYS:
         if key not in cfg:
             raise ConfigError(
-                f"tracker.{key} was removed from the configuration: drop '~tracker.{key}'."
+                f"tracker.{key} was removed from the configuration: "
+                f"drop the override '~tracker.{key}'."
             )
     for key, value in cfg.items():
         if key not in DELIVERY_KEYS and not (value is None or isinstance(value, Mapping)):
-            raise ConfigError(
-                f"tracker.{key}={value} is not a key of the group tracker: "
-                f"{nearest(key, DELIVERY_KEYS)}"
-            )
+            raise ConfigError(f"Unknown key tracker.{key}={value}: {nearest(key, DELIVERY_KEYS)}")
     timeout_s, offline = cfg["finish_timeout_s"], cfg["offline"]
     if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float) or not timeout_s >= 0:
         raise ConfigError(
-            f"tracker.finish_timeout_s={timeout_s} must be a number of seconds, 0 or more."
+            f"tracker.finish_timeout_s={timeout_s} must be a number of seconds, 0 or greater."
         )
     if not isinstance(offline, bool):
         raise ConfigError(f"tracker.offline={offline} must be true or false.")
 
 
 def make_trackers(cfg: Mapping[str, Any], trusted: Sequence[str] = ()) -> dict[str, Tracker]:
-    """Makes the settings of the configured trackers, by name.
+    """Creates the trackers in a configuration, keyed by name.
 
     Raises:
-        ConfigError: if a node makes something else than a tracker.
+        ConfigError: if the target of a node does not return a `Tracker`.
     """
     nodes = {name: node for name, node in cfg.items() if isinstance(node, Mapping)}
     made = make_all(nodes, "tracker", trusted)
     for name, tracker in made.items():
         if not isinstance(tracker, Tracker):
             raise ConfigError(
-                f"tracker.{name} makes {type(tracker).__name__}, which is not a tracker: "
-                "name a class that derives from nntrain.integrations.tracker.Tracker."
+                f"tracker.{name} must be a subclass of nntrain.integrations.tracker.Tracker "
+                f"but is {type(tracker).__name__}."
             )
     return made
 
@@ -65,7 +63,10 @@ def make_trackers(cfg: Mapping[str, Any], trusted: Sequence[str] = ()) -> dict[s
 def make_shipper(
     cfg: Mapping[str, Any], made: Mapping[str, Tracker], trusted: Sequence[str]
 ) -> Shipper:
-    """Returns the shipper of this process, which starts to import while the data is loaded."""
+    """Starts and returns the shipper of this process.
+
+    The shipper imports the tracker libraries in the background while the data is loading.
+    """
     if cfg["offline"]:
         return Offline()
     shipper = shared_shipper()
@@ -78,7 +79,7 @@ def make_shipper(
 def tracking(
     cfg: Mapping[str, Any], folder: Path, info: RunInfo, redactor: Redactor, figures: Figures
 ) -> list[TrackerCallback]:
-    """Returns the callback that records the run, or an empty list without trackers."""
+    """Returns a list with the tracker callback, or an empty list if there are no trackers."""
     check_delivery(cfg["tracker"])
     trusted = cfg["trusted_targets"]
     made = make_trackers(cfg["tracker"], trusted)

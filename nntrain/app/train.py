@@ -1,4 +1,4 @@
-"""One configured run: making its objects, checking the first batch, and training."""
+"""Trains one configuration."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from nntrain.sweeps.pruning import PruningCallback
 
 
 def in_folder(params: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Returns the params with the run's folder as `.`, so that equal runs have equal params."""
+    """Replaces the run folder in params with `.`, so that identical runs have identical params."""
     return {
         key: value.replace(str(folder), ".") if isinstance(value, str) else value
         for key, value in params.items()
@@ -44,7 +44,7 @@ def in_folder(params: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def final_table(result: FitResult) -> str:
-    """Formats how the fit ended and its last metrics, one line each."""
+    """Formats the outcome and the final metrics of a fit, one per line."""
     ended = f"{result.reason} after {result.n_epoch} epoch{'s' if result.n_epoch != 1 else ''}"
     ended += f": {result.message}" if result.message else ""
     rows = [
@@ -58,15 +58,18 @@ def final_table(result: FitResult) -> str:
 def train(
     cfg: DictConfig, folder: Path, typed: Sequence[str]
 ) -> tuple[FitResult, float | list[float] | None]:
-    """Trains one configuration; returns the result and the value of its objective.
+    """Trains one configuration.
 
     Args:
         cfg: the configuration.
         folder: the folder of the run.
-        typed: the overrides of the command line.
+        typed: the overrides from the command line.
+
+    Returns:
+        The result of the fit, and the value of the objective.
 
     Raises:
-        ConfigError: for the first mistake, before training.
+        ConfigError: for the first mistake, before training starts.
     """
     if (trial := trial_context()) is not None:
         resume_trial(cfg, trial)
@@ -75,7 +78,7 @@ def train(
     overrides = [redactor.override(override) for override in typed]
     seed_everything(plain["seed"])
     info = _run_info(plain, folder, overrides, redactor, trial)
-    # plots take a second or two, in which the next trial could train
+    # trials skip figures: plotting takes a second or two, which would delay the next trial
     figures = FIGURES if trial is None else {}
     trackers = tracking(plain, folder, info, redactor, figures)
     learn = make_learner(plain, [*trackers, *_trial_callbacks(trial, trackers)])
@@ -123,7 +126,7 @@ def _check(learn: Learner, plain: Mapping[str, Any]) -> None:
 
 
 def fit(learn: Learner, n_epoch: int, redactor: Redactor) -> FitResult:
-    """Trains; an error ends the process here, because Hydra would print it with its secrets."""
+    """Trains the model; prints an exception without secrets and exits, unless Hydra must see it."""
     try:
         return learn.fit(n_epoch)
     except Exception as err:

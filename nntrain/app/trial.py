@@ -1,4 +1,4 @@
-"""A run that is a trial of a sweep: its tags, its parent run, and where it resumes."""
+"""Functions for runs that are trials of a sweep."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def trial_info(context: TrialContext | None) -> dict[str, Any]:
-    """Returns the fields of `RunInfo` that link a trial's run to its study."""
+    """Returns the `RunInfo` fields that link the run of a trial to its study."""
     if context is None:
         return {"tags": {}}
     number = str(context.trial.number)
@@ -31,9 +31,9 @@ def trial_info(context: TrialContext | None) -> dict[str, Any]:
 
 
 class TrialRun(Callback):
-    """Stores the uid of a trial's run in the Optuna trial.
+    """Stores the uid of the run in the Optuna trial.
 
-    It does so before the first batch, so that the uid is known even if the process dies later.
+    The uid is stored before the first batch, so that it is available even if the process dies.
     """
 
     order: ClassVar[int] = 100
@@ -49,9 +49,9 @@ class TrialRun(Callback):
 
 
 def resume_trial(cfg: DictConfig, context: TrialContext) -> None:
-    """Sets `resume` to the folder of the interrupted trial that this one runs again.
+    """If the trial repeats an interrupted trial, sets `resume` to the folder of that trial.
 
-    It leaves `resume` alone if the configuration sets it, or the trial left no checkpoint.
+    `resume` does not change if the configuration sets it, or if the folder has no checkpoint.
     """
     folder = context.resume_from
     if cfg.resume is None and folder is not None and "checkpoint" in (cfg.callbacks or {}):

@@ -1,4 +1,4 @@
-"""Callbacks; each module has one concern."""
+"""Built-in callbacks for training."""
 
 from nntrain.callbacks.accumulation import GradientAccumulation
 from nntrain.callbacks.checkpointing import Checkpoint

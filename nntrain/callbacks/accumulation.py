@@ -16,13 +16,14 @@ if TYPE_CHECKING:
 
 
 class GradientAccumulation(Callback):
-    """Accumulates gradients and steps once at least `n_acc` items have been seen.
+    """Accumulates gradients over several batches and steps the optimizer once per `n_acc` items.
 
-    The accumulated gradient equals the gradient of one large batch. Each batch is weighted by its
-    size divided by `n_acc`, as in fastai, so the loss must be a mean over items. If the batch sizes
-    add up to more than `n_acc`, the gradient is larger in proportion. The recorded loss is not
-    weighted. A group that is unfinished at the end of an epoch continues in the next epoch; the
-    last unfinished group of the fit is dropped.
+    The optimizer steps as soon as a group of batches contains at least `n_acc` items. The
+    accumulated gradient equals the gradient of one large batch. As in fastai, the loss of each
+    batch is multiplied by its size divided by `n_acc`, so the loss must be a mean over items. If a
+    group contains more than `n_acc` items, its gradient is proportionally larger. The recorded loss
+    is not scaled. If a group is incomplete at the end of an epoch, it continues in the next epoch.
+    If it is incomplete at the end of the fit, its gradients are discarded.
 
     Args:
         n_acc: number of items per optimizer step.
@@ -44,40 +45,40 @@ class GradientAccumulation(Callback):
         self._loss: Tensor | None = None
 
     def before_fit(self, learn: Learner) -> None:
-        """Starts a group."""
+        """Resets the item count."""
         self.count = 0
 
     def before_backward(self, learn: Learner) -> None:
-        """Weights the loss for the backward pass."""
+        """Scales the loss for the backward pass."""
         self._loss, self._size = learn.loss, batch_size(learn.yb or learn.xb)
         learn.loss = learn.loss * (self._size / self.n_acc)
 
     def after_cancel_backward(self, learn: Learner) -> None:
-        """Does not count a batch without a gradient."""
+        """Excludes the batch from the item count, because it added no gradient."""
         self._size = 0
 
     def after_backward(self, learn: Learner) -> None:
-        """Restores the unweighted loss."""
+        """Restores the unscaled loss."""
         if self._loss is not None:
             learn.loss, self._loss = self._loss, None
 
     def before_step(self, learn: Learner) -> None:
-        """Skips the step and the zeroing of the gradients until the group has enough items."""
+        """Skips the optimizer step and `zero_grad` until the group has at least `n_acc` items."""
         self.count += self._size
         if self.count < self.n_acc:
             raise CancelBatchException("The gradients are still being accumulated.")
         self.count = 0
 
     def after_cancel_step(self, learn: Learner) -> None:
-        """Starts a group, because a step that another callback cancels zeroes the gradients too."""
+        """Resets the item count: cancelling a step in another callback zeroes the gradients."""
         self.count = 0
 
     def cleanup_fit(self, learn: Learner) -> None:
-        """Releases the loss."""
+        """Releases the loss tensor."""
         self._loss = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the number of items in the group so far; the model holds their gradients."""
+        """Returns the item count of the current group; the gradients are saved with the model."""
         return {"count": self.count}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints of the full training state, and exact resuming from them."""
+"""Saves checkpoints of the full training state and resumes from them exactly."""
 
 from __future__ import annotations
 
@@ -28,24 +28,27 @@ _LAST = "last.ckpt"
 
 
 class Checkpoint(Callback):
-    """Writes `last.ckpt`, keeps the one before it as `previous.ckpt`, and resumes from either.
+    """Saves the full training state to `last.ckpt`, and resumes a fit from a checkpoint.
 
-    A checkpoint is written after every `every_epoch`-th epoch, after the last epoch, and when the
-    fit is interrupted (`StopReason.INTERRUPTED`). An interrupt during training saves the position
-    after the current batch; an interrupt during validation saves the end of the epoch's training.
-    A fit that stops for another reason keeps the checkpoint of the last saved epoch. Resumed, it
-    continues from there, and the callback that stopped it decides again.
+    The previous checkpoint is kept as `previous.ckpt`. Checkpoints are written every `every_epoch`
+    epochs, after the last epoch, and when the fit is interrupted (`StopReason.INTERRUPTED`). If the
+    interrupt arrives during training, the checkpoint contains the state after the current batch. If
+    the interrupt arrives during validation, the checkpoint contains the state just before
+    validation. If the fit stops for any other reason, no new checkpoint is written. Resuming such a
+    fit continues from the last saved epoch, and the callback that stopped the fit can stop it
+    again.
 
-    On the CPU, a resumed fit matches an uninterrupted one bit for bit if the data, `n_epoch` and
+    On the CPU, a resumed fit matches an uninterrupted fit bit for bit if the data, `n_epoch` and
     the callbacks are the same. The learning rates come from the checkpoint. A larger `n_epoch`
-    extends the fit and stretches its schedules; a finished fit returns at once. The workers of a
-    `DataLoader` are restarted, so random numbers drawn in `persistent_workers` are not continued.
+    extends the fit and stretches its schedules. If the fit was already finished, resuming it
+    returns immediately. `DataLoader` workers are restarted, so the random state of
+    `persistent_workers` is lost.
 
     Args:
-        folder: folder of the checkpoints; created if missing.
+        folder: folder for the checkpoints; created if missing.
         every_epoch: number of epochs between checkpoints.
-        resume: checkpoint, or folder with a `last.ckpt`, from which the next fit continues; later
-            fits of the same learner start from scratch.
+        resume: checkpoint file, or folder that contains `last.ckpt`. The next fit resumes from this
+            checkpoint; later fits of the same learner start from scratch.
 
     Raises:
         ValueError: if `every_epoch` is less than 1.
@@ -80,11 +83,11 @@ class Checkpoint(Callback):
 
     @property
     def path(self) -> Path:
-        """The path of the latest checkpoint."""
+        """Path of the latest checkpoint."""
         return self.folder / _LAST
 
     def before_fit(self, learn: Learner) -> None:
-        """Removes half-written files of a killed process and loads the checkpoint to resume."""
+        """Deletes partial files left by a killed process and loads the checkpoint to resume."""
         self._forget()
         remove_partial(self.folder)
         if self.resume is not None:
@@ -100,11 +103,11 @@ class Checkpoint(Callback):
             self._resumed = state
 
     def before_epoch(self, learn: Learner) -> None:
-        """Clears the position in the last epoch."""
+        """Resets the position within the epoch."""
         self._begin_epoch()
 
     def before_train(self, learn: Learner) -> None:
-        """Skips the batches that were trained before the interrupt."""
+        """Skips the batches that were already trained before the interrupt."""
         state = self._resumed
         if state is None:
             self._rng_before = learner_rng_state(learn)
@@ -121,20 +124,20 @@ class Checkpoint(Callback):
             learn.dl = _Rest(learn.dl, self._n_done, before, after)
 
     def _catch_up(self, learn: Learner) -> None:
-        # The state was saved after the last trained batch (or after training). On the way to this
-        # point of the resumed fit, callbacks repeated what they had done before saving; so
-        # everything is restored once more.
+        # The checkpoint was written after the last trained batch (or after training). While the
+        # resumed fit skipped to that point, its callbacks ran again and may have changed the state,
+        # so the whole state is restored a second time.
         state, self._resumed = self._resumed, None
         if state is not None:
             load_learner_state(learn, state, self.path)
 
     def after_batch(self, learn: Learner) -> None:
-        """Counts the trained batches."""
+        """Counts the trained batches of this epoch."""
         if learn.training:
             self._n_done = learn.iter + 1
 
     def after_train(self, learn: Learner) -> None:
-        """Captures the state from which validation can be repeated."""
+        """Stores the state at the end of training, in case validation is interrupted."""
         self._catch_up(learn)
         if self._n_done:
             self._trained = self._state(learn, learn.epoch, trained=True)
@@ -180,14 +183,15 @@ class Checkpoint(Callback):
         write_checkpoint(state, self.path, previous=self.folder / "previous.ckpt")
 
     def cleanup_fit(self, learn: Learner) -> None:
-        """Releases the state of the fit."""
+        """Releases the stored states."""
         self._forget()
 
 
 class _Rest:
-    """The batches of a loader without the first `n_done`.
+    """Iterates over the batches of a loader after the first `n_done`.
 
-    Those are drawn and dropped; `before` runs before the first of them and `after` after the last.
+    The first `n_done` batches are loaded and discarded. `before` is called before they are loaded,
+    `after` once they have been discarded.
     """
 
     def __init__(

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 class GradientClip(Callback):
     """Scales the gradients down so that their total norm over all parameters is at most `max_norm`.
 
-    With `GradientAccumulation`, the accumulated gradient is clipped, once per step.
+    With `GradientAccumulation`, the accumulated gradient is clipped once per optimizer step.
 
     Args:
         max_norm: maximum norm of the gradients.
-        norm_type: the p of the p-norm; `inf` is the maximum norm.
+        norm_type: p of the p-norm; `inf` selects the maximum norm.
 
     Raises:
         ValueError: if `max_norm` is not positive.
@@ -37,5 +37,5 @@ class GradientClip(Callback):
         self.max_norm, self.norm_type = max_norm, norm_type
 
     def before_step(self, learn: Learner) -> None:
-        """Clips the gradients without reading anything back from the device."""
+        """Clips the gradients without synchronizing with the device."""
         nn.utils.clip_grad_norm_(learn.model.parameters(), self.max_norm, self.norm_type)

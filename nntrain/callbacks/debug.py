@@ -1,4 +1,4 @@
-"""Debugging callbacks: short epochs and a log of all events."""
+"""Callbacks for debugging: shortened epochs and an event log."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _log = logging.getLogger(__name__)
 
 
 class ShortEpoch(Callback):
-    """Ends training and validation after `n_batch` batches of each epoch, to try the code quickly.
+    """Limits training and validation to `n_batch` batches per epoch, for a quick test.
 
     Args:
-        n_batch: number of batches in each part of an epoch.
+        n_batch: maximum number of training batches, and of validation batches, in an epoch.
 
     Raises:
         ValueError: if `n_batch` is less than 1.
@@ -31,31 +31,32 @@ class ShortEpoch(Callback):
     def __init__(self, n_batch: int) -> None:
         if n_batch < 1:
             raise ValueError(
-                f"n_batch={n_batch} must be at least 1: it is the number of batches in each part "
-                "of an epoch."
+                f"n_batch={n_batch} must be at least 1: it limits the number of training batches, "
+                "and of validation batches, in an epoch."
             )
         self.n_batch = n_batch
 
     def after_batch(self, learn: Learner) -> None:
-        """Ends this part of the epoch after `n_batch` batches."""
+        """Ends training or validation after `n_batch` batches."""
         if learn.iter + 1 < self.n_batch:
             return
         if learn.training:
-            raise CancelTrainException(f"The epoch is cut to {self.n_batch} training batches.")
-        raise CancelValidException(f"The epoch is cut to {self.n_batch} validation batches.")
+            raise CancelTrainException(f"ShortEpoch limits training to {self.n_batch} batches.")
+        raise CancelValidException(f"ShortEpoch limits validation to {self.n_batch} batches.")
 
 
 class SingleBatch(ShortEpoch):
-    """Runs one training and one validation batch per epoch, to check that everything works."""
+    """Runs one training batch and one validation batch per epoch, as a smoke test."""
 
     def __init__(self) -> None:
         super().__init__(n_batch=1)
 
 
 class EventTrace(Callback):
-    """Logs every event at level DEBUG before other callbacks act on it.
+    """Logs every event at level DEBUG, before any other callback handles the event.
 
-    A line reads `epoch 3 train_iter 17 after_loss`. The logger is `nntrain.callbacks.debug`.
+    Example of a log message: `epoch 3 train_iter 17 after_loss`. The name of the logger is
+    `nntrain.callbacks.debug`.
     """
 
     order: ClassVar[int] = -60

@@ -1,4 +1,4 @@
-"""The callbacks that every Learner has."""
+"""Callbacks that every Learner uses."""
 
 from nntrain.callbacks.device import CastToTensor, DeviceCallback
 from nntrain.callbacks.mode import TrainEvalCallback
@@ -7,5 +7,5 @@ from nntrain.recorder import Recorder
 
 
 def default_callbacks() -> list[Callback]:
-    """Returns new callbacks: device placement, tensor casting, train/eval mode and the recorder."""
+    """Creates the callbacks for device placement, tensor casting, train/eval mode and recording."""
     return [DeviceCallback(), CastToTensor(), TrainEvalCallback(), Recorder()]

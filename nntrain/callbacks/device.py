@@ -1,4 +1,4 @@
-"""Device placement of the model and the batches, and casting of tensor subclasses."""
+"""Callbacks that move data to the device and convert tensor subclasses to plain tensors."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 
 
 class DeviceCallback(Callback):
-    """Moves the model and, without blocking, each batch to `learn.device`."""
+    """Moves the model and each batch to `learn.device`; batches are copied asynchronously."""
 
     order: ClassVar[int] = -50
 
     def before_fit(self, learn: Learner) -> None:
-        """Moves the model, and the loss if it is a module, since it may hold class weights."""
+        """Moves the model, and the loss function if it is a module (it may have class weights)."""
         learn.model.to(learn.device)
         if isinstance(learn.loss_func, nn.Module):
             learn.loss_func.to(learn.device)
 
     def before_batch(self, learn: Learner) -> None:
-        """Moves the inputs and labels, nested ones included."""
+        """Moves the inputs and labels, including nested tensors."""
         device = learn.device
         for part in (*learn.xb, *learn.yb):
             if not isinstance(part, Tensor) or part.device != device:
@@ -35,12 +35,12 @@ class DeviceCallback(Callback):
 
 
 class CastToTensor(Callback):
-    """Casts tensor subclasses in a batch to plain tensors, which are faster and work everywhere."""
+    """Converts tensor subclasses in a batch to plain tensors, for speed and compatibility."""
 
     order: ClassVar[int] = -40
 
     def before_batch(self, learn: Learner) -> None:
-        """Casts the inputs and labels."""
+        """Converts the inputs and labels."""
         for part in (*learn.xb, *learn.yb):
             if type(part) is not Tensor:
                 learn.xb, learn.yb = map_tensors(_plain, learn.xb), map_tensors(_plain, learn.yb)

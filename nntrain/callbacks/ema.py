@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights."""
+"""Exponential moving average of the parameters."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ if TYPE_CHECKING:
 
 
 class EMA(Callback):
-    """Keeps an exponential moving average of the parameters and validates with it.
+    """Computes an exponential moving average of the parameters and uses it for validation.
 
-    After each optimizer step, `average = decay * average + (1 - decay) * parameters`. The average
-    starts with the parameters after the first step, as in `torch.optim.swa_utils.AveragedModel`.
-    The model holds the average from validation until training continues, so the best model is
-    saved with the weights that were measured. The model keeps the average when the fit ends or is
-    cancelled; after an error it holds the trained weights. Buffers, such as those of batch
-    normalization, are not averaged.
+    After each optimizer step, `average = decay * average + (1 - decay) * parameters`. As in
+    `torch.optim.swa_utils.AveragedModel`, the average is initialized with the parameters after the
+    first step. Validation runs with the average in place of the trained parameters, so the best
+    model is saved with the same weights that were validated. The trained parameters are restored
+    before training continues. When the fit ends or is cancelled, the average remains in the model.
+    After an error, the trained parameters remain in the model. Buffers, such as batch normalization
+    statistics, are not averaged.
 
     Args:
-        decay: weight of the past average in each step, at least 0 and less than 1.
+        decay: weight of the previous average in each step, at least 0 and less than 1.
 
     Raises:
-        ValueError: if `decay` is out of that range.
+        ValueError: if `decay` is outside that range.
 
-    Source: Polyak and Juditsky, 1992, https://doi.org/10.1137/0330046; in this form Tarvainen and
-    Valpola, 2017, https://arxiv.org/abs/1703.01780.
+    Source: Polyak and Juditsky, 1992, https://doi.org/10.1137/0330046; this form is from Tarvainen
+    and Valpola, 2017, https://arxiv.org/abs/1703.01780.
     """
 
     order: ClassVar[int] = 65
@@ -41,8 +42,8 @@ class EMA(Callback):
     def __init__(self, decay: float = 0.999) -> None:
         if not 0 <= decay < 1:
             raise ValueError(
-                f"decay={decay} must be at least 0 and less than 1: it is the weight of the past "
-                "average in each step."
+                f"decay={decay} must be at least 0 and less than 1: it is the weight of the "
+                "previous average in each step."
             )
         self.decay = decay
         self._average_in = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
@@ -51,11 +52,11 @@ class EMA(Callback):
         self._skipped = False
 
     def before_fit(self, learn: Learner) -> None:
-        """Clears the average."""
+        """Resets the average."""
         self._other, self._swapped, self._skipped = [], False, False
 
     def before_train(self, learn: Learner) -> None:
-        """Restores the trained weights."""
+        """Restores the trained parameters."""
         if self._swapped:
             self._swap(learn)
 
@@ -70,36 +71,36 @@ class EMA(Callback):
             return
         params = [param.detach() for param in learn.model.parameters()]
         if self._other:
-            self._average_in(self._other, params, 0)  # a constant decay ignores the count
+            self._average_in(self._other, params, 0)  # 0: unused step count
         else:
             self._other = [param.clone() for param in params]
 
     def before_validate(self, learn: Learner) -> None:
-        """Puts the average in the model."""
+        """Replaces the parameters of the model with the average."""
         if not self._swapped:
             self._swap(learn)
 
     def after_cancel_fit(self, learn: Learner) -> None:
-        """Restores the trained weights, so that the fit can continue from a checkpoint."""
+        """Restores the trained parameters, so that `Checkpoint` saves them."""
         if self._swapped:
             self._swap(learn)
 
     def after_fit(self, learn: Learner) -> None:
-        """Leaves the average in the model."""
+        """Puts the average into the model and discards the trained parameters."""
         if not self._swapped:
             self._swap(learn)
         self._other, self._swapped = [], False
 
     def cleanup_fit(self, learn: Learner) -> None:
-        """Restores the trained weights after an error."""
+        """Restores the trained parameters if an error ended the fit."""
         if self._swapped:
             self._swap(learn)
         self._other = []
 
     @torch.no_grad()
     def _swap(self, learn: Learner) -> None:
-        # The contents are swapped, not the tensors, because the optimizer, compiled code and CUDA
-        # graphs refer to the memory of the parameters.
+        # Swap the values, not the tensors: the optimizer, compiled code and CUDA graphs have
+        # references to the memory of the parameters.
         if not self._other:
             return
         for param, other in zip(learn.model.parameters(), self._other, strict=True):
@@ -109,7 +110,7 @@ class EMA(Callback):
         self._swapped = not self._swapped
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the weights that the model does not hold, and whether it holds the average."""
+        """Returns the swapped-out parameters and whether the average is in the model."""
         return {"other": list(self._other), "swapped": self._swapped}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

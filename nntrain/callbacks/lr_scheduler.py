@@ -1,4 +1,4 @@
-"""Support for the schedulers of `torch.optim.lr_scheduler`."""
+"""Callback that runs a scheduler from `torch.optim.lr_scheduler`."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ if TYPE_CHECKING:
 
 
 class LRScheduler(Callback):
-    """Runs a torch scheduler, stepped after each optimizer step or after each epoch with a step.
+    """Runs a PyTorch learning rate scheduler.
 
     Args:
-        factory: makes the scheduler for an optimizer, for example
+        factory: function that creates the scheduler from an optimizer, for example
             `functools.partial(torch.optim.lr_scheduler.StepLR, step_size=3)`.
-        per: when to step the scheduler, `"batch"` or `"epoch"`. Cancelled steps do not count.
+        per: `"batch"` steps the scheduler after each optimizer step, `"epoch"` after each epoch
+            that contains an optimizer step. Cancelled optimizer steps are ignored.
 
     Raises:
-        ValueError: if `per` is neither; at the start of the fit, if the scheduler is torch's
+        ValueError: if `per` is unknown; at the start of the fit, if the scheduler is torch's
             `ReduceLROnPlateau` or another callback schedules the learning rate.
-        TypeError: at the start of the fit, if `factory` does not make a torch scheduler.
+        TypeError: at the start of the fit, if `factory` does not return a PyTorch scheduler.
     """
 
     order: ClassVar[int] = 60
@@ -42,11 +43,12 @@ class LRScheduler(Callback):
         self._skipped = self._stepped = False
 
     def before_fit(self, learn: Learner) -> None:
-        """Makes the scheduler for the learning rates that the optimizer has now."""
+        """Creates the scheduler from the current learning rates of the optimizer."""
         assert learn.opt is not None
         _check_alone(learn)
         for group in param_groups(learn.opt):
-            # A value left by an earlier scheduler would override the learning rate of this fit.
+            # An `initial_lr` left by an earlier scheduler would override the learning rate of this
+            # fit.
             group.pop("initial_lr", None)
         self.sched = _checked(self.factory(learn.opt))
         self._skipped = self._stepped = False
@@ -56,7 +58,7 @@ class LRScheduler(Callback):
         self._skipped = True
 
     def after_step(self, learn: Learner) -> None:
-        """Steps the scheduler if it counts batches."""
+        """Steps the scheduler if `per` is `"batch"`."""
         skipped, self._skipped = self._skipped, False
         if skipped:
             return
@@ -65,7 +67,7 @@ class LRScheduler(Callback):
             self._step()
 
     def after_epoch(self, learn: Learner) -> None:
-        """Steps the scheduler if it counts epochs."""
+        """Steps the scheduler if `per` is `"epoch"`."""
         if self.per == "epoch" and self._stepped:
             self._step()
         self._stepped = False
@@ -75,11 +77,11 @@ class LRScheduler(Callback):
         self.sched.step()
 
     def cleanup_fit(self, learn: Learner) -> None:
-        """Releases the scheduler and its reference to the optimizer."""
+        """Releases the scheduler, which has a reference to the optimizer."""
         self.sched = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the state of the scheduler during a fit, otherwise an empty dict."""
+        """Returns the state of the scheduler, or an empty dict outside a fit."""
         return (
             {}
             if self.sched is None
@@ -87,7 +89,7 @@ class LRScheduler(Callback):
         )
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restores the state that `state_dict` returned; `before_fit` must have run."""
+        """Restores the state that `state_dict` returned; call `before_fit` first."""
         if self.sched is not None and state:
             self.sched.load_state_dict(state["sched"])
             self._stepped = state["stepped"]
@@ -95,7 +97,7 @@ class LRScheduler(Callback):
 
 def _check_alone(learn: Learner) -> None:
     for cb in learn.cbs:
-        # These three make their schedules at the start of the fit, maybe after this callback.
+        # OneCycle, FlatCos and SGDR set `scheds` in `before_fit`, which may run after this check.
         if isinstance(cb, OneCycle | FlatCos | SGDR) or (
             isinstance(cb, ParamScheduler) and "lr" in cb.scheds
         ):
@@ -113,7 +115,7 @@ def _checked(sched: Any) -> lr_scheduler.LRScheduler:
         )
     if not isinstance(sched, lr_scheduler.LRScheduler):
         raise TypeError(
-            "The factory of LRScheduler must make a torch scheduler "
-            f"but made an object of type {type(sched).__name__}."
+            "The factory of LRScheduler must return a PyTorch scheduler, "
+            f"but it returned an object of type {type(sched).__name__}."
         )
     return sched

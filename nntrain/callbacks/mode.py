@@ -1,4 +1,4 @@
-"""Train and eval mode, and the counters of training."""
+"""Switches between train and eval mode, and counts training batches."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class TrainEvalCallback(Callback):
     """Switches the model between train and eval mode, and updates `train_iter` and `pct_train`.
 
-    When the fit ends, for whatever reason, the `training` flag of each module is restored.
+    When the fit ends for any reason, the `training` flag of each module is restored.
     """
 
     order: ClassVar[int] = -10
@@ -24,20 +24,20 @@ class TrainEvalCallback(Callback):
         self._modes: dict[nn.Module, bool] = {}
 
     def before_fit(self, learn: Learner) -> None:
-        """Stores the mode of each module."""
+        """Stores the `training` flag of each module."""
         self._modes = {module: module.training for module in learn.model.modules()}
 
     def before_train(self, learn: Learner) -> None:
-        """Puts the model in train mode."""
+        """Switches the model to train mode."""
         learn.model.train()
         learn.pct_train = learn.epoch / learn.n_epoch
 
     def before_validate(self, learn: Learner) -> None:
-        """Puts the model in eval mode."""
+        """Switches the model to eval mode."""
         learn.model.eval()
 
     def after_batch(self, learn: Learner) -> None:
-        """Counts a training batch."""
+        """Updates `train_iter` and `pct_train` after a training batch."""
         if not learn.training:
             return
         learn.train_iter += 1
@@ -45,7 +45,7 @@ class TrainEvalCallback(Callback):
             learn.pct_train = (learn.epoch + (learn.iter + 1) / learn.n_iter) / learn.n_epoch
 
     def cleanup_fit(self, learn: Learner) -> None:
-        """Restores the mode of each module."""
+        """Restores the `training` flag of each module."""
         for module, training in self._modes.items():
             module.training = training
         self._modes = {}

@@ -13,25 +13,26 @@ if TYPE_CHECKING:
     from nntrain.learner import Learner
 
 Mode: TypeAlias = Literal["min", "max"]
-"""Whether a smaller or a larger value is better."""
+"""The direction of improvement: `"min"` if smaller values are better, `"max"` if larger."""
 
 _SMALLER_IS_BETTER = frozenset({"loss", "error", "err", "mse", "rmse", "mae", "perplexity", "time"})
 
 
 def mode_of(monitor: str) -> Mode:
-    """Returns the mode of a metric, guessed from its name.
+    """Infers the mode of a metric from its name.
 
     The mode is `"min"` if the name contains the word loss, error, err, mse, rmse, mae, perplexity
-    or time, otherwise `"max"`.
+    or time, and `"max"` for all other names.
     """
     return "min" if _SMALLER_IS_BETTER & set(re.split(r"[^a-z]+", monitor.lower())) else "max"
 
 
 def epochs_since_best(values: Iterable[float], mode: Mode, min_delta: float = 0.0) -> int:
-    """Returns the number of values after the best one; 0 if the last value is the best.
+    """Returns the number of values after the best value; 0 if the last value is the best.
 
-    A value is a new best if it improves on the best so far by more than `min_delta`, as in fastai's
-    `TrackerCallback`. The first finite value is always a new best; NaN and infinity never are.
+    As in fastai's `TrackerCallback`, a value is a new best if it improves on the best value so far
+    by more than `min_delta`. The first finite value is always a new best. NaN and infinity are
+    never a new best.
     """
     sign = 1.0 if mode == "min" else -1.0
     best, wait = math.inf, 0
@@ -44,30 +45,30 @@ def epochs_since_best(values: Iterable[float], mode: Mode, min_delta: float = 0.
 
 
 class MeasuredCallback(Callback):
-    """Base class of callbacks that act on a metric after each epoch.
+    """Base class for callbacks that use a metric after each epoch.
 
-    Epochs that were cancelled before the metric was measured are skipped.
+    If an epoch is cancelled before the metric is measured, the callback skips that epoch.
     """
 
     _cancelled = False
 
     def after_cancel_train(self, learn: Learner) -> None:
-        """Allows the metric to be missing."""
+        """Records that the metric of this epoch may be missing."""
         self._cancelled = True
 
     def after_cancel_validate(self, learn: Learner) -> None:
-        """Allows the metric to be missing."""
+        """Records that the metric of this epoch may be missing."""
         self._cancelled = True
 
     def after_cancel_epoch(self, learn: Learner) -> None:
-        """Allows the metric to be missing."""
+        """Records that the metric of this epoch may be missing."""
         self._cancelled = True
 
     def measured(self, learn: Learner, monitor: str) -> float | None:
-        """Returns the metric of the last epoch; `None` if a cancel prevented its measurement.
+        """Returns the metric of the last epoch; `None` if the epoch was cancelled before measuring.
 
         Raises:
-            LookupError: if the epoch was complete but the metric was not recorded; the message
+            LookupError: if the epoch was not cancelled but the metric was not recorded; the message
                 lists the recorded metrics.
         """
         cancelled, self._cancelled = self._cancelled, False
@@ -79,11 +80,11 @@ class MeasuredCallback(Callback):
 
 
 class MonitorCallback(MeasuredCallback):
-    """Base class of callbacks that monitor one recorded metric; subclasses override `act`.
+    """Base class for callbacks that monitor one recorded metric; subclasses override `act`.
 
-    Decisions depend only on the rows of the `Recorder`. The callback therefore has no state of its
-    own and is correct after a resume. Epochs that were cancelled before the metric was measured are
-    skipped.
+    Decisions depend only on the rows of the `Recorder`. The callback therefore needs no state in a
+    checkpoint and works the same after a resume. If an epoch is cancelled before the metric is
+    measured, the callback skips that epoch.
 
     Args:
         monitor: name of the recorded metric.
@@ -92,7 +93,8 @@ class MonitorCallback(MeasuredCallback):
 
     Raises:
         ValueError: if `mode` is unknown or `min_delta` is negative.
-        LookupError: after an epoch without the metric; the message lists the recorded metrics.
+        LookupError: if the metric was not recorded in an epoch; the message lists the recorded
+            metrics.
     """
 
     order: ClassVar[int] = 70
@@ -112,18 +114,19 @@ class MonitorCallback(MeasuredCallback):
         self.mode: Mode = mode or mode_of(monitor)
 
     def act(self, learn: Learner, wait: int) -> None:
-        """Acts after an epoch, `wait` epochs after the best one (0: this epoch is the best so far).
+        """Called after each epoch in which the metric was measured; override it in a subclass.
 
-        Override it in a subclass.
+        `wait` is the number of epochs since the best epoch; it is 0 if this epoch is the best so
+        far.
         """
 
     def after_epoch(self, learn: Learner) -> None:
-        """Acts on the metric, if it was measured."""
+        """Calls `act` if the metric was measured."""
         if self.measured(learn, self.monitor) is not None:
             self.act(learn, self.wait(learn))
 
     def wait(self, learn: Learner) -> int:
-        """Returns the number of epochs of this fit since the best one; 0 before the first epoch."""
+        """Returns the number of epochs since the best epoch; 0 if there are no epochs yet."""
         values = [row[self.monitor] for row in learn.recorder.rows if self.monitor in row]
         return epochs_since_best(values, self.mode, self.min_delta)
 

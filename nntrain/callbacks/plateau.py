@@ -1,4 +1,4 @@
-"""Reduction of the learning rate when a metric stops improving."""
+"""Reduces the learning rate when a metric stops improving."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class ReduceLROnPlateau(MonitorCallback):
     """Multiplies the learning rates by `factor` after every `patience` epochs without improvement.
 
     Use it with a constant learning rate, because a schedule that sets the rate before each batch
-    overrides the change. `patience` counts as in fastai (torch's scheduler waits one epoch longer);
-    `factor` is defined as in torch.
+    would override the reduction. `patience` has the same meaning as in fastai; torch's scheduler
+    waits one epoch longer. `factor` has the same meaning as in torch.
 
     Args:
         monitor: name of the recorded metric.
@@ -31,7 +31,8 @@ class ReduceLROnPlateau(MonitorCallback):
 
     Raises:
         ValueError: if `factor` is not between 0 and 1, or `min_lr` is negative.
-        LookupError: after an epoch without the metric; the message lists the recorded metrics.
+        LookupError: if the metric was not recorded in an epoch; the message lists the recorded
+            metrics.
     """
 
     order: ClassVar[int] = 71
@@ -56,7 +57,7 @@ class ReduceLROnPlateau(MonitorCallback):
         self.patience, self.factor, self.min_lr = checked_patience(patience), factor, min_lr
 
     def act(self, learn: Learner, wait: int) -> None:
-        """Lowers the learning rates after every `patience` epochs without improvement."""
+        """Reduces the learning rates after every `patience` epochs without improvement."""
         if wait == 0 or wait % self.patience or learn.opt is None:
             return
         old = [get_hyper(group, "lr") for group in param_groups(learn.opt)]

@@ -1,4 +1,4 @@
-"""Gathering predictions and labels."""
+"""Collects predictions and labels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class GatherPreds(Callback):
-    """Keeps the predictions and labels of every batch, on the CPU."""
+    """Collects the predictions and labels of all batches on the CPU."""
 
     order: ClassVar[int] = 50
 
@@ -30,13 +30,13 @@ class GatherPreds(Callback):
         """
         if not isinstance(learn.pred, Tensor):
             raise TypeError(
-                "get_preds needs a model that returns a tensor "
-                f"but got {type(learn.pred).__name__}."
+                "get_preds needs a model that returns a tensor, "
+                f"but this model returned a {type(learn.pred).__name__}."
             )
         self._preds.append(learn.pred.detach().cpu())
         if learn.yb:
             self._targets.append(learn.yb[0].cpu())
 
     def collected(self) -> tuple[Tensor, Tensor | None]:
-        """Returns the predictions and labels of all batches, in order; `None` without labels."""
+        """Returns all predictions and labels in order. For unlabeled data, labels are `None`."""
         return torch.cat(self._preds), torch.cat(self._targets) if self._targets else None

@@ -1,4 +1,4 @@
-"""Progress of a fit: bars while it runs, and one line per epoch."""
+"""Shows the progress of a fit: one line per epoch, and progress bars on a terminal."""
 
 from __future__ import annotations
 
@@ -24,19 +24,20 @@ _STOPPED = {
 
 
 class Progress(Callback):
-    """Prints one line per epoch; on a terminal, also draws bars for the epochs and the batches.
+    """Prints one line per epoch; on a terminal, also shows progress bars for epochs and batches.
 
-    Lines are printed above the bars, and the bars are erased at the end. The bars are updated at
-    the end of a batch, not by a thread. The smoothed loss next to them is read from the device only
-    when they are drawn.
+    Lines are printed above the bars. The bars are removed at the end of the fit. The callback
+    updates the bars after a batch; it does not use a background thread. The smoothed training loss
+    next to the bars is read from the device only when the bars are updated.
 
     Args:
-        interval_s: minimum time between updates of the bars in seconds; 0 updates after each batch.
-        beta: weight of the past in the smoothed loss, as in `AvgSmoothLoss`.
-        console: console to print to; `None` is the standard output.
+        interval_s: minimum time between updates of the bars, in seconds; 0 updates them after every
+            batch.
+        beta: smoothing factor of the training loss, as in `AvgSmoothLoss`.
+        console: console to print to; `None` prints to the standard output.
 
     Raises:
-        ValueError: if `interval_s` is negative, or `beta` is not at least 0 and less than 1.
+        ValueError: if `interval_s` is negative, or if `beta` is not in [0, 1).
     """
 
     order: ClassVar[int] = 90
@@ -60,23 +61,23 @@ class Progress(Callback):
 
     @property
     def console(self) -> Console:
-        """The console to print to."""
+        """Console to print to."""
         if self._console is None:
             self._console = _standard_output()
         return self._console
 
     def before_fit(self, learn: Learner) -> None:
-        """Starts a new table and, on a terminal, the bars."""
+        """Starts a new table; on a terminal, also shows the bars."""
         self._columns, self._smooth_loss = [], SmoothMean(self.beta)
         if self.console.is_interactive:
             self._bars = _Bars(self.console, learn)
 
     def before_train(self, learn: Learner) -> None:
-        """Starts the bar of the batches."""
+        """Restarts the bar for the batches."""
         self._begin_part(learn, "train")
 
     def before_validate(self, learn: Learner) -> None:
-        """Starts the bar of the batches."""
+        """Restarts the bar for the batches."""
         self._begin_part(learn, "valid")
 
     def _begin_part(self, learn: Learner, part: str) -> None:
@@ -84,12 +85,12 @@ class Progress(Callback):
             self._bars.begin_part(learn, part)
 
     def after_loss(self, learn: Learner) -> None:
-        """Adds the training loss to the running mean without reading it from the device."""
+        """Adds the training loss to the running mean without synchronizing with the device."""
         if self._bars is not None and learn.training:
             self._smooth_loss.add(learn.loss.detach())
 
     def after_batch(self, learn: Learner) -> None:
-        """Updates the bars unless they were updated less than `interval_s` ago."""
+        """Updates the bars if the last update was at least `interval_s` seconds ago."""
         if self._bars is None or (now := perf_counter()) < self._next_s:
             return
         self._next_s = now + self.interval_s
@@ -97,7 +98,7 @@ class Progress(Callback):
         self._bars.move(learn, "" if loss is None else f"loss {_number(float(loss))}")
 
     def after_epoch(self, learn: Learner) -> None:
-        """Prints the line of the epoch, after a header if there are new columns."""
+        """Prints the metrics of the epoch, and a new header first if there are new columns."""
         self._print_row(learn.recorder.row)
         if self._bars is not None:
             self._bars.end_epoch(learn)
@@ -114,7 +115,7 @@ class Progress(Callback):
         self._print(_line(self._columns, cells))
 
     def after_cancel_fit(self, learn: Learner) -> None:
-        """Prints why and where the fit stopped, after the last epoch's line if not yet printed."""
+        """Prints the last metrics if not printed yet, and why and when the fit stopped."""
         row = learn.recorder.row
         if row.get("epoch") == learn.epoch and row is not self._printed:
             self._print_row(row)
@@ -133,7 +134,7 @@ class Progress(Callback):
 
 
 class _Bars:
-    """A bar for the epochs and one for the batches."""
+    """Two progress bars: one for epochs, one for batches."""
 
     def __init__(self, console: Console, learn: Learner) -> None:
         self._bars = _rich_bars(console)
@@ -144,20 +145,20 @@ class _Bars:
         self._bars.start()
 
     def begin_part(self, learn: Learner, part: str) -> None:
-        """Restarts the bar of the batches."""
-        # A task is replaced, because a reset cannot make its total unknown.
+        """Restarts the bar for the batches."""
+        # Replace the task: resetting it cannot make its total unknown.
         self._bars.remove_task(self._batches)
         self._batches = self._bars.add_task(
             part, total=learn.n_iter, completed=learn.first_iter, note=""
         )
 
     def move(self, learn: Learner, note: str) -> None:
-        """Updates and draws both bars."""
+        """Updates and redraws both bars."""
         self._bars.update(self._batches, completed=learn.iter + 1, note=note)
         self._bars.refresh()
 
     def end_epoch(self, learn: Learner) -> None:
-        """Counts an epoch."""
+        """Advances the bar for the epochs."""
         self._bars.update(self._epochs, completed=learn.epoch + 1)
 
     def close(self) -> None:
@@ -188,7 +189,8 @@ def _rich_bars(console: Console) -> RichProgress:
         TextColumn("{task.fields[note]}"),
         console=console,
         transient=True,
-        # A refresh thread could hold a lock while a DataLoader forks its workers, which would hang.
+        # No refresh thread: if it held a lock while a DataLoader forks workers, the workers would
+        # hang.
         auto_refresh=False,
     )
 

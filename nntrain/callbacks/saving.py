@@ -1,4 +1,4 @@
-"""Saving and restoring the best model of a fit."""
+"""Saves and restores the best model of a fit."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ _log = logging.getLogger(__name__)
 
 
 class SaveModel(MonitorCallback):
-    """Saves the model atomically after each epoch that improves a metric, and restores the best.
+    """Saves the model after each epoch that improves a metric, and restores the best model.
 
-    Values that are not finite are never saved: a NaN metric is not an improvement, and a model with
-    NaN weights is not written. If nothing was saved, nothing is restored. A fit that is resumed
-    with another `path` and does not improve restores the old file and saves it at the new path.
+    The file is written atomically. A NaN or infinite metric is never an improvement, and a model
+    with NaN or infinite weights is never saved. If no model was saved, no model is restored. If a
+    fit is resumed with a different `path` and does not improve, the best model is restored from the
+    old path and saved to the new path.
 
     Args:
         path: path of the file, relative to the working directory; each fit overwrites it.
@@ -31,11 +32,12 @@ class SaveModel(MonitorCallback):
         mode: `"min"` or `"max"`; `None` infers it from the name.
         min_delta: minimum change that counts as an improvement, in units of the metric.
         with_opt: whether to save and restore the optimizer state as well.
-        restore_best: whether to load the saved weights when the fit ends or is cancelled (not after
-            an error).
+        restore_best: whether to load the best model when the fit ends or is cancelled; it is not
+            loaded after an error.
 
     Raises:
-        LookupError: after an epoch without the metric; the message lists the recorded metrics.
+        LookupError: if the metric was not recorded in an epoch; the message lists the recorded
+            metrics.
     """
 
     def __init__(
@@ -51,10 +53,10 @@ class SaveModel(MonitorCallback):
         super().__init__(monitor, mode, min_delta)
         self.path, self.with_opt, self.restore_best = Path(path), with_opt, restore_best
         self.saved: Path | None = None
-        """The path of the best model of this fit; `None` before one is saved."""
+        """Path of the best model of this fit; `None` until a model is saved."""
 
     def before_fit(self, learn: Learner) -> None:
-        """Forgets the file of an earlier fit."""
+        """Resets the path of the best model."""
         self.saved = None
 
     def act(self, learn: Learner, wait: int) -> None:
@@ -63,7 +65,7 @@ class SaveModel(MonitorCallback):
             return
         if not all_finite(learn.model):
             _log.warning(
-                "epoch %d: the model has weights that are not finite and was not saved", learn.epoch
+                "epoch %d: the model has NaN or infinite weights and was not saved", learn.epoch
             )
             return
         self._save(learn)
@@ -93,7 +95,7 @@ class SaveModel(MonitorCallback):
 
 
 def all_finite(model: nn.Module) -> bool:
-    """Returns whether all floating-point parameters and buffers are finite, in one device read."""
+    """Returns whether all floating-point parameters and buffers are finite (one device sync)."""
     tensors = [tensor for tensor in model.state_dict().values() if isinstance(tensor, torch.Tensor)]
     finite = [torch.isfinite(tensor).all() for tensor in tensors if tensor.is_floating_point()]
     return not finite or bool(torch.stack([flag.to(finite[0].device) for flag in finite]).all())

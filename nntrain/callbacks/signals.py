@@ -1,4 +1,4 @@
-"""Orderly end of a fit on SIGINT or SIGTERM."""
+"""Graceful shutdown on SIGINT or SIGTERM."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 class StopOnSignal(Callback):
-    """Ends the fit with `StopReason.INTERRUPTED` on SIGINT (Ctrl-C) or SIGTERM.
+    """Stops the fit gracefully (`StopReason.INTERRUPTED`) on SIGINT (Ctrl-C) or SIGTERM.
 
-    The fit ends after the current batch, once all other callbacks have seen it, so `Checkpoint` can
-    save that exact position. A SIGINT while another signal is pending raises KeyboardInterrupt at
-    once. Ignored signals stay ignored. Outside the main thread the callback does nothing, because
-    Python handles signals only there. A signal that arrives too late to cancel the fit is re-raised
-    during clean-up.
+    The fit stops after all other callbacks have handled the current batch, so `Checkpoint` can save
+    this exact position. If SIGINT arrives while another signal is pending, `KeyboardInterrupt` is
+    raised immediately. Signals that the process ignores remain ignored. Outside the main thread the
+    callback does nothing, because Python handles signals only in the main thread. A signal that
+    arrives too late to cancel the fit is raised again during cleanup.
     """
 
     order: ClassVar[int] = 100
@@ -39,7 +39,7 @@ class StopOnSignal(Callback):
         if threading.current_thread() is not threading.main_thread():
             return
         for signum in (signal.SIGINT, signal.SIGTERM):
-            # None means that the handler was not installed from Python and cannot be restored.
+            # `None` means that the handler was not installed by Python code and cannot be restored.
             if signal.getsignal(signum) not in (signal.SIG_IGN, None):
                 self._previous[signum] = signal.signal(signum, self._receive)
 
@@ -49,11 +49,11 @@ class StopOnSignal(Callback):
         self._received = self._received or Signals(signum)
 
     def after_batch(self, learn: Learner) -> None:
-        """Ends the fit if a signal was received."""
+        """Stops the fit if a signal was received."""
         self._cancel_if_received()
 
     def after_epoch(self, learn: Learner) -> None:
-        """Ends the fit if a signal was received after the last batch of the epoch."""
+        """Stops the fit if a signal was received after the last batch of the epoch."""
         self._cancel_if_received()
 
     def _cancel_if_received(self) -> None:
@@ -64,7 +64,7 @@ class StopOnSignal(Callback):
             )
 
     def cleanup_fit(self, learn: Learner) -> None:
-        """Restores the handlers and re-raises a signal that did not end the fit."""
+        """Restores the signal handlers and raises any signal that did not stop the fit."""
         previous, self._previous = self._previous, {}
         for signum, handler in previous.items():
             signal.signal(signum, handler)
@@ -75,6 +75,6 @@ class StopOnSignal(Callback):
 
 def _pass_on(signum: Signals) -> None:
     if signal.getsignal(signum) is signal.SIG_DFL:
-        # The default action would kill the process before the other callbacks have cleaned up.
+        # The default action would kill the process before the other callbacks can clean up.
         raise SystemExit(128 + signum)
     signal.raise_signal(signum)

@@ -1,4 +1,4 @@
-"""Early ends of a fit: no improvement, a loss that is not finite, or a time limit."""
+"""Callbacks that stop training early."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ class EarlyStopping(MonitorCallback):
 
     Args:
         monitor: name of the recorded metric.
-        patience: number of epochs without improvement.
+        patience: number of epochs without improvement before the fit stops.
         min_delta: minimum change that counts as an improvement, in units of the metric.
         mode: `"min"` or `"max"`; `None` infers it from the name.
 
     Raises:
-        LookupError: after an epoch without the metric; the message lists the recorded metrics.
+        LookupError: if the metric was not recorded in an epoch; the message lists the recorded
+            metrics.
     """
 
     order: ClassVar[int] = 100
@@ -46,7 +47,7 @@ class EarlyStopping(MonitorCallback):
         self.patience = checked_patience(patience)
 
     def before_fit(self, learn: Learner) -> None:
-        """Stops at once if the resumed fit had already stopped."""
+        """Stops immediately if a resumed fit had already stopped early."""
         self.act(learn, self.wait(learn))
 
     def act(self, learn: Learner, wait: int) -> None:
@@ -60,7 +61,7 @@ class EarlyStopping(MonitorCallback):
 
 
 class _LossCopy:
-    """An asynchronous copy of the loss to the host."""
+    """Asynchronous copy of the loss from the device to the CPU."""
 
     def __init__(self, loss: Tensor) -> None:
         self._host = torch.empty(loss.shape, dtype=loss.dtype, pin_memory=True)
@@ -69,18 +70,19 @@ class _LossCopy:
         self._done.record()
 
     def item(self) -> float:
-        """Returns the loss; waits for the copy but not for the backward pass queued after it."""
+        """Returns the loss. Waits for the copy but not for the backward pass queued after it."""
         self._done.synchronize()
         return float(self._host)
 
 
 class StopOnNaN(Callback):
-    """Stops the fit (DIVERGED) when a loss is NaN or infinite, before the optimizer steps on it.
+    """Stops the fit (DIVERGED) before the optimizer step if the loss is NaN or infinite.
 
-    The loss that stopped the fit is recorded, and the weights are those of the last good step. The
-    cost is one read of the loss per training batch. On an accelerator the read waits only for the
-    forward pass: the copy starts right after the loss, and the backward pass queued behind it keeps
-    the device busy. The mean training and validation losses are checked at the end of each epoch.
+    The loss that stopped the fit is recorded. The model has the weights after the last valid step.
+    The loss is copied to the CPU once per training batch. On an accelerator, the copy is queued
+    before the backward pass. It therefore waits only for the forward pass, and the device stays
+    busy with the backward pass. The mean training and validation losses are checked at the end of
+    each epoch.
     """
 
     order: ClassVar[int] = 100
@@ -90,7 +92,7 @@ class StopOnNaN(Callback):
         self._loss: Tensor | _LossCopy | None = None
 
     def after_loss(self, learn: Learner) -> None:
-        """Starts copying the loss of a training batch to the host."""
+        """Starts copying the loss of a training batch to the CPU."""
         if learn.training:
             loss = learn.loss.detach()
             self._loss = loss if loss.device.type == "cpu" else _LossCopy(loss)
@@ -109,7 +111,7 @@ class StopOnNaN(Callback):
                 _check_finite(row[name], f"The {name} of epoch {learn.epoch}")
 
     def cleanup_fit(self, learn: Learner) -> None:
-        """Releases the loss."""
+        """Releases the loss tensor."""
         self._loss = None
 
 
@@ -120,12 +122,12 @@ def _check_finite(loss: float, what: str) -> None:
 
 
 class TimeLimit(Callback):
-    """Stops the fit (BUDGET) after the first batch that ends at least `max_time_s` after the start.
+    """Stops the fit (BUDGET) when the time limit is reached.
 
-    Both training and validation batches are checked.
+    The elapsed time is checked after every training batch and every validation batch.
 
     Args:
-        max_time_s: wall-clock limit of the fit, in seconds; time before a resume counts.
+        max_time_s: wall-clock limit of the fit in seconds, including the time before a resume.
 
     Raises:
         ValueError: if `max_time_s` is not positive.
@@ -145,7 +147,7 @@ class TimeLimit(Callback):
 
     @property
     def elapsed_s(self) -> float:
-        """Seconds since the start of the fit, plus those before a resume; 0 outside a fit."""
+        """Seconds since the fit started, including the time before a resume; 0 outside a fit."""
         return self._earlier_s + (0.0 if self._start is None else perf_counter() - self._start)
 
     def before_fit(self, learn: Learner) -> None:
@@ -156,7 +158,7 @@ class TimeLimit(Callback):
         """Stops the fit if the time limit is reached."""
         if self.elapsed_s >= self.max_time_s:
             raise CancelFitException(
-                f"The time limit of {self.max_time_s:g} s is reached.", reason=StopReason.BUDGET
+                f"The time limit of {self.max_time_s:g} s was reached.", reason=StopReason.BUDGET
             )
 
     def cleanup_fit(self, learn: Learner) -> None:
@@ -168,6 +170,6 @@ class TimeLimit(Callback):
         return {"elapsed_s": self.elapsed_s}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restores the elapsed seconds; the time since the start of this fit is discarded."""
+        """Restores the elapsed seconds and restarts the clock."""
         self._earlier_s = float(state["elapsed_s"])
         self._start = None if self._start is None else perf_counter()

@@ -1,1 +1,1 @@
-"""The ground floor of nntrain: errors, messages, secrets, targets; it imports nothing above."""
+"""Configuration checks and error messages. Does not import other parts of nntrain."""

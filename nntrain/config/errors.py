@@ -1,5 +1,5 @@
-"""Errors of the user."""
+"""Exceptions for configuration mistakes."""
 
 
 class ConfigError(ValueError):
-    """A mistake in a configuration or on the command line, explained in one sentence."""
+    """Raised for a mistake in a configuration or on the command line."""

@@ -1,4 +1,4 @@
-"""Flattening a nested configuration to dotted keys."""
+"""Converts a nested configuration to a flat dict."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def flatten(config: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns a nested configuration by dotted key; lists are values, empty mappings vanish."""
+    """Returns a flat dict with dotted keys. Lists are not flattened; empty mappings are dropped."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
         name = f"{prefix}.{key}" if prefix else str(key)

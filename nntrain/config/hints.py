@@ -1,4 +1,4 @@
-"""Parts of messages: the closest known name, and the first line of an error."""
+"""Helpers for error messages."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import difflib
 from collections.abc import Collection
 
 N_NAMES = 20
-"""The most names that a hint lists."""
+"""Maximum number of names in a hint."""
 
 
 def nearest(name: str, names: Collection[str]) -> str:
-    """Returns a hint for a misspelt name: the closest known name, or else the known names."""
+    """Returns a hint for an unknown name: the closest match, or a list of all known names."""
     near = difflib.get_close_matches(name, names, n=1)
     if near:
         return f"did you mean {near[0]!r}?"
@@ -20,6 +20,6 @@ def nearest(name: str, names: Collection[str]) -> str:
 
 
 def first_line(err: BaseException) -> str:
-    """Returns the first line of an error's message, or the name of its class if that is empty."""
+    """Returns the first line of an error message, or the class name if the message is empty."""
     lines = str(err).strip().splitlines()
     return " ".join(lines[0].split()) if lines else type(err).__name__

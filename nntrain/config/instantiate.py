@@ -1,4 +1,4 @@
-"""The only place that makes objects from data: it checks every `_target_` before the call."""
+"""Creates objects from configuration nodes, after checking every `_target_`."""
 
 from __future__ import annotations
 
@@ -16,29 +16,31 @@ from nntrain.config.targets import (
 )
 
 Node = Mapping[str, Any]
-"""A `_target_` and its arguments, as plain values."""
+"""A mapping with the key `_target_` and the arguments for the target."""
 
 _REFUSALS = (ValueError, TypeError, LookupError, ImportError, OSError)
-"""The exceptions of targets that refuse their arguments."""
+"""Exceptions that targets raise for invalid arguments."""
 
 
 def instantiate(node: Any, key: str, trusted: Sequence[str] = ()) -> Any:
-    """Makes the object that a node describes: calls its target, after making the nodes within it.
+    """Creates the object that a node describes, including the objects of nested nodes.
 
-    It works as `hydra.utils.instantiate`, except that `_partial_` makes a plain
-    `functools.partial`: Hydra's own checks a policy at every call, 0.1 ms per batch for a metric.
+    This works like `hydra.utils.instantiate`, with one difference: `_partial_` returns a plain
+    `functools.partial`. Hydra's own partial checks a policy at every call, which costs a metric
+    0.1 ms per batch.
 
     Args:
-        node: plain values with a `_target_`.
-        key: the configuration key of the node, for messages.
-        trusted: packages that targets may come from, in addition to `TRUSTED_TARGETS`.
+        node: the node.
+        key: the configuration key of the node, for error messages.
+        trusted: packages to trust in addition to `TRUSTED_TARGETS`.
 
     Raises:
-        ConfigError: if a target is not trusted or does not exist, or does not accept its arguments.
+        ConfigError: if a target is not trusted, does not exist, or does not accept its arguments.
     """
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise ConfigError(
-            f"{key} has no _target_: choose one of its configs, or set the dotted path of your own."
+            f"{key} has no _target_: choose a config for {key}, or set {key}._target_ to the "
+            "dotted path of a function or class."
         )
     check_nodes(node, key, trusted)
     packages = (*TRUSTED_TARGETS, *trusted)
@@ -49,7 +51,7 @@ def instantiate(node: Any, key: str, trusted: Sequence[str] = ()) -> Any:
 
 
 def target_of(node: Node, key: str, trusted: Sequence[str] = ()) -> Any:
-    """Returns the function or class that `instantiate` would call.
+    """Returns the target of a node, that is, the function or class that `instantiate` would call.
 
     Raises:
         ConfigError: if the target is not trusted or does not exist.
@@ -60,21 +62,21 @@ def target_of(node: Node, key: str, trusted: Sequence[str] = ()) -> Any:
 
 
 def check_nodes(values: Any, key: str = "", trusted: Sequence[str] = ()) -> None:
-    """Checks the target and the arguments of every node in a configuration, without calling any.
+    """Checks the targets and arguments of all nodes in a configuration, without calling them.
 
     Raises:
         ConfigError: for the first invalid node.
     """
     check_trusted_targets(trusted)
     nodes, packages = list(_nodes(values, key)), (*TRUSTED_TARGETS, *trusted)
-    for path, node in nodes:  # all paths before any import
+    for path, node in nodes:  # check all paths before importing anything
         check_path(node["_target_"], packages, path)
     for path, node in nodes:
         check_call(resolve_target(node["_target_"], packages, path), node, path)
 
 
 def _nodes(values: Any, key: str) -> Iterator[tuple[str, Node]]:
-    """Yields every node with its key, at any depth."""
+    """Yields all nodes, including nested ones, with their keys."""
     if isinstance(values, Mapping):
         if "_target_" in values:
             yield key, values

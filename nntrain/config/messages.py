@@ -1,4 +1,4 @@
-"""Error messages for invalid command lines and configurations, one sentence each."""
+"""One-sentence error messages for invalid command lines and configurations."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nntrain.config.redact import redact
 
 
 def sentence(err: Exception) -> str:
-    """Explains an error of Hydra or OmegaConf: what was wrong, what is expected, what to do."""
+    """Converts an exception from Hydra or OmegaConf to a one-sentence error message."""
     for one in _chain(err):
         if isinstance(one, MissingConfigException):
             return _missing_config(one)
@@ -28,7 +28,7 @@ def sentence(err: Exception) -> str:
             if isinstance(one.__cause__, TypeError | ValueError):
                 return f"{override!r} cannot be parsed: {one.__cause__}."
             return (
-                f"{override!r} is not an override: "
+                f"{override!r} is not a valid override: "
                 "write key=value, +key=value or ~key, and quote special characters."
             )
         if isinstance(one, OmegaConfBaseException):
@@ -40,7 +40,7 @@ def sentence(err: Exception) -> str:
 
 
 def _chain(err: BaseException) -> Iterator[BaseException]:
-    """Yields an error and its causes, outermost first."""
+    """Yields an exception and its causes, outermost first."""
     one: BaseException | None = err
     while one is not None:
         yield one

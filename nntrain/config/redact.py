@@ -1,4 +1,4 @@
-"""Removal of secrets from records: by key, by the pattern of a text, and by known values."""
+"""Replaces secrets with `***` before anything is printed or recorded."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SECRET_KEY = re.compile(
         tokens? _?[0-9]*$""",
     re.VERBOSE,
 )
-# tokens of text: `use_cls_token`, `num_memory_tokens`, `max_new_tokens`
+# text tokens, not secrets: `use_cls_token`, `num_memory_tokens`, `max_new_tokens`
 _TEXT_TOKEN = re.compile(
     r"""(?: ^(?: n | num | max | min )_ (?: .*_ )?
         | (?:^|_) (?: begin | bos | class | cls | context | decoder | encoder | end | eos | image
@@ -33,7 +33,7 @@ _TEXT_TOKEN = re.compile(
         ) tokens?$""",
     re.VERBOSE,
 )
-# common values of secret keys that are not secret; hiding them everywhere would spoil texts
+# common default values of secret keys; replacing these words everywhere would garble messages
 _EVERYDAY = re.compile(
     r"""admin | auto | changeme | default | demo | disabled | enabled | example | guest | localhost
     | mlflow | password | postgres | root | secret | test | token | user | wandb""",
@@ -56,25 +56,25 @@ _NESTED_KEY = re.compile(r"[{,]\s*['\"]?([\w.-]+)['\"]?\s*:")
 
 
 class Redactor:
-    """Replaces secrets by `***`, in values and in texts.
+    """Replaces secrets with `***` in values and strings.
 
-    These are secrets:
+    The following are secrets:
 
-    - the value of a key whose name says so (`api_key`, `db.password`; not `use_cls_token`),
-    - a login in a URL or before a host (`user:password@host`),
-    - the value in `token=...` and in an `Authorization` header,
-    - any value that `config` has under a secret key or in a URL, or `environ` under a secret name,
-      wherever it occurs. It needs at least 4 characters, and must not be an everyday word or a
-      short number. With fewer than 8 characters it must stand alone.
+    - the value of a secret key, such as `api_key` or `db.password` (but not `use_cls_token`);
+    - the login in a URL or before a host name (`user:password@host`);
+    - the value in `token=...` and in an `Authorization` header;
+    - all secret values that appear in `config` or `environ`, wherever they occur in a string.
+      Common words and values with fewer than 4 characters (numbers: 6) are not replaced. Values
+      with fewer than 8 characters are replaced only if they are whole words.
 
     Args:
-        patterns: further regular expressions, from the key `redact` of the configuration. They make
-            the keys secret in which they are found, and hide their matches in texts.
-        config: the resolved configuration, the source of secret values.
-        environ: the environment variables, likewise.
+        patterns: additional regular expressions, from the configuration key `redact`. A key that
+            matches is secret, and all matches in strings are replaced.
+        config: the resolved configuration. Its secret values are replaced everywhere.
+        environ: the environment variables. Their secret values are replaced everywhere.
 
     Raises:
-        ConfigError: if a pattern is not a regular expression, or matches the empty text.
+        ConfigError: if a pattern is not a valid regular expression, or matches the empty string.
     """
 
     def __init__(
@@ -90,11 +90,11 @@ class Redactor:
         )
 
     def is_secret(self, key: str) -> bool:
-        """Returns whether the value of a key is secret: `api_key`, `db.password`."""
+        """Returns whether a key has a secret value, for example `api_key` or `db.password`."""
         return _names_a_secret(key) or any(pattern.search(key) for pattern in self._patterns)
 
     def value(self, value: Any, key: str = "") -> Any:
-        """Returns a value with its secrets replaced: those under secret keys and those in texts."""
+        """Returns a copy of a value with all secrets replaced."""
         if isinstance(value, Mapping):
             if self.is_secret(key):
                 return {name: _hidden(item) for name, item in value.items()}
@@ -106,14 +106,14 @@ class Redactor:
         return self.text(value) if isinstance(value, str) else value
 
     def override(self, override: str) -> str:
-        """Returns an override `key=value` with the secrets in its value replaced."""
+        """Returns a Hydra override (`key=value`) with all secrets in the value replaced."""
         key, sign, value = override.partition("=")
         if any(self.is_secret(name) for name in _NESTED_KEY.findall(value)):
             return f"{key}{sign}{REDACTED}"
         return f"{key}{sign}{self.value(value, key.lstrip('+~'))}"
 
     def text(self, text: str) -> str:
-        """Returns a text with its secrets replaced."""
+        """Returns a string with all secrets replaced."""
         if "@" in text:
             text = _LOGIN.sub(f"{REDACTED}@", _URL_LOGIN.sub(f"{REDACTED}@", text))
         if "=" in text or ":" in text:
@@ -160,11 +160,11 @@ def _pattern(text: str, where: str) -> re.Pattern[str]:
         pattern = re.compile(str(text))
     except re.error as err:
         raise ConfigError(
-            f"{where} is not a regular expression ({err}): put \\ before special characters."
+            f"{where} is not a valid regular expression ({err}): escape special characters with \\."
         ) from err
     if pattern.search(""):
         raise ConfigError(
-            f"{where} matches the empty text, so it would hide everything: make it more specific."
+            f"{where} matches the empty string, so it would hide everything: make it more specific."
         )
     return pattern
 
@@ -178,12 +178,12 @@ def _names_a_secret(key: str) -> bool:
 
 
 def _is_count(key: str, value: Any) -> bool:
-    """Returns whether a value is a number of tokens: `tokens: 4096`."""
+    """Returns whether a value is a token count, such as `tokens: 4096`."""
     return key.lower().endswith("tokens") and _NUMBER.fullmatch(str(value)) is not None
 
 
 def _hidden(value: Any) -> Any:
-    """Returns `***`, or the value itself if it is empty, a boolean or a reference."""
+    """Returns `***`, unless the value is empty, a boolean or an interpolation."""
     if isinstance(value, Mapping):
         return {name: _hidden(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
@@ -197,7 +197,7 @@ def _hidden(value: Any) -> Any:
 
 
 def _forms(secret: str) -> Iterator[str]:
-    """Yields each line of a secret, as it is and as written in URLs, `repr` and JSON."""
+    """Yields each line of a secret: unchanged, and in its URL, `repr` and JSON encodings."""
     for line in secret.splitlines():
         plain = line.strip()
         yield from (
@@ -220,9 +220,9 @@ def _alternation(texts: Iterable[str]) -> re.Pattern[str] | None:
 
 
 def _literal(text: str) -> str:
-    """Returns a pattern for a text, anywhere if it is long, else not within a word.
+    """Returns a pattern that matches a string; a short string must not be part of a longer word.
 
-    It starts with the literal text, which lets `re` search fast.
+    The pattern starts with the literal string because `re` can search for it faster.
     """
     plain = re.escape(text)
     return plain if len(text) >= 8 else rf"{plain}(?!\w)(?<!\w{plain})"
@@ -232,10 +232,10 @@ _BY_NAME = Redactor()
 
 
 def is_secret(key: str) -> bool:
-    """Returns `Redactor.is_secret` of a redactor without further patterns."""
+    """Returns whether a key has a secret value, with the default rules of `Redactor`."""
     return _BY_NAME.is_secret(key)
 
 
 def redact(value: Any, key: str = "") -> Any:
-    """Returns `Redactor.value` of a redactor without further patterns."""
+    """Returns a copy of a value with all secrets replaced, with the default rules of `Redactor`."""
     return _BY_NAME.value(value, key)

@@ -1,4 +1,4 @@
-"""Checks of the arguments of a `_target_` against its signature, before the call."""
+"""Checks the arguments of a `_target_` against its signature."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ RESERVED = ("_target_", "_partial_", "_args_", "_recursive_", "_convert_")
 
 
 def check_call(func: Callable[..., Any], node: Mapping[str, Any], key: str) -> None:
-    """Checks that the keys of a node fit the parameters of its target: names, types, none missing.
+    """Checks that the arguments in a node match the signature of its target.
 
     Raises:
-        ConfigError: for the first wrong key, which the message names as the user typed it.
+        ConfigError: for the first argument that is unknown, missing or has the wrong type.
     """
     try:
         params = inspect.signature(func).parameters
-    except ValueError:  # a compiled function has no signature
+    except ValueError:  # compiled functions do not have a signature
         return
     hints = _hints(func)
     given = {name: value for name, value in node.items() if name not in RESERVED}
@@ -72,7 +72,7 @@ def _hints(func: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _hint(annotation: Any, target: Any) -> Any:
-    """Returns the type of an annotation; `None` if only type checkers know its names."""
+    """Evaluates an annotation; returns `None` if its names are not defined at runtime."""
     alone = types.SimpleNamespace(__annotations__={"value": annotation})
     try:
         return typing.get_type_hints(alone, globalns=getattr(target, "__globals__", {}))["value"]
@@ -81,7 +81,7 @@ def _hint(annotation: Any, target: Any) -> Any:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Returns whether a configuration value fits a type; types it does not know fit any value."""
+    """Returns whether a configuration value matches a type hint; `True` for unsupported hints."""
     if hint is Any or (isinstance(value, Mapping) and "_target_" in value):
         return True
     origin, args = typing.get_origin(hint), typing.get_args(hint)
@@ -121,7 +121,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _may_stand_for(value: Any, hint: type) -> bool:
-    """Returns whether a plain value can stand for an object of a class, as a string for a path."""
+    """Returns whether a plain value can replace an object of a class (a string for a `Path`)."""
     if hint.__name__ in ("Path", "PathLike", "device", "dtype"):
         return isinstance(value, str)
     return (
@@ -132,7 +132,7 @@ def _may_stand_for(value: Any, hint: type) -> bool:
 
 
 def type_name(hint: Any) -> str:
-    """Describes a type for messages: `int or a list of int`."""
+    """Formats a type hint for error messages, for example `int or a list of int`."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return " or ".join(type_name(arg) for arg in args)

@@ -1,8 +1,9 @@
-"""The allow-list: which `_target_`s of a configuration may be imported and called.
+"""The allow-list of `_target_` values that may be imported and called.
 
-A `_target_` runs code, and a configuration may come from a stranger. Every target is therefore
-checked twice. Before any import, its path must lie in a trusted package. After the import, that
-package must define it: `torch.nn.functional.torch.load` is refused, as it only leads through one.
+A `_target_` runs code, and a configuration may come from an untrusted source. Every target is
+therefore checked twice. Before the import, its path must be in a trusted package. After the import,
+the function or class must be defined in a trusted package. For example, the path
+`torch.nn.functional.torch.load` passes the first check but fails the second one.
 """
 
 from __future__ import annotations
@@ -37,17 +38,17 @@ TRUSTED_TARGETS: tuple[str, ...] = (
     "torch.optim",
     "torchmetrics",
 )
-"""Packages whose public functions and classes a configuration may name."""
+"""Packages whose public functions and classes can be used as a `_target_`."""
 
 HYDRA_TARGETS: tuple[str, ...] = (
     "hydra._internal.core_plugins",
     "hydra_plugins",
     "nntrain.app.study_run",
 )
-"""Further packages for targets below the key `hydra`: launchers, sweepers, study callbacks."""
+"""Additional trusted packages within the key `hydra`: launchers, sweepers, study callbacks."""
 
 MOVED: Mapping[str, str] = {"nntrain.study_run.StudyRun": "nntrain.app.study_run.StudyRun"}
-"""Targets of version 0.1.0 that have a new path."""
+"""Maps target paths from version 0.1.0 to their new paths."""
 
 EXTRAS: Mapping[str, str] = {
     "mlflow": "mlflow",
@@ -55,7 +56,7 @@ EXTRAS: Mapping[str, str] = {
     "torchmetrics": "metrics",
     "wandb": "wandb",
 }
-"""The extra of nntrain that installs each optional package."""
+"""Maps optional packages to the nntrain extra that installs them."""
 
 _TORCH_BUILTINS = ("torch._C",)
 """The `__module__` of compiled functions in `torch.nn.functional`."""
@@ -64,25 +65,25 @@ _DOTTED_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 
 def in_packages(path: str, packages: Iterable[str]) -> bool:
-    """Returns whether a dotted path is one of the packages or lies in one."""
+    """Returns whether a dotted path is one of the packages, or is inside one of them."""
     return any(path == package or path.startswith(f"{package}.") for package in packages)
 
 
 def check_trusted_targets(trusted: Sequence[str]) -> None:
-    """Checks that `trusted_targets` holds package names.
+    """Checks that all entries of `trusted_targets` are package names.
 
     Raises:
-        ConfigError: if an entry is not a package name.
+        ConfigError: for the first entry that is not a package name.
     """
     for name in trusted:
         if not _DOTTED_NAME.fullmatch(name):
             raise ConfigError(
-                f"trusted_targets: {name!r} is not a package name, such as 'mine' or 'mine.models'."
+                f"trusted_targets contains {name!r}: expected a package name such as 'mine.models'."
             )
 
 
 def targets_in(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields every `_target_` of a configuration with its key, at any depth, interpolated."""
+    """Yields all `_target_` values in a configuration, including nested ones, with their keys."""
     if isinstance(node, DictConfig | Mapping):
         for key in node:
             below = f"{path}.{key}" if path else str(key)
@@ -96,7 +97,7 @@ def targets_in(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _value(node: Any, key: Any, needed: bool = False) -> Any:
-    """Returns a resolved value; `None` if it cannot be resolved yet and is not needed."""
+    """Returns a value with interpolations resolved; `None` if that fails and `needed` is false."""
     if not isinstance(node, DictConfig | ListConfig):
         return node[key]
     if OmegaConf.is_missing(node, key):
@@ -112,7 +113,7 @@ def _value(node: Any, key: Any, needed: bool = False) -> Any:
 
 
 def check_targets(cfg: Any, trusted: Sequence[str] = ()) -> None:
-    """Checks the path of every `_target_` of a configuration, without importing it.
+    """Checks the paths of all `_target_` values in a configuration, without importing them.
 
     Raises:
         ConfigError: for the first target that is not in a trusted package.
@@ -127,30 +128,31 @@ def check_path(target: Any, trusted: Sequence[str], key: str) -> None:
     """Checks the path of one target, without importing it.
 
     Raises:
-        ConfigError: if it is not a dotted path, not in a trusted package, or private.
+        ConfigError: if the target is not a dotted path, is not in a trusted package, or is private.
     """
     if not isinstance(target, str) or not _DOTTED_NAME.fullmatch(target):
         raise ConfigError(
-            f"{key}._target_={target!r} is not a dotted path, such as 'nntrain.models.mlp'."
+            f"{key}._target_={target!r} must be a dotted path such as 'nntrain.models.mlp'."
         )
     if target in MOVED:
-        raise ConfigError(f"{key}._target_={target} has moved: write {MOVED[target]}.")
+        raise ConfigError(f"{key}._target_={target} has moved: use {MOVED[target]} instead.")
     package = next((package for package in trusted if in_packages(target, [package])), None)
     if package is None:
         raise ConfigError(
             f"{key}._target_={target} is not trusted: choose from {', '.join(TRUSTED_TARGETS)}, "
-            f"or, if it is yours, add 'trusted_targets=[{target.split('.')[0]}]'."
+            f"or add 'trusted_targets=[{target.split('.')[0]}]' if you trust its code."
         )
     if any(part.startswith("_") for part in target.removeprefix(package).split(".")):
-        raise ConfigError(f"{key}._target_={target} is private: name a public function or class.")
+        raise ConfigError(f"{key}._target_={target} is private: use a public function or class.")
 
 
 def resolve_target(target: str, trusted: Sequence[str], key: str) -> Any:
-    """Imports a target whose path was checked, and checks that its package defines it.
+    """Imports a target, and checks that it is defined in a trusted package.
+
+    Call `check_path` first.
 
     Raises:
-        ConfigError: if it does not exist (the message suggests the closest match), or another
-            package defines it.
+        ConfigError: if the target does not exist, or is defined outside of the trusted packages.
     """
     first, *names = target.split(".")
     found: Any = _import(first, target, key)
@@ -158,7 +160,7 @@ def resolve_target(target: str, trusted: Sequence[str], key: str) -> Any:
         found = _attribute(found, name, ".".join(target.split(".")[:i]), key)
         if isinstance(found, ModuleType) and not _leads_to(found.__name__, trusted):
             raise ConfigError(
-                f"{key}._target_={target} is not trusted: it leads to the module {found.__name__}."
+                f"{key}._target_={target} is not trusted: it refers to the module {found.__name__}."
             )
     if not callable(found):
         raise ConfigError(
@@ -166,14 +168,12 @@ def resolve_target(target: str, trusted: Sequence[str], key: str) -> Any:
         )
     home = getattr(found, "__module__", None) or type(found).__module__
     if not in_packages(home, (*trusted, *_TORCH_BUILTINS)):
-        raise ConfigError(
-            f"{key}._target_={target} is not trusted: it belongs to {home}, which is not trusted."
-        )
+        raise ConfigError(f"{key}._target_={target} is not trusted: it is defined in {home}.")
     return found
 
 
 def _leads_to(module: str, trusted: Sequence[str]) -> bool:
-    """Returns whether a module is trusted, or a parent of a trusted one."""
+    """Returns whether a module is trusted, or contains a trusted package."""
     return in_packages(module, trusted) or any(
         package.startswith(f"{module}.") for package in trusted
     )
@@ -189,7 +189,7 @@ def _import(module: str, target: str, key: str) -> ModuleType:
         remedy = (
             f"pip install 'nntrain[{extra}]'"
             if extra
-            else "install it, or start in a folder where Python can import it"
+            else "install it, or run the command in a folder where Python can import it"
         )
         raise ConfigError(
             f"{key}._target_={target} needs the module {err.name}: {remedy}."

@@ -1,1 +1,1 @@
-"""The machinery of the training loop: events, callbacks, batches, optimizers, names and files."""
+"""Building blocks of the training loop: events, callbacks, batches, optimizers, logging."""

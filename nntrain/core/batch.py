@@ -1,4 +1,4 @@
-"""Batches of any shape: splitting, moving, counting and describing them.
+"""Functions for batches: split into inputs and labels, move to a device, count items, describe.
 
 A batch is a tensor, or a tuple, list or mapping of batches.
 """
@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 LABEL_KEYS = ("labels", "label", "targets", "target", "y")
-"""The keys under which a mapping may hold its labels; the first one present is used."""
+"""Keys for the labels in a mapping. If several are present, the first in this list is used."""
 
 
 class Loaders(Protocol):
-    """The data: any object with an iterable `train` and an iterable `valid` (or `None`)."""
+    """The data loaders: any object with an iterable `train` and an iterable `valid` (or `None`)."""
 
     @property
     def train(self) -> Iterable[Any]:
@@ -26,11 +26,11 @@ class Loaders(Protocol):
 
 
 class EmptyLoaderError(ValueError):
-    """A loader yielded no batch."""
+    """A data loader did not yield any batch."""
 
 
 def n_batches(loader: Any) -> int | None:
-    """Returns the length of a loader, or `None` if it has none."""
+    """Returns the number of batches in a loader, or `None` if the loader has no length."""
     try:
         return len(loader)
     except TypeError:
@@ -38,11 +38,13 @@ def n_batches(loader: Any) -> int | None:
 
 
 def split_batch(batch: Any, n_inp: int | None = None) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """Returns the inputs and the labels of a batch, `(xb, yb)`; `yb` is empty without labels.
+    """Splits a batch into inputs and labels, `(xb, yb)`; `yb` is empty if there are no labels.
 
-    A tensor is one input. Of a tuple or list, the first `n_inp` items are inputs, by default all
-    but the last (fastai's rule). A mapping is one input without its label, the value under one of
-    `LABEL_KEYS`.
+    - A tensor is a single input.
+    - In a tuple or list, the first `n_inp` items are inputs. The default is all but the last item,
+      as in fastai.
+    - In a mapping, the value under one of `LABEL_KEYS` is the label. The rest of the mapping is a
+      single input.
     """
     if isinstance(batch, tuple | list):
         n = n_inp if n_inp is not None else max(len(batch) - 1, 1)
@@ -56,7 +58,7 @@ def split_batch(batch: Any, n_inp: int | None = None) -> tuple[tuple[Any, ...], 
 
 
 def map_tensors(func: Callable[[Tensor], Any], batch: Any) -> Any:
-    """Applies `func` to each tensor of a batch; keeps its nesting and all other values."""
+    """Applies `func` to each tensor in a batch; the structure and other values do not change."""
     if isinstance(batch, Tensor):
         return func(batch)
     if isinstance(batch, Mapping):
@@ -69,22 +71,22 @@ def map_tensors(func: Callable[[Tensor], Any], batch: Any) -> Any:
 
 
 def tensors_in(batch: Any) -> list[Tensor]:
-    """Returns every tensor of a batch, in order."""
+    """Returns all tensors in a batch, in order."""
     found: list[Tensor] = []
     map_tensors(found.append, batch)
     return found
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
-    """Returns the batch on `device`; a copy from pinned memory to an accelerator does not block."""
-    # A non-blocking copy to the CPU could be read too early; one to MPS reads freed memory
-    # (pytorch/pytorch#189690).
+    """Moves a batch to `device`; copies from pinned memory to an accelerator are asynchronous."""
+    # After a non-blocking copy to the CPU, the data could be read before it has arrived.
+    # A non-blocking copy to MPS reads freed memory (pytorch/pytorch#189690).
     non_blocking = device.type not in ("cpu", "mps")
     return map_tensors(lambda tensor: tensor.to(device, non_blocking=non_blocking), batch)
 
 
 def batch_size(xb: Sequence[Any]) -> int:
-    """Returns the number of items: the length of the first tensor's first axis, 1 for a scalar."""
+    """Returns the size of the first axis of the first tensor, or 1 if that tensor is a scalar."""
     first = xb[0]
     if not isinstance(first, Tensor):
         first = next(iter(tensors_in(xb)))
@@ -92,9 +94,9 @@ def batch_size(xb: Sequence[Any]) -> int:
 
 
 def describe(batch: Any) -> str:
-    """Describes the dtypes and shapes of a batch for messages: `float32 (64, 10)`."""
+    """Formats the dtypes and shapes of a batch for error messages, such as `float32 (64, 10)`."""
     parts = [
         f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
         for tensor in tensors_in(batch)
     ]
-    return ", ".join(parts) or "no tensor"
+    return ", ".join(parts) or "no tensors"

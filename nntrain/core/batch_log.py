@@ -1,4 +1,4 @@
-"""Records of every batch of a fit, kept as tensors."""
+"""Compact storage for one record per batch."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ _Item = TypeVar("_Item")
 
 
 class BatchLog(Generic[_Item]):
-    """A list of one record per batch, stored in blocks of 1024.
+    """A list with one record per batch.
 
-    A long fit thus keeps a few thousand tensors instead of millions of objects.
+    Every 1024 records are joined into one tensor, so that a long fit stores a few thousand tensors
+    instead of millions of objects.
 
     Args:
-        join: makes a block `(batches, ...)` from records.
+        join: joins a list of records into a tensor `(batches, ...)`.
     """
 
     def __init__(self, join: Callable[[list[_Item]], Tensor]) -> None:
@@ -31,7 +32,7 @@ class BatchLog(Generic[_Item]):
         return sum(len(block) for block in self._blocks) + len(self._recent)
 
     def append(self, item: _Item) -> None:
-        """Adds the record of a batch, without reading the device."""
+        """Adds a record without reading the device."""
         self._recent.append(item)
         if len(self._recent) == _BLOCK:
             self._fold()
@@ -42,12 +43,12 @@ class BatchLog(Generic[_Item]):
             self._recent = []
 
     def tensor(self) -> Tensor:
-        """Returns all records `(batches, ...)` on the CPU; this reads the device."""
+        """Returns all records `(batches, ...)`, copied to the CPU."""
         self._fold()
         return torch.cat(self._blocks).cpu() if self._blocks else torch.empty(0)
 
     def since(self, start: int) -> Tensor:
-        """Returns the records `(batches, ...)` after the first `start`; this reads no device."""
+        """Returns all records `(batches, ...)` from index `start`, without reading the device."""
         end = len(self) - len(self._recent)
         recent = self._recent[max(0, start - end) :]
         parts = [self._join(recent)] if recent else []
@@ -59,15 +60,15 @@ class BatchLog(Generic[_Item]):
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def load(self, records: Tensor) -> None:
-        """Replaces all records."""
+        """Replaces all records with `records` `(batches, ...)`."""
         self._blocks, self._recent = ([records] if len(records) else []), []
 
 
 def scalar_log() -> BatchLog[Tensor]:
-    """Makes a log of one scalar tensor per batch, which stays on its device, as float32."""
+    """Creates a log for one scalar tensor per batch, stored as float32 on the tensor's device."""
     return BatchLog(lambda scalars: torch.stack(scalars).float())
 
 
 def number_log() -> BatchLog[list[float]]:
-    """Makes a log of one row of numbers per batch, as float64."""
+    """Creates a log for one list of numbers per batch, stored as float64."""
     return BatchLog(lambda rows: torch.tensor(rows, dtype=torch.float64))

@@ -1,4 +1,4 @@
-"""The base class of callbacks: one method for each event, and a check for misspelt ones."""
+"""The base class of callbacks, with one method per event."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _EVENT_PREFIXES = ("before_", "after_", "cleanup_")
 
 
 class Purpose(StrEnum):
-    """What the loop runs for; a callback takes part in the runs of its `purposes`."""
+    """Why the loop is running. A callback is only called if the purpose is in its `purposes`."""
 
     FIT = "fit"
     VALIDATE = "validate"
@@ -26,37 +26,38 @@ class Purpose(StrEnum):
 
 
 class Callback:
-    """Acts at events of the training loop: override the methods of these events.
+    """Base class for callbacks. Override the methods of the events that you want to handle.
 
-    Each method receives the learner. Callbacks act by rising `order`, then in the order in which
-    they were added. The orders in use:
+    Each method receives the learner. At each event, callbacks are called in ascending `order`;
+    callbacks with the same `order` are called in the order in which they were added. The orders in
+    use are:
 
     ====  =================================================================
     -60   the event trace
     -50   device placement, then casting
     -10   train/eval mode and counters
-      0   your own
-     10   changes of the loss and its gradient: scaling, accumulation, clipping
-     50   `Recorder`, which reads the metrics
-     60   schedules
-     70   actions on a metric, such as saving the best model
+      0   the default, for your callbacks
+     10   changes to the loss and gradients: scaling, accumulation, clipping
+     50   `Recorder`, which computes the metrics
+     60   hyper-parameter schedules
+     70   actions that depend on a metric, such as saving the best model
      80   checkpoints
-     90   progress, then trackers, after everything is recorded
-    100   stopping, after all others have seen the batch or epoch
+     90   progress display, then trackers
+    100   early stopping, after all other callbacks have been called
     ====  =================================================================
 
-    `purposes` lists the runs of the loop in which the callback takes part: all of them for one that
-    changes batches, only `Purpose.FIT` for one that saves or reports.
+    `purposes` is the set of loop runs that call this callback. A callback that changes batches
+    should use all purposes. A callback that saves or reports should use only `Purpose.FIT`.
 
     Raises:
-        TypeError: when a class is defined, if a method is called `before_*`, `after_*` or
-            `cleanup_*` but is not an event.
+        TypeError: when a subclass is defined, if the name of a method starts with `before_`,
+            `after_` or `cleanup_` but is not an event.
     """
 
     order: ClassVar[int] = 0
     purposes: ClassVar[frozenset[Purpose]] = frozenset(Purpose)
     only_watches: ClassVar[bool] = False
-    """Whether training is the same without it; it may then be added or removed on resume."""
+    """Whether the callback does not affect training. If set, a resumed run may add or remove it."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -66,15 +67,15 @@ class Callback:
                 prefixes = ", ".join(_EVENT_PREFIXES)
                 raise TypeError(
                     f"{cls.__name__}.{name} is not an event: {nearest(name, events)} "
-                    f"(A helper method needs a name that does not start with {prefixes}.)"
+                    f"(The name of a helper method must not start with {prefixes}.)"
                 )
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the state for a checkpoint: tensors, numbers, strings, lists and dicts."""
+        """Returns the state to save in a checkpoint: tensors, numbers, strings, lists and dicts."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restores what `state_dict` returned."""
+        """Restores the state returned by `state_dict`."""
 
     def after_create(self, learn: Learner) -> None:
         """Called once, when the callback is added to `learn`."""
@@ -89,40 +90,40 @@ class Callback:
         """Called before the training part of an epoch."""
 
     def before_batch(self, learn: Learner) -> None:
-        """Called when `learn.xb` and `learn.yb` hold a batch; a callback may change them here."""
+        """Called before each forward pass; may change the batch in `learn.xb` and `learn.yb`."""
 
     def after_pred(self, learn: Learner) -> None:
-        """Called when `learn.pred` has been computed."""
+        """Called after the forward pass has set `learn.pred`."""
 
     def after_loss(self, learn: Learner) -> None:
-        """Called when `learn.loss` has been computed."""
+        """Called after the loss function has set `learn.loss`."""
 
     def before_backward(self, learn: Learner) -> None:
         """Called before the backward pass (training only)."""
 
     def after_cancel_backward(self, learn: Learner) -> None:
-        """Called when the backward pass was cancelled."""
+        """Called after the backward pass was cancelled."""
 
     def after_backward(self, learn: Learner) -> None:
-        """Called when the gradients have been computed."""
+        """Called after the backward pass."""
 
     def before_step(self, learn: Learner) -> None:
-        """Called before the optimizer step; a callback may change the gradients here."""
+        """Called before the optimizer step; may change the gradients."""
 
     def after_cancel_step(self, learn: Learner) -> None:
-        """Called when the optimizer step was cancelled."""
+        """Called after the optimizer step was cancelled."""
 
     def after_step(self, learn: Learner) -> None:
         """Called after the optimizer step, before the gradients are zeroed."""
 
     def after_cancel_batch(self, learn: Learner) -> None:
-        """Called when a batch was cancelled."""
+        """Called after a batch was cancelled."""
 
     def after_batch(self, learn: Learner) -> None:
         """Called after each batch."""
 
     def after_cancel_train(self, learn: Learner) -> None:
-        """Called when the training part of an epoch was cancelled."""
+        """Called after the training part of an epoch was cancelled."""
 
     def after_train(self, learn: Learner) -> None:
         """Called after the training part of an epoch."""
@@ -131,27 +132,27 @@ class Callback:
         """Called before the validation part of an epoch."""
 
     def after_cancel_validate(self, learn: Learner) -> None:
-        """Called when the validation part of an epoch was cancelled."""
+        """Called after the validation part of an epoch was cancelled."""
 
     def after_validate(self, learn: Learner) -> None:
         """Called after the validation part of an epoch."""
 
     def after_cancel_epoch(self, learn: Learner) -> None:
-        """Called when an epoch was cancelled."""
+        """Called after an epoch was cancelled."""
 
     def after_epoch(self, learn: Learner) -> None:
         """Called after each epoch."""
 
     def after_cancel_fit(self, learn: Learner) -> None:
-        """Called when the fit was cancelled; `learn.result` has the reason."""
+        """Called after the fit was cancelled; `learn.result.reason` says why."""
 
     def after_fit(self, learn: Learner) -> None:
-        """Called after the last epoch, or after the fit was cancelled."""
+        """Called after the last epoch, or after `after_cancel_fit`."""
 
     def cleanup_fit(self, learn: Learner) -> None:
-        """Called last and always, in reverse order; `learn.result` has the reason of the end."""
+        """Called at the end of every fit, even after an error, in reverse callback order."""
 
 
 def handles(callback: Callback, event: Event) -> bool:
-    """Returns whether the callback's class overrides the method of an event."""
+    """Returns whether the callback overrides the method of an event."""
     return getattr(type(callback), event.value) is not getattr(Callback, event.value)

@@ -1,13 +1,15 @@
-"""The device to train on."""
+"""Device selection."""
 
 import torch
 
 
 def resolve_device(device: torch.device | str | None) -> torch.device:
-    """Returns a device by name; `None` or `"auto"` selects the accelerator, or the CPU without one.
+    """Returns the device with the given name.
+
+    `None` or `"auto"` selects the accelerator, or the CPU if there is no accelerator.
 
     Raises:
-        ValueError: if the device cannot be used; the message lists those that can.
+        ValueError: if the device is not available; the message lists the available devices.
     """
     if device is None or device == "auto":
         device = torch.accelerator.current_accelerator(check_available=True) or "cpu"
@@ -16,12 +18,12 @@ def resolve_device(device: torch.device | str | None) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as err:
         there = ", ".join(available_devices())
         raise ValueError(
-            f"device={device} cannot be used on this machine: choose one of auto, {there}."
+            f"device={device} is not available on this machine: choose one of auto, {there}."
         ) from err
 
 
 def available_devices() -> list[str]:
-    """Returns the names of this machine's devices: `cpu`, and each accelerator with its index."""
+    """Returns the names of the available devices, for example `["cpu", "cuda:0", "cuda:1"]`."""
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     if accelerator is None:
         return ["cpu"]

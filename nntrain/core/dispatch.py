@@ -1,4 +1,4 @@
-"""Which callback acts at which event, gathered once per run of the loop."""
+"""Finds the callbacks for each event, calls `cleanup_fit`, and prints the training loop."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Handlers: TypeAlias = Mapping[Event, tuple[tuple[Callback, "Callable[[Learner], 
 
 
 def gather(cbs: Sequence[Callback], purpose: Purpose) -> Handlers:
-    """Returns, for each event, the callbacks that handle it in a run for `purpose`, in order."""
+    """Returns the callbacks (and bound methods) that handle each event in a run for `purpose`."""
     handlers: dict[Event, tuple[tuple[Callback, Callable[[Learner], None]], ...]] = {}
     for event in Event:
         acting = [cb for cb in cbs if purpose in cb.purposes and handles(cb, event)]
@@ -27,16 +27,17 @@ def gather(cbs: Sequence[Callback], purpose: Purpose) -> Handlers:
 def cleanup(
     learn: Learner, handlers: Handlers, failure: BaseException | None
 ) -> BaseException | None:
-    """Calls every `cleanup_fit` in reverse order, even if one fails.
+    """Calls `cleanup_fit` of all callbacks in reverse order, even if one of them fails.
 
-    Returns `None`, the one exception raised, or a group of them. If the fit itself failed, they
-    become notes on its exception instead, so that they do not hide it.
+    Returns:
+        The exception to raise: `None`, the only exception, or a group of exceptions. If the fit
+        already failed, cleanup exceptions are added to `failure` as notes, and `None` is returned.
     """
     errors: list[BaseException] = []
     for cb, handler in reversed(handlers.get(Event.CLEANUP_FIT, ())):
         try:
             handler(learn)
-        except BaseException as err:  # noqa: BLE001 - the others must run too; raised afterwards
+        except BaseException as err:  # noqa: BLE001 - the other callbacks must clean up too
             err.add_note(f"nntrain: raised in {type(cb).__name__}.{Event.CLEANUP_FIT}")
             errors.append(err)
     if failure is not None:
@@ -44,7 +45,7 @@ def cleanup(
             failure.add_note(f"nntrain: then {error!r} {' '.join(error.__notes__)}")
         return None
     if len(errors) > 1:
-        return BaseExceptionGroup("Several callbacks failed to clean up.", errors)
+        return BaseExceptionGroup("Several callbacks raised an exception in cleanup_fit.", errors)
     return errors[0] if errors else None
 
 
@@ -88,7 +89,7 @@ _LOOP: tuple[tuple[int, Event | str], ...] = (
 
 
 def training_loop_text(cbs: Sequence[Callback]) -> str:
-    """Returns the loop as indented text: each event with the callbacks that act at it, in order."""
+    """Formats the training loop as indented text: each event, with its callbacks in call order."""
     lines = []
     for depth, item in _LOOP:
         acting = (
@@ -103,7 +104,7 @@ def training_loop_text(cbs: Sequence[Callback]) -> str:
 
 
 def show_training_loop(learn: Learner) -> str:
-    """Prints and returns the loop, with the callbacks that act at each event, in order."""
+    """Prints and returns the training loop: each event, with its callbacks in call order."""
     text = training_loop_text(learn.cbs)
     print(text)
     return text

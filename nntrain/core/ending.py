@@ -1,4 +1,4 @@
-"""Ends a process without the interpreter's own clean-up, which takes a second with torch loaded."""
+"""Fast process exit: skips the interpreter's cleanup, which takes a second if torch is loaded."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import NoReturn
 
 
 def end_process(code: int) -> NoReturn:
-    """Ends the process with an exit code, after its threads and its `atexit` functions.
+    """Waits for threads, runs `atexit` functions, and exits with `code`.
 
-    `multiprocessing` ends its processes in the same way.
+    `multiprocessing` exits its child processes in the same way.
     """
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
@@ -21,7 +21,7 @@ def end_process(code: int) -> NoReturn:
 
 
 def end_at_once(code: int) -> NoReturn:
-    """Ends the process and its data loader workers, without waiting for threads."""
+    """Terminates child processes (such as data loader workers), and exits without waiting."""
     for child in multiprocessing.active_children():
         child.terminate()
     _leave(code)

@@ -1,4 +1,4 @@
-"""The events of training, and the exceptions that cancel a part of it."""
+"""Events of the training loop, and exceptions that cancel parts of the loop."""
 
 import signal
 import sys
@@ -39,9 +39,10 @@ class Event(StrEnum):
           after_fit
           cleanup_fit                                 always, in reverse order
 
-    A `CancelXException` leaves X at once; `after_cancel_X` and then `after_X` follow. The names are
-    fastai's (Howard and Gugger, 2020, https://arxiv.org/abs/2002.04688) and, for `cleanup_fit`,
-    miniai's.
+    A `CancelXException` ends X immediately. The loop then calls `after_cancel_X` and `after_X`.
+
+    The names come from fastai (Howard and Gugger, 2020, https://arxiv.org/abs/2002.04688), except
+    `cleanup_fit`, which comes from miniai.
     """
 
     AFTER_CREATE = "after_create"
@@ -75,7 +76,7 @@ def reason_of(err: BaseException) -> StopReason:
     """Returns the stop reason for an exception that is not a cancel exception."""
     if isinstance(err, KeyboardInterrupt):
         return StopReason.INTERRUPTED
-    # their exceptions can only be raised if they were imported
+    # looks the modules up in sys.modules to avoid importing them
     torch, optuna = sys.modules.get("torch"), sys.modules.get("optuna")
     if isinstance(err, MemoryError) or (
         torch is not None and isinstance(err, torch.OutOfMemoryError)
@@ -87,7 +88,7 @@ def reason_of(err: BaseException) -> StopReason:
 
 
 class CancelException(Exception):
-    """Leaves a part of the training loop: raise one of the subclasses in a callback."""
+    """Base class of exceptions that cancel a part of the loop. Raise a subclass in a callback."""
 
     def __init__(
         self,
@@ -103,36 +104,36 @@ class CancelException(Exception):
 
 
 class CancelFitException(CancelException):
-    """Ends the fit: continues with `after_fit`. `FitResult.reason` is the exception's `reason`."""
+    """Ends the fit. The loop continues with `after_fit`; `reason` becomes `FitResult.reason`."""
 
 
 class CancelEpochException(CancelException):
-    """Ends this epoch, validation included: continues with `after_epoch`."""
+    """Ends this epoch, including validation. The loop continues with `after_epoch`."""
 
 
 class CancelTrainException(CancelException):
-    """Ends training in this epoch: continues with `after_train`, then validates."""
+    """Ends training in this epoch. The loop continues with `after_train` and validation."""
 
 
 class CancelValidException(CancelException):
-    """Ends validation in this epoch: continues with `after_validate`."""
+    """Ends validation in this epoch. The loop continues with `after_validate`."""
 
 
 class CancelBatchException(CancelException):
-    """Skips the rest of this batch: continues with `after_batch`."""
+    """Skips the rest of this batch. The loop continues with `after_batch`."""
 
 
 class CancelBackwardException(CancelException):
-    """Skips the backward pass: continues with `after_backward`."""
+    """Skips the backward pass. The loop continues with `after_backward`."""
 
 
 class CancelStepException(CancelException):
-    """Skips the optimizer step: continues with `after_step`, then zeroes the gradients."""
+    """Skips the optimizer step. The loop continues with `after_step` and zeroes the gradients."""
 
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """A part of the loop that can be cancelled: its events, and the exception that leaves it."""
+    """A part of the loop that can be cancelled, with its events and its cancel exception."""
 
     before: Event
     after_cancel: Event

@@ -1,4 +1,4 @@
-"""Files that several processes share: locks, torn lines, and links."""
+"""Helpers for files that several processes share."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ import time
 from pathlib import Path
 
 POLL_S = 0.02
-"""Seconds between two attempts to take a lock."""
+"""Time between two attempts to acquire a lock, in seconds."""
 
 _BLOCK = 65536
 
 
 def lock(fd: int, *, shared: bool = False, timeout_s: float | None = 0.0) -> bool:
-    """Locks an open file for this process, until the file is closed or the process dies.
+    """Acquires a lock on an open file. Closing the file releases the lock.
 
     Args:
         fd: the file descriptor.
-        shared: whether others may hold a shared lock at the same time.
-        timeout_s: seconds to wait for the lock; `None` waits until it is free.
+        shared: acquire a shared lock instead of an exclusive lock.
+        timeout_s: maximum time to wait for the lock, in seconds; `None` waits indefinitely.
 
-    Returns whether the lock was taken.
+    Returns:
+        Whether the lock was acquired.
     """
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     if timeout_s is None:
@@ -45,9 +46,10 @@ def _try_lock(fd: int, kind: int) -> bool:
 
 
 def cut_torn_line(fd: int) -> int:
-    """Removes a last line without a line end, left by a process that died.
+    """Removes an incomplete last line, which a killed process may have left behind.
 
-    Returns the size of the file in bytes.
+    Returns:
+        The size of the file in bytes.
     """
     size = os.fstat(fd).st_size
     end = size
@@ -64,7 +66,7 @@ def cut_torn_line(fd: int) -> int:
 
 
 def link_or_copy(source: str | Path, target: str | Path) -> None:
-    """Links a file to a second name, or copies it if the file system has no hard links."""
+    """Creates a hard link to a file, or a copy if the file system does not support hard links."""
     try:
         os.link(source, target)
     except OSError:

@@ -1,4 +1,4 @@
-"""Hooks that watch the modules of a model while it runs, and are always removed again."""
+"""PyTorch module hooks as context managers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from nntrain.core.batch import map_tensors
 
 HookFunc: TypeAlias = Callable[[nn.Module, Any, Any], Any]
-"""Called with a module, its inputs and its output; in a backward pass with their gradients."""
+"""Called with a module, its inputs and its output (backward hooks: with their gradients)."""
 
 
 def _detached(value: Any) -> Any:
@@ -19,18 +19,19 @@ def _detached(value: Any) -> Any:
 
 
 class Hook:
-    """Calls `func` each time a module has run, and keeps the last value it returned in `stored`.
+    """Calls a function after each forward or backward pass of a module.
 
-    `func` receives detached tensors, in the nesting that the module uses; its return value does not
-    change the module's output. A `with` statement removes the hook, however its block ends.
+    The last return value of the function is available as `stored`; it does not change the output of
+    the module. The function receives detached tensors. Used in a `with` statement, the hook is
+    removed when the block ends.
 
     Args:
         module: the module to watch.
-        func: called with `(module, inputs, output)`, or in the backward pass with
+        func: called with `(module, inputs, output)`. A backward hook calls it with
             `(module, grad_inputs, grad_outputs)`.
-        forward: watch the forward pass, else the backward pass. In the backward pass, torch forbids
-            in-place changes of the module's output (no `ReLU(inplace=True)` after it), and warns if
-            no input of the module needs a gradient.
+        forward: register a forward hook (True) or a backward hook (False). With a backward hook,
+            PyTorch does not allow in-place changes to the module's output, such as
+            `ReLU(inplace=True)`, and warns if no input of the module requires a gradient.
 
     Raises:
         TypeError: if `module` is not an `nn.Module`.
@@ -39,9 +40,7 @@ class Hook:
     def __init__(self, module: nn.Module, func: HookFunc, forward: bool = True) -> None:
         if not isinstance(module, nn.Module):
             kind = type(module).__name__
-            raise TypeError(
-                f"A hook needs an nn.Module but got {kind}: pass a module of the model."
-            )
+            raise TypeError(f"Hook needs an nn.Module but got {kind}: pass a module of your model.")
         self.func = func
         self.stored: Any = None
         register = module.register_forward_hook if forward else module.register_full_backward_hook
@@ -51,7 +50,7 @@ class Hook:
         self.stored = self.func(module, _detached(inputs), _detached(output))
 
     def remove(self) -> None:
-        """Removes the hook; a second call does nothing."""
+        """Removes the hook. It is safe to call this more than once."""
         self._handle.remove()
 
     def __enter__(self) -> Self:
@@ -67,15 +66,15 @@ class Hook:
 
 
 class Hooks:
-    """A `Hook` on each of several modules, all with the same `func`; a sequence of hooks.
+    """A sequence of hooks that call the same function for several modules.
 
     Args:
         modules: the modules to watch.
-        func: as for `Hook`.
-        forward: as for `Hook`.
+        func: see `Hook`.
+        forward: see `Hook`.
 
     Raises:
-        TypeError: if one of `modules` is not an `nn.Module`; none is watched then.
+        TypeError: if one of `modules` is not an `nn.Module`. No hook is registered in this case.
     """
 
     def __init__(self, modules: Iterable[nn.Module], func: HookFunc, forward: bool = True) -> None:
@@ -89,11 +88,11 @@ class Hooks:
 
     @property
     def stored(self) -> list[Any]:
-        """The value that each hook stored, in the order of the modules."""
+        """The values stored by the hooks, in the order of the modules."""
         return [hook.stored for hook in self._hooks]
 
     def remove(self) -> None:
-        """Removes all hooks; a second call does nothing."""
+        """Removes all hooks. It is safe to call this more than once."""
         for hook in self._hooks:
             hook.remove()
 

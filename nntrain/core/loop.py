@@ -1,4 +1,4 @@
-"""The training loop: it calls the Learner and its callbacks in turn, and handles how a fit ends."""
+"""The training loop: calls the Learner and its callbacks, and handles exceptions."""
 
 from __future__ import annotations
 
@@ -37,20 +37,20 @@ if TYPE_CHECKING:
 
 
 class Loop:
-    """One run of the loop for a Learner, with the callbacks that take part in its purpose.
+    """One run of the training loop, with the callbacks that have `purpose` in their `purposes`.
 
-    `fit` and `validate` set `learn.result`, and raise the exception that ended the run unless it
-    is a cancel exception. A subclass may override `call`, `batches`, `predict` and `get_loss`.
+    `fit` and `validate` set `learn.result`. Cancel exceptions are handled by the loop; all other
+    exceptions are raised again. Subclasses can override `call`, `batches`, `predict` and
+    `get_loss`.
 
     Raises:
-        RuntimeError: if the Learner's loop is already running.
+        RuntimeError: if a loop of the Learner is already running.
     """
 
     def __init__(self, learn: Learner, purpose: Purpose) -> None:
         if learn.loop is not None:
             raise RuntimeError(
-                "The loop is already running: "
-                "fit, validate and lr_find cannot be called from a callback."
+                "The loop is already running: do not call fit, validate or lr_find from a callback."
             )
         self.learn = learn
         self._handlers = gather(learn.cbs, purpose)
@@ -58,11 +58,11 @@ class Loop:
         learn.purpose = purpose
 
     def fit(self) -> FitResult:
-        """Runs the epochs from `learn.start_epoch` to `learn.n_epoch`."""
+        """Runs the epochs from `learn.start_epoch` up to `learn.n_epoch` (exclusive)."""
         return self._run(self._do_epochs)
 
     def validate(self, dl: Iterable[Any]) -> FitResult:
-        """Runs one validation over a loader, outside of any epoch."""
+        """Runs one validation pass over a loader, without an epoch."""
         return self._run(partial(self._do_part, VALIDATE, dl))
 
     # --- how a run ends
@@ -78,13 +78,13 @@ class Loop:
         try:
             raise failure
         finally:
-            del failure  # its traceback holds this frame, and with it the batch
+            del failure  # breaks a reference cycle that would keep the batch in memory
 
     def _run_and_clean_up(self, body: Callable[[], None]) -> BaseException | None:
         learn, grad_enabled, failure = self.learn, torch.is_grad_enabled(), None
         try:
             self._fit_level(body)
-        except BaseException as err:  # noqa: BLE001 - raised again when all callbacks have cleaned up
+        except BaseException as err:  # noqa: BLE001 - raised again after all callbacks have cleaned up
             failure = err
             self._note(err, "the loop")
             learn.result = self._failed(reason_of(err), err)
@@ -132,7 +132,7 @@ class Loop:
     # --- events
 
     def call(self, event: Event) -> None:
-        """Calls the callbacks that handle an event."""
+        """Calls all callbacks that handle an event."""
         for cb, handler in self._handlers.get(event, ()):
             try:
                 handler(self.learn)
@@ -181,8 +181,8 @@ class Loop:
         if learn.iter < 0:
             part = "training" if learn.training else "validation"
             raise EmptyLoaderError(
-                f"The {part} loader yielded no batch: "
-                "it is empty, or drop_last dropped its only batch."
+                f"The {part} loader yielded no batches: "
+                "the dataset is empty, or drop_last dropped the only batch."
             )
 
     def _do_batch(self) -> None:
@@ -207,7 +207,7 @@ class Loop:
         return self.learn.predict()
 
     def get_loss(self) -> Tensor:
-        """Returns the loss of the batch; an exception gets a note with the shapes."""
+        """Returns the loss of the batch; adds the shapes to the exception if the loss fails."""
         learn = self.learn
         try:
             return learn.get_loss()
@@ -215,5 +215,5 @@ class Loop:
             raise
         except Exception as err:
             pred, target = describe(learn.pred), describe(learn.yb or learn.xb)
-            err.add_note(f"nntrain: the loss was given pred {pred} and target {target}")
+            err.add_note(f"nntrain: the loss was called with pred {pred} and target {target}")
             raise

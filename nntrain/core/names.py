@@ -1,4 +1,4 @@
-"""Names of metrics and files: which ones every tracker accepts, and how to change others to fit."""
+"""Checks that metric and file names are valid in every tracker, and makes other names valid."""
 
 from __future__ import annotations
 
@@ -8,27 +8,28 @@ import re
 from itertools import count
 
 MAX_LENGTH = 250
-"""Most characters in a metric's name (MLflow's limit) and bytes in a file's (near most disks')."""
+"""Maximum characters in a metric name (MLflow's limit) and bytes in a file name."""
 
 STEP = "train_iter"
-"""The name of the step; W&B stores it with the metrics, under this name."""
+"""The name of the step. W&B stores the step as a metric with this name."""
 
 RUN_UID = "nntrain.run"
-"""The tag of an MLflow run, and the attribute of a study or trial, that holds the uid of a run."""
+"""The MLflow tag, and the Optuna user attribute, that stores the uid of a run."""
 
 _OTHER = re.compile(r"[^\w\-. :/]")
 _NOT_IN_A_PATH = re.compile(r"[\x00-\x1f\x7f\\:#%?\ud800-\udfff]")
 
 
 def check_metric_name(name: str, prefix: str = "") -> None:
-    """Checks that every tracker accepts `prefix` and `name` together as the key of a metric.
+    """Checks that every tracker accepts the key `prefix + name` for a metric.
 
-    A key has at most 250 letters (accented ones too), digits and characters of `_-. :/`, and no
-    empty, `.` or `..` part, as in MLflow. `train_iter` and keys that start with an underscore
-    belong to W&B.
+    The rules are those of MLflow. A key may contain letters (including accented ones), digits and
+    the characters `_-. :/`. The maximum length is 250 characters. Parts between slashes must not be
+    empty, `.` or `..`. The key `train_iter` and keys that start with an underscore are reserved for
+    W&B.
 
     Raises:
-        ValueError: if a tracker would refuse the key; the message suggests a valid name.
+        ValueError: if a tracker would reject the key; the message suggests a valid name.
     """
     fault = "must be a string" if not isinstance(name, str) else _fault(prefix + name)
     if fault is not None:
@@ -49,14 +50,14 @@ def _fault(key: str) -> str | None:
             "and single slashes between them"
         )
     if len(key) > MAX_LENGTH:
-        return f"must have at most {MAX_LENGTH} characters, its prefix included"
+        return f"must have at most {MAX_LENGTH} characters, including its prefix"
     if key == STEP:
         return "is reserved for the step"
-    return "must not start with an underscore, as names of W&B do" if key.startswith("_") else None
+    return "must not start with an underscore, which W&B reserves" if key.startswith("_") else None
 
 
 def suggestion(name: str, prefix: str = "") -> str:
-    """Returns a valid name that is close to an invalid one: `mem/peak_gib` for `mem/peak(GiB)`."""
+    """Returns a valid name similar to an invalid one: `mem/peak_gib` for `mem/peak(GiB)`."""
     parts = [
         re.sub(r"(?:[^\w\-.:/]|_)+", "_", part).strip("_. ") for part in name.lower().split("/")
     ]
@@ -67,7 +68,8 @@ def suggestion(name: str, prefix: str = "") -> str:
 def metric_key(name: str) -> str:
     """Returns a valid key for any name.
 
-    Invalid characters become `_`, repeated slashes one; a name that is too long ends in its hash.
+    Invalid characters are replaced with `_`, and repeated slashes with a single slash. A name that
+    is too long is cut, and a hash is appended.
     """
     parts = [part for part in _OTHER.sub("_", name).split("/") if part]
     parts = ["_" * len(part) if part in (".", "..") else part for part in parts]
@@ -83,9 +85,10 @@ def _shortened(key: str, name: str | None = None) -> str:
 
 
 class Keys:
-    """The keys of metrics, a different one for each name: `keys[name]`.
+    """Maps metric names to unique valid keys: `keys[name]`.
 
-    A key is `metric_key(name)`, with `_2`, `_3` and so on if an earlier name, or the step, has it.
+    The key is `metric_key(name)`. If another name or the step already uses this key, `_2`, `_3` and
+    so on is appended.
     """
 
     def __init__(self) -> None:
@@ -105,14 +108,14 @@ class Keys:
 
 
 def check_file_name(name: str, kind: str) -> None:
-    """Checks that every tracker accepts the name of a file: a relative path with `/`.
+    """Checks that every tracker accepts the name of a file: a relative path with forward slashes.
 
     Args:
         name: the name.
-        kind: what the message calls the file, such as "Figure".
+        kind: the kind of file, for the error message, such as "Figure".
 
     Raises:
-        ValueError: if a tracker would refuse the name; the message suggests a valid one.
+        ValueError: if a tracker would reject the name; the message suggests a valid name.
     """
     if not isinstance(name, str) or _file_fault(name):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The state of every random number generator that training uses."""
+"""Functions to seed, save and restore all random number generators."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import torch
 
 
 def seed_everything(seed: int) -> None:
-    """Seeds the generators of Python, NumPy and torch, on every device."""
+    """Seeds the random number generators of Python, NumPy and PyTorch, on all devices."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
 
 
 def generators_of(loader: Any) -> list[torch.Generator]:
-    """Returns the generators of a loader, its sampler and its batch sampler, each once."""
+    """Returns the distinct generators of a data loader, its sampler and its batch sampler."""
     sampler = getattr(loader, "sampler", None)
     batch_sampler = getattr(loader, "batch_sampler", None)
     owners = (loader, sampler, batch_sampler, getattr(batch_sampler, "sampler", None))
@@ -28,7 +28,7 @@ def generators_of(loader: Any) -> list[torch.Generator]:
 
 
 def rng_state(loaders: Iterable[Any] = ()) -> dict[str, Any]:
-    """Returns the state of the generators of Python, NumPy, torch and the loaders."""
+    """Returns the generator states of Python, NumPy, PyTorch and the data loaders."""
     name, keys, pos, has_gauss, cached = np.random.get_state(legacy=True)
     return {
         "python": random.getstate(),
@@ -46,7 +46,7 @@ def rng_state(loaders: Iterable[Any] = ()) -> dict[str, Any]:
 
 
 def set_rng_state(state: Mapping[str, Any], loaders: Iterable[Any] = ()) -> None:
-    """Restores what `rng_state` returned for the same loaders."""
+    """Restores the states returned by `rng_state`; pass the same number of loaders."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     name, keys, pos, has_gauss, cached = state["numpy"]
@@ -61,7 +61,7 @@ def set_rng_state(state: Mapping[str, Any], loaders: Iterable[Any] = ()) -> None
 
 @contextmanager
 def kept_rng(loaders: Iterable[Any] = ()) -> Iterator[None]:
-    """Restores the state of every generator after the `with` block."""
+    """Context manager that restores all generator states at the end of the block."""
     loaders = list(loaders)
     state = rng_state(loaders)
     try:

@@ -1,6 +1,6 @@
-"""The log of a run: checks names and values, and passes them to what records the run.
+"""The log of a run: checks metrics, figures, tables and files, and passes them to a sink.
 
-`learn.tracker` is a `RunLog`; `nntrain.track` gives a `CheckedLog` of its own.
+`learn.tracker` is a `RunLog`. `nntrain.track` returns a different subclass of `CheckedLog`.
 """
 
 from __future__ import annotations
@@ -35,29 +35,29 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger("nntrain")
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
-"""The suffixes of figures: images that every tracker displays."""
+"""Image formats that every tracker can display."""
 
 Cell: TypeAlias = str | float | None
-"""A cell of a table; `float` includes integers and booleans."""
+"""The value of a table cell. Integers and booleans are allowed, too."""
 
 
 @runtime_checkable
 class Figure(Protocol):
-    """Something that can be saved as an image, such as matplotlib's `Figure`."""
+    """An object that can be saved as an image, such as a matplotlib figure."""
 
     def savefig(self, fname: Any, **kwargs: Any) -> Any:
         """Writes the image."""
 
 
 class Sink(Protocol):
-    """Records what a log has checked. It may raise `OSError` where a file cannot be written."""
+    """Records checked values. Methods raise `OSError` if a file cannot be written."""
 
     @property
     def is_open(self) -> bool:
-        """Whether the run has not ended; an ended run records nothing more."""
+        """Whether the run is still active. Nothing is recorded after the run has ended."""
 
     def metrics(self, values: Mapping[str, float | Tensor], step: int) -> None:
-        """Records numbers; a tensor has no axes, stays on its device and has no other owner."""
+        """Records numbers. Each tensor is a scalar copy on its original device."""
 
     def figure(self, figure: Figure, name: str, step: int) -> None:
         """Records a figure as an image."""
@@ -72,40 +72,41 @@ class Sink(Protocol):
 
 
 class CheckedLog(ABC):
-    """Checks metrics, figures, tables and files, and passes them to a sink without waiting.
+    """Checks metrics, figures, tables and files, and passes them to a sink.
 
-    A name that a tracker would reject raises at once. A value that a tracker would reject never
-    stops the training: the logger `nntrain` warns once for each name, and `refused` counts.
+    An invalid name raises an exception immediately. An invalid value never interrupts training:
+    the logger `nntrain` prints one warning per name, and `refused` counts the rejected values.
 
     Args:
-        sink: records what passes the checks; `None` only checks.
+        sink: records the valid values; `None` discards them.
     """
 
     LABEL: ClassVar[str] = "log"
-    """How users write this object, for messages."""
+    """The name of this object in messages."""
     ENDED: ClassVar[str] = "log before the run ends"
-    """What to do instead of logging after the end of the run."""
+    """Advice for the warning about logging after the end of the run."""
 
     def __init__(self, sink: Sink | None = None) -> None:
         self.refused: Counter[str] = Counter()
-        """The number of values, by name, that were not recorded because no tracker accepts them."""
+        """The number of rejected values for each name."""
         self._sink = sink
         self._known: set[str] = set()
         self._warned: set[str] = set()
         self._has_warned_of_end = False
 
     def log_metrics(self, values: Mapping[str, float | Tensor], step: int) -> None:
-        """Records numbers that belong to one step; NaN and infinities are numbers.
+        """Records the values of metrics at one step. NaN and infinity are allowed.
 
-        A tensor must have one element. It is copied on its device and read later, so the caller may
-        overwrite it.
+        Tensors must have one element. They are copied immediately, so you can modify them after the
+        call, but they are not read from the device until later.
 
         Args:
-            values: numbers by name, for example `{"mem/peak_gib": 1.5}`.
-            step: from 0 to 2**63 - 1. Steps may repeat and go back.
+            values: maps names to numbers, for example `{"mem/peak_gib": 1.5}`.
+            step: the step, from 0 to 2**63 - 1. Steps may repeat or decrease.
 
         Raises:
-            ValueError: if a tracker would reject a name; then none of the values is recorded.
+            ValueError: if a tracker would reject a name. None of the values are recorded in this
+                case.
         """
         for name in values:
             self._check(name)
@@ -117,20 +118,20 @@ class CheckedLog(ABC):
             self._record_metrics(kept, at)
 
     def log_figure(self, figure: Figure, name: str, step: int | None = None) -> None:
-        """Records a matplotlib figure as an image with a name such as `plots/loss.png`.
+        """Records a matplotlib figure as an image.
 
         Args:
-            figure: what to save.
-            name: a relative path that ends in `.png`, `.jpg` or `.jpeg`.
-            step: as in `log_metrics`; `None` takes the current one.
+            figure: the figure.
+            name: a relative path that ends in `.png`, `.jpg` or `.jpeg`, such as `plots/loss.png`.
+            step: the step; `None` uses the current step.
 
         Raises:
-            TypeError: if the name comes before the figure.
+            TypeError: if `name` and `figure` are swapped.
             ValueError: if a tracker would reject the name.
         """
         if isinstance(figure, str):
             raise TypeError(
-                "log_figure takes the figure before its name: log_figure(figure, 'plots/mine.png')."
+                "log_figure expects the figure first: log_figure(figure, 'plots/mine.png')."
             )
         _check_image_name(name)
         at = self._step(step)
@@ -152,13 +153,14 @@ class CheckedLog(ABC):
         """Records a table of numbers and strings; `None` is an empty cell.
 
         Args:
-            name: a relative path.
+            name: the name of the table, a relative path.
             columns: the names of the columns.
-            rows: one cell for each column.
-            step: as in `log_metrics`; `None` takes the current one.
+            rows: the rows; each row has one cell per column.
+            step: the step; `None` uses the current step.
 
         Raises:
-            ValueError: if a tracker would reject the name, or `columns` are not different strings.
+            ValueError: if a tracker would reject the name, or the column names are not unique
+                strings.
         """
         check_file_name(name, "Table")
         check_columns(name, columns)
@@ -174,13 +176,13 @@ class CheckedLog(ABC):
     def log_artifact(
         self, path: str | Path, name: str | None = None, aliases: Sequence[str] = ()
     ) -> None:
-        """Records a copy of a file; a missing file or a folder is refused like a bad value.
+        """Records a copy of a file. A missing file or a folder is treated as an invalid value.
 
         Args:
             path: the file.
-            name: the name in the tracker, for example `reports/confusion.csv`; `None` takes the
+            name: the name in the tracker, for example `reports/confusion.csv`; `None` uses the
                 name of the file.
-            aliases: names that find this version, for example `["best"]`.
+            aliases: labels for this version of the file, for example `["best"]`.
 
         Raises:
             ValueError: if a tracker would reject the name or an alias.
@@ -190,14 +192,14 @@ class CheckedLog(ABC):
             with self._refusing_unwritable(name):
                 sink.artifact(file, name, tuple(aliases))
 
-    # --- what a subclass decides
+    # --- for subclasses
 
     @abstractmethod
     def _current_step(self) -> int:
-        """The step of a figure or table for which the caller gives no step."""
+        """Returns the default step of figures and tables."""
 
     def _records(self) -> bool:
-        """Whether what is logged now belongs to the run."""
+        """Returns whether values logged now are recorded."""
         return True
 
     def _record_metrics(self, values: Mapping[str, float | Tensor], step: int) -> None:
@@ -215,7 +217,7 @@ class CheckedLog(ABC):
             return sink
         if not self._has_warned_of_end:
             self._has_warned_of_end = True
-            _LOG.warning("The run has ended and records nothing more: %s.", self.ENDED)
+            _LOG.warning("Not recorded because the run has ended: %s.", self.ENDED)
         return None
 
     def _checked_file(
@@ -242,7 +244,7 @@ class CheckedLog(ABC):
         kept: dict[str, float | Tensor] = {}
         for name, value in values.items():
             if (one := number(value)) is None:
-                why = f"its value, {described(value)}, is not one number that a float can hold"
+                why = f"its value, {described(value)}, cannot be converted to a float"
                 self._refuse([name], why)
             else:
                 kept[name] = one
@@ -267,7 +269,8 @@ class CheckedLog(ABC):
         if new:
             quoted = ", ".join(map(repr, new))
             _LOG.warning(
-                "%s: not recorded because %s. %s.refused counts further cases without a warning.",
+                "%s: not recorded because %s. "
+                "Further values are counted in %s.refused without a warning.",
                 quoted,
                 why,
                 self.LABEL,
@@ -275,14 +278,14 @@ class CheckedLog(ABC):
 
 
 class RunLog(CheckedLog):
-    """`learn.tracker`: the log of the fit in progress, whether it is tracked or not.
+    """The log of a Learner, available as `learn.tracker`.
 
-    Without a tracker it only checks, so that a mistake shows before the run that matters. In
-    `validate`, `lr_find` and the like it checks, and neither records nor counts.
+    Names and values are always checked, even without a tracker, so that mistakes are found early.
+    They are only recorded during a fit, not in `validate`, `get_preds` or `lr_find`.
 
     Args:
-        learn: the Learner, referenced weakly so that an unused Learner frees its memory.
-        sink: records what passes the checks; `None` only checks.
+        learn: the Learner. The log stores a weak reference, so it does not keep the Learner alive.
+        sink: records the valid values; `None` discards them.
     """
 
     LABEL = "learn.tracker"
@@ -293,9 +296,9 @@ class RunLog(CheckedLog):
         self._learn_ref = weakref.ref(learn)
 
     def log_metrics(self, values: Mapping[str, float | Tensor], step: int | None = None) -> None:
-        """Records numbers as `CheckedLog.log_metrics` does.
+        """Records the values of metrics at one step; see `CheckedLog.log_metrics`.
 
-        `step=None` takes `learn.train_iter`, the number of training batches so far.
+        The default step is `learn.train_iter`, the number of training batches so far.
         """
         super().log_metrics(values, self._current_step() if step is None else step)
 
@@ -309,12 +312,12 @@ class RunLog(CheckedLog):
         learn = self._learn_ref()
         if learn is None:
             raise RuntimeError(
-                "The Learner of this log was deleted: keep the Learner as long as you log."
+                "The Learner of this log was deleted: keep a reference to it while you log."
             )
         return learn
 
     def __getstate__(self) -> dict[str, Any]:
-        # A copy of the Learner gets a log that refers to the copy.
+        # The log of a copied Learner must refer to the copy.
         return vars(self) | {"_learn_ref": self._learn()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -326,5 +329,5 @@ def _check_image_name(name: str) -> None:
     if not name.lower().endswith(IMAGE_SUFFIXES):
         raise ValueError(
             f"Figure name {name!r} must end in .png, .jpg or .jpeg: "
-            f"name it, for example, {name + '.png'!r}."
+            f"rename it, for example to {name + '.png'!r}."
         )

@@ -1,4 +1,4 @@
-"""Runs of the loop that leave no trace: everything that training changes is restored."""
+"""Context manager that restores a Learner exactly, for trial runs of the loop."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from nntrain.learner import Learner
     from nntrain.result import FitResult
 
-# large, replaced by each batch and never written to: keeping the reference is enough
+# these are replaced, not modified in place, so saving the reference is enough
 _BATCH_ATTRIBUTES = frozenset({"dls", "dl", "batch", "xb", "yb", "pred", "loss", "loss_parts"})
 
 _MAPPINGS = (dict, OrderedDict, defaultdict)
@@ -31,7 +31,7 @@ _SEQUENCES = (list, deque)
 
 @runtime_checkable
 class _Stateful(Protocol):
-    """An object with a state: a module, optimizer, callback, metric, gradient scaler and so on."""
+    """An object with a state dict, such as a module, optimizer, callback, metric or grad scaler."""
 
     def state_dict(self) -> Mapping[str, Any]:
         """Returns the state."""
@@ -41,10 +41,10 @@ class _Stateful(Protocol):
 
 
 class _Snapshot:
-    """Copies the contents of objects, and restores them into the same objects.
+    """Copies the contents of objects, and later restores the same objects in place.
 
-    The objects keep their identity because optimizers, hooks and schedulers refer to them. It
-    follows containers and the attributes of stateful objects, but no other objects.
+    Objects are not replaced because optimizers, hooks and schedulers hold references to them. The
+    snapshot includes the contents of containers and the attributes of stateful objects.
     """
 
     def __init__(self) -> None:
@@ -52,10 +52,10 @@ class _Snapshot:
         self._restores: list[Callable[[], object]] = []
 
     def keep(self, value: Any) -> None:
-        """Copies the contents of a value and of everything in it."""
+        """Copies the contents of a value, recursively."""
         if id(value) in self._seen:
             return
-        self._seen[id(value)] = value  # also keeps it alive, so that its id stays unique
+        self._seen[id(value)] = value  # a reference to the value ensures that its id is not reused
         if isinstance(value, Tensor):
             self._keep_tensor(value)
         elif type(value) in _MAPPINGS:
@@ -68,7 +68,7 @@ class _Snapshot:
             self.keep_generator(value)
 
     def keep_mapping(self, mapping: dict[Any, Any], *, skip: Container[str] = ()) -> None:
-        """Copies the items of a mapping; under the keys to skip, only the reference."""
+        """Copies the items of a mapping; for the keys in `skip`, saves only a reference."""
         self._seen[id(mapping)] = mapping
         items = dict(mapping)
         self._restores += [mapping.clear, lambda: mapping.update(items)]
@@ -77,7 +77,7 @@ class _Snapshot:
                 self.keep(item)
 
     def keep_generator(self, value: Any) -> None:
-        """Copies the state of a random number generator of torch, NumPy or Python."""
+        """Copies the state of a PyTorch, NumPy or Python random number generator."""
         if isinstance(value, torch.Generator):
             state = value.get_state()
             self._restores.append(lambda: value.set_state(state))
@@ -102,7 +102,7 @@ class _Snapshot:
         self.keep(getattr(value, "__dict__", {}))
 
     def _keep_class(self, value: Any) -> None:
-        """Keeps the class of a lazy module or tensor, which changes with its first batch."""
+        """Saves the class of a lazy module or tensor. The first forward pass changes the class."""
         kind = type(value)
         self._restores.append(lambda: setattr(value, "__class__", kind))
 
@@ -134,14 +134,14 @@ class _Snapshot:
         self._restores.append(restore)
 
     def restore(self) -> None:
-        """Restores everything."""
+        """Restores all saved objects."""
         with torch.no_grad():
             for restore in self._restores:
                 restore()
 
 
 def _is_expanded(tensor: Tensor) -> bool:
-    """Returns whether elements share memory; such a tensor cannot be written to."""
+    """Returns whether elements of the tensor share memory. Such a tensor is read-only."""
     strided = tensor.layout is torch.strided
     return strided and any(
         stride == 0 and size > 1 for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
@@ -149,7 +149,7 @@ def _is_expanded(tensor: Tensor) -> bool:
 
 
 def _keep_loader(snapshot: _Snapshot, loader: Any) -> None:
-    """Copies counters and generators of a loader, its samplers and its dataset, but no data."""
+    """Saves the attributes and generators of a loader, its samplers and dataset, without data."""
     batch_sampler = getattr(loader, "batch_sampler", None)
     samplers = (
         getattr(loader, "sampler", None),
@@ -162,7 +162,7 @@ def _keep_loader(snapshot: _Snapshot, loader: Any) -> None:
         for value in attributes.values():
             snapshot.keep_generator(value)
     if getattr(loader, "_iterator", None) is not None:
-        # torch's persistent workers: their generators cannot be rewound, so new workers start
+        # the generators in persistent workers cannot be restored, so new workers are started
         loader._iterator = None
 
 
@@ -170,23 +170,25 @@ def _loaders(learn: Learner) -> list[Any]:
     loaders = [loader for loader in (learn.dls.train, learn.dls.valid) if loader is not None]
     if any(isinstance(loader, Iterator) for loader in loaders):
         raise TypeError(
-            "A loader is an iterator, which cannot be started again: "
-            "use an iterable such as a list or DataLoader."
+            "A data loader is an iterator, which can be used only once: "
+            "pass an iterable such as a list or a DataLoader."
         )
     return loaders
 
 
 @contextmanager
 def leave_no_trace(learn: Learner) -> Iterator[None]:
-    """Restores the learner bit for bit after the `with` block, even if an exception ends it.
+    """Context manager that restores the exact state of a learner, even after an exception.
 
-    This covers the model with its buffers, gradients, modes, hooks and plain attributes; the
-    optimizer, or its absence; a loss with parameters; callbacks and metrics; the learner's counters
-    and results; and the random number generators of Python, NumPy, torch, the loaders, their
-    samplers and datasets.
+    The state includes:
+
+    - the model with its buffers, gradients, train/eval modes, hooks and other attributes,
+    - the optimizer, and the parameters of the loss,
+    - callbacks, metrics, and the counters and results of the learner,
+    - the random number generators of Python, NumPy, PyTorch and the data loaders.
 
     Raises:
-        TypeError: if a loader can be iterated only once.
+        TypeError: if a data loader can be iterated only once.
     """
     loaders, snapshot = _loaders(learn), _Snapshot()
     with kept_rng(loaders):
@@ -200,7 +202,7 @@ def leave_no_trace(learn: Learner) -> Iterator[None]:
 
 
 def mock_fit(loop: Loop, n_epoch: int) -> FitResult:
-    """Runs a loop as `Learner.fit` does; meant for another purpose, within `leave_no_trace`."""
+    """Runs a loop like `Learner.fit`, for other purposes; call it within `leave_no_trace`."""
     learn = loop.learn
     learn.prepare_opt(None, learn.wd, reset=False)
     learn.n_epoch, learn.start_epoch = n_epoch, 0

@@ -1,4 +1,4 @@
-"""Data: the pair of loaders and functions that make it, which configs select with `_target_`."""
+"""Data loaders and built-in datasets, which the configs in `conf/data` select with `_target_`."""
 
 from nntrain.data.builtin import diabetes, digits, sine
 from nntrain.data.hf import fashion_mnist

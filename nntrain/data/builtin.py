@@ -1,4 +1,4 @@
-"""Small data sets without a download: digits, diabetes and a noisy sine."""
+"""Small datasets that need no download: digits, diabetes and a noisy sine."""
 
 import math
 from typing import Any, TypeAlias
@@ -24,17 +24,18 @@ def digits(
 ) -> DataLoaders:
     """Returns loaders of 1797 real handwritten digits of 8x8 pixels, in 10 classes.
 
-    Inputs are `(batch, 64)` if `flat`, otherwise `(batch, 1, 8, 8)`, from 0 to 1; labels are
-    `(batch,)`, from 0 to 9. Source: UCI's Optical Recognition of Handwritten Digits (Alpaydin and
-    Kaynak, 1998), as shipped with scikit-learn.
+    Inputs have the shape `(batch, 64)` if `flat` is true and `(batch, 1, 8, 8)` if it is false,
+    with values from 0 to 1. Labels have the shape `(batch,)`, with values from 0 to 9. Source:
+    UCI's Optical Recognition of Handwritten Digits (Alpaydin and Kaynak, 1998), as shipped with
+    scikit-learn.
 
     Args:
         batch_size: number of items in a batch.
-        valid_pct: share of each class that is held out for validation.
-        seed: seed of the split, which does not depend on the global generators.
-        flat: whether to return each image as one row of pixels.
-        drop_last: whether to drop the last training batch if it is smaller.
-        device: device that holds the data; `None` keeps it in main memory.
+        valid_pct: fraction of each class held out for validation.
+        seed: seed of the split, independent of the global random number generators.
+        flat: whether to flatten each image to one row of pixels.
+        drop_last: whether to drop the last training batch if it is incomplete.
+        device: device that stores the data; `None` stores it in CPU memory.
     """
     from sklearn.datasets import load_digits
 
@@ -57,20 +58,20 @@ def diabetes(
     drop_last: bool = False,
     device: str | None = None,
 ) -> DataLoaders:
-    """Returns loaders of 10 measurements of 442 diabetes patients and their disease progression.
+    """Returns loaders of the diabetes dataset: 10 measurements of each of 442 patients.
 
-    The targets are scores of the progression after one year (regression). Inputs are `(batch, 10)`,
-    targets `(batch, 1)`. Each column is standardized with the mean and standard deviation of the
-    training set, so an error of 1 is one standard deviation of the score (about 77 points; scores
-    range from 25 to 346). Source: Efron et al., 2004, Least Angle Regression, as shipped with
-    scikit-learn.
+    The regression target is a score of the disease progression after one year. Inputs have the
+    shape `(batch, 10)`, targets `(batch, 1)`. Inputs and targets are standardized with the mean and
+    standard deviation of the training set, so an error of 1 is one standard deviation of the score
+    (about 77 points; scores range from 25 to 346). Source: Efron et al., 2004, Least Angle
+    Regression, as shipped with scikit-learn.
 
     Args:
         batch_size: number of items in a batch.
-        valid_pct: share of the patients held out for validation.
-        seed: seed of the split, which does not depend on the global generators.
-        drop_last: whether to drop the last training batch if it is smaller.
-        device: device that holds the data; `None` keeps it in main memory.
+        valid_pct: fraction of the patients held out for validation.
+        seed: seed of the split, independent of the global random number generators.
+        drop_last: whether to drop the last training batch if it is incomplete.
+        device: device that stores the data; `None` stores it in CPU memory.
     """
     from sklearn.datasets import load_diabetes
 
@@ -99,17 +100,17 @@ def sine(
 ) -> DataLoaders:
     """Returns loaders of points of y = sin(x) + noise, with x uniform from -pi to pi.
 
-    Inputs and targets are `(batch, 1)` (regression). The best possible mean squared error is
-    `noise` squared.
+    Inputs and regression targets have the shape `(batch, 1)`. The lowest possible mean squared
+    error is `noise` squared.
 
     Args:
         batch_size: number of items in a batch.
-        valid_pct: share of the points held out for validation.
-        seed: seed of the points and the split, which do not depend on the global generators.
+        valid_pct: fraction of the points held out for validation.
+        seed: seed of the points and the split, independent of the global random number generators.
         n_item: total number of points.
-        noise: standard deviation of the normal noise, in units of y.
-        drop_last: whether to drop the last training batch if it is smaller.
-        device: device that holds the data; `None` keeps it in main memory.
+        noise: standard deviation of the Gaussian noise, in units of y.
+        drop_last: whether to drop the last training batch if it is incomplete.
+        device: device that stores the data; `None` stores it in CPU memory.
     """
     generator = torch.Generator().manual_seed(seed)
     x = (torch.rand(n_item, 1, generator=generator) * 2 - 1) * math.pi
@@ -123,7 +124,7 @@ def sine(
 def _split(
     x: Tensor, y: Tensor, valid_pct: float, seed: int, stratify: Any = None
 ) -> tuple[Pair, Pair]:
-    """Splits inputs and labels into a training and a validation set, stratified by `stratify`."""
+    """Splits inputs and labels into training and validation sets, stratified by `stratify`."""
     from sklearn.model_selection import train_test_split
 
     check_valid_pct(valid_pct)

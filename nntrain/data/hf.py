@@ -1,4 +1,4 @@
-"""Data from Hugging Face's `datasets` library."""
+"""Datasets from Hugging Face's `datasets` library."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nntrain.data.images import ImageCollate
 from nntrain.data.loaders import DataLoaders
 
 _ROWS = 1000
-"""The number of rows decoded at once."""
+"""The number of rows to decode in one group."""
 
 
 def fashion_mnist(
@@ -29,24 +29,26 @@ def fashion_mnist(
 ) -> DataLoaders:
     """Returns loaders of Fashion-MNIST: 70000 images of 28x28 pixels, in 10 classes.
 
-    The `test` split of 10000 images is used for validation. Inputs are `(batch, 1, 28, 28)`, or
-    `(batch, 784)` if `flat`, standardized; labels are `(batch,)`, from 0 to 9. The data is decoded
-    once and kept in memory (220 MB). Source: Xiao et al., 2017, https://arxiv.org/abs/1708.07747.
+    The `test` split (10000 images) is used for validation. Inputs are standardized and have the
+    shape `(batch, 1, 28, 28)`, or `(batch, 784)` if `flat` is true. Labels have the shape
+    `(batch,)`, with values from 0 to 9. The images are decoded once and stored in memory (220 MB).
+    Source: Xiao et al., 2017, https://arxiv.org/abs/1708.07747.
 
     Args:
-        path: name of the dataset on the Hugging Face Hub, or folder written by
-            `DatasetDict.save_to_disk`, with the splits `train` and `test` and the columns `image`
-            and `label`.
+        path: name of the dataset on the Hugging Face Hub, or a folder written by
+            `DatasetDict.save_to_disk`. The dataset must have the splits `train` and `test` and the
+            columns `image` and `label`.
         batch_size: number of items in a batch.
-        flat: whether to return each image as one row of pixels.
-        mean: mean of the training pixels, scaled to 0 to 1; it is subtracted.
-        std: standard deviation of the training pixels, scaled to 0 to 1; they are divided by it.
-        drop_last: whether to drop the last training batch if it is smaller.
-        device: device that holds the data; `None` keeps it in main memory.
+        flat: whether to flatten each image to one row of pixels.
+        mean: mean of the training pixels after scaling to [0, 1]; used to normalize images.
+        std: standard deviation of the training pixels after scaling to [0, 1]; used to normalize
+            images.
+        drop_last: whether to drop the last training batch if it is incomplete.
+        device: device that stores the data; `None` stores it in CPU memory.
 
     Raises:
-        ImportError: if the `datasets` library is missing.
-        ValueError: if the dataset cannot be loaded or lacks one of these splits or columns.
+        ImportError: if the `datasets` library is not installed.
+        ValueError: if the dataset cannot be loaded, or if a split or column is missing.
     """
     dataset_dict = load_dataset_dict(path)
     missing = [split for split in ("train", "test") if split not in dataset_dict]
@@ -62,13 +64,12 @@ def fashion_mnist(
 
 
 def load_dataset_dict(path: str) -> Mapping[str, Any]:
-    """Returns the splits of a dataset.
+    """Loads a dataset and returns its splits by name.
 
-    They are loaded from a folder written by `DatasetDict.save_to_disk` if `path` is one, otherwise
-    from the Hugging Face Hub.
+    `path` is a folder written by `DatasetDict.save_to_disk`, or a name on the Hugging Face Hub.
 
     Raises:
-        ImportError: if the `datasets` library is missing.
+        ImportError: if the `datasets` library is not installed.
         ValueError: if the dataset cannot be loaded.
     """
     datasets = _import_datasets()
@@ -76,12 +77,12 @@ def load_dataset_dict(path: str) -> Mapping[str, Any]:
         if (Path(path) / "dataset_dict.json").is_file():
             return dict(datasets.load_from_disk(path))
         return dict(datasets.load_dataset(path))
-    except (OSError, ValueError) as err:  # from the Hub, the disk, or an invalid name
+    except (OSError, ValueError) as err:  # unreachable Hub, unreadable files or invalid name
         reason = str(err).partition("\n")[0].rstrip(".")
         raise ValueError(
             f"The dataset {path!r} could not be loaded ({reason}): "
             "pass a folder written by DatasetDict.save_to_disk, "
-            "or a name on the Hugging Face Hub and check that the Hub can be reached."
+            "or a name on the Hugging Face Hub, and check your connection to the Hub."
         ) from err
 
 
@@ -97,7 +98,7 @@ def _import_datasets() -> ModuleType:
 
 
 def _decoded(dataset: Any, collate: ImageCollate, flat: bool) -> list[Tensor]:
-    """Returns all images and labels of a split; decoding in groups limits the memory for images."""
+    """Returns all images and labels of a split; decodes images in groups to limit memory use."""
     groups = [
         collate([dataset[i] for i in range(start, min(start + _ROWS, len(dataset)))])
         for start in range(0, len(dataset), _ROWS)

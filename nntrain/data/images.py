@@ -1,4 +1,4 @@
-"""Conversion of images to tensors."""
+"""Converts images to tensors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def image_tensor(image: Any) -> Tensor:
-    """Returns an image as a float tensor `(channels, height, width)`, from 0 to 1.
+    """Converts an image to a float tensor `(channels, height, width)` with values from 0 to 1.
 
     Args:
         image: a PIL image of mode 1, L or RGB; an array or nested list `(height, width)` or
@@ -27,7 +27,8 @@ def image_tensor(image: Any) -> Tensor:
         tensor = tensor.unsqueeze(0)
     if tensor.dim() != 3:
         raise ValueError(
-            f"An image must have two or three dimensions but has the shape {tuple(tensor.shape)}."
+            "An image must have two or three dimensions, "
+            f"but it has the shape {tuple(tensor.shape)}."
         )
     counted = not tensor.is_floating_point() and tensor.dtype is not torch.bool
     return tensor.float() / 255 if counted else tensor.float()
@@ -37,7 +38,7 @@ def _from_array(image: Any) -> Tensor:
     mode = getattr(image, "mode", "L")
     if mode not in ("1", "L", "RGB"):
         raise ValueError(
-            f"An image must have the mode 1, L or RGB but has {mode!r}: "
+            f"An image must have the mode 1, L or RGB, but it has {mode!r}: "
             "convert it with image.convert('RGB')."
         )
     tensor = torch.from_numpy(np.array(image))
@@ -45,9 +46,9 @@ def _from_array(image: Any) -> Tensor:
 
 
 def stack_images(images: Sequence[Any]) -> Tensor:
-    """Stacks images into one tensor `(images, channels, height, width)`, from 0 to 1.
+    """Stacks images into one tensor `(images, channels, height, width)` with values from 0 to 1.
 
-    Each image is converted with `image_tensor`.
+    `image_tensor` converts each image.
 
     Raises:
         ValueError: if the shapes of the images differ.
@@ -56,22 +57,22 @@ def stack_images(images: Sequence[Any]) -> Tensor:
     shapes = list(dict.fromkeys(str(tuple(tensor.shape)) for tensor in tensors))
     if len(shapes) > 1:
         raise ValueError(
-            f"The images of a batch must have the same shape but have {', '.join(shapes)}: "
-            "resize them and convert them to one mode first."
+            f"The images of a batch must have the same shape, but they have {', '.join(shapes)}: "
+            "resize the images and convert them to the same mode."
         )
     return torch.stack(tensors)
 
 
 @dataclass(frozen=True)
 class ImageCollate:
-    """Collates rows, which are mappings, into a batch `(images, labels)`.
+    """Collate function that turns dataset rows (mappings) into a batch `(images, labels)`.
 
-    Images are converted to `(batch, channels, height, width)` from 0 to 1, then `mean` is
-    subtracted and the result divided by `std`. Labels become `(batch,)`, int64 or float32. If
-    `label_key` is `None`, the batch is `(images,)`.
+    Images are converted to a tensor `(batch, channels, height, width)` with values from 0 to 1.
+    Then `mean` is subtracted, and the result is divided by `std`. Labels are converted to an int64
+    or float32 tensor `(batch,)`. If `label_key` is `None`, the batch is `(images,)`.
 
     Raises:
-        ValueError: if a column is missing; the message lists the existing ones.
+        ValueError: if a column is missing; the message lists the existing columns.
     """
 
     image_key: str = "image"
@@ -80,7 +81,7 @@ class ImageCollate:
     std: float = 1.0
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> tuple[Tensor, ...]:
-        """Returns the batch of the rows."""
+        """Returns a batch built from dataset rows."""
         images = (stack_images(_column(rows, self.image_key)) - self.mean) / self.std
         if self.label_key is None:
             return (images,)
@@ -89,7 +90,9 @@ class ImageCollate:
 
 def _column(rows: Sequence[Mapping[str, Any]], key: str) -> list[Any]:
     if key not in rows[0]:
-        raise ValueError(f"There is no column {key!r}: the dataset has {', '.join(rows[0])}.")
+        raise ValueError(
+            f"The dataset has no column {key!r}: its columns are {', '.join(rows[0])}."
+        )
     return [row[key] for row in rows]
 
 
@@ -97,8 +100,8 @@ def _labels(values: list[Any], key: str) -> Tensor:
     array = np.asarray(values)
     if array.dtype.kind not in "biuf":
         raise ValueError(
-            f"The labels in column {key!r} must be numbers but are of type "
-            f"{type(values[0]).__name__}: convert them first."
+            f"The labels in column {key!r} must be numbers, but they are of type "
+            f"{type(values[0]).__name__}: convert the labels to numbers."
         )
     labels = torch.from_numpy(array)
     return labels.float() if labels.is_floating_point() else labels.long()

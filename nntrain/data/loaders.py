@@ -1,4 +1,4 @@
-"""The pair of loaders that a Learner trains and validates on."""
+"""Pairs of training and validation loaders."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from nntrain.data.images import ImageCollate
 from nntrain.data.tensors import TensorLoader
 
 Collate: TypeAlias = Callable[[list[Any]], Any]
-"""A function that makes a batch from a list of items."""
+"""A function that builds a batch from a list of items."""
 
 _VALID_SPLITS = ("validation", "valid", "val", "test")
 
 
 class DataLoaders:
-    """The training batches and, unless `valid` is `None`, the validation batches.
+    """The training loader and the optional validation loader of a Learner.
 
-    Each may be any iterable of batches; the class methods make them. By default the training data
-    is shuffled and no batch is dropped; validation data is never shuffled or dropped. The order
-    comes from torch's global generator, or with `seed` from a separate generator of the training
-    loader.
+    A loader can be any iterable of batches. The class methods create loaders from datasets or
+    tensors. By default they shuffle the training data and do not drop batches. They never shuffle
+    or drop validation data. The training order is drawn from torch's global generator or, if `seed`
+    is set, from a separate generator.
 
     Args:
-        train: batches to train on.
-        valid: batches to validate on.
-        n_inp: number of inputs in a tuple batch; `None` means all items but the last.
+        train: iterable of training batches.
+        valid: iterable of validation batches, or `None` to train without validation.
+        n_inp: number of inputs in a tuple batch; `None` treats all items except the last as inputs.
     """
 
     def __init__(
@@ -54,23 +54,28 @@ class DataLoaders:
         seed: int | None = None,
         n_inp: int | None = None,
     ) -> DataLoaders:
-        """Makes torch `DataLoader`s.
+        """Creates torch `DataLoader`s from datasets.
 
         Args:
-            train: a torch `Dataset`, or any object with `__len__` and `__getitem__`; an
-                `IterableDataset` keeps its own order.
-            valid: the same for validation, or `None`.
+            train: training data: a torch `Dataset`, or any object with `__len__` and `__getitem__`.
+                An `IterableDataset` is not shuffled.
+            valid: validation data of the same kind, or `None`.
             batch_size: number of items in a batch.
-            shuffle: whether to reshuffle the training data in each epoch.
-            drop_last: whether to drop the last training batch if it is smaller.
-            num_workers: number of processes that load data; 0 loads it in the current process.
-            pin_memory: whether to use pinned memory; `None` uses it if an accelerator benefits.
-            collate_fn: makes a batch from a list of items; `None` uses torch's default.
-            seed: seed of the training order, which then does not depend on the global generator.
-            n_inp: number of inputs in a tuple batch; `None` means all items but the last.
+            shuffle: whether to shuffle the training data at the start of each epoch.
+            drop_last: whether to drop the last training batch if it is incomplete.
+            num_workers: number of worker processes that load data; 0 loads data in the main
+                process.
+            pin_memory: whether to use pinned memory; `None` uses it if the accelerator benefits
+                from it.
+            collate_fn: function that builds a batch from a list of items; `None` uses torch's
+                default.
+            seed: seed of a separate generator for the training order; `None` uses the global
+                generator.
+            n_inp: number of inputs in a tuple batch; `None` treats all items except the last as
+                inputs.
 
         Raises:
-            ValueError: if a dataset is empty or yields no batch.
+            ValueError: if a dataset is empty or yields no batches.
         """
         _check_dataset(train, batch_size, drop_last, "training set")
         pin = _gains_by_pinning() if pin_memory is None else pin_memory
@@ -102,21 +107,23 @@ class DataLoaders:
         seed: int | None = None,
         n_inp: int | None = None,
     ) -> DataLoaders:
-        """Makes `TensorLoader`s from tensors `(items, ...)`.
+        """Creates `TensorLoader`s from tensors of shape `(items, ...)`.
 
         Args:
-            train: the tensors to train on, such as `(x, y)`, or `(x,)` without labels.
-            valid: the same for validation, or `None`.
+            train: training tensors, such as `(x, y)`, or `(x,)` without labels.
+            valid: validation data of the same kind, or `None`.
             batch_size: number of items in a batch.
-            shuffle: whether to reshuffle the training data in each epoch.
-            drop_last: whether to drop the last training batch if it is smaller.
-            device: device that holds the tensors; `None` does not move them, and the Learner moves
-                each batch.
-            seed: seed of the training order, which then does not depend on the global generator.
-            n_inp: number of tensors that are inputs; `None` means all but the last.
+            shuffle: whether to shuffle the training data at the start of each epoch.
+            drop_last: whether to drop the last training batch if it is incomplete.
+            device: device that stores the tensors. `None` leaves the tensors where they are, and
+                the Learner moves each batch.
+            seed: seed of a separate generator for the training order; `None` uses the global
+                generator.
+            n_inp: number of tensors that are inputs; `None` treats all tensors except the last as
+                inputs.
 
         Raises:
-            ValueError: if tensors differ in length, hold NaN or infinity, or yield no batch.
+            ValueError: if tensors differ in length, contain NaN or infinity, or yield no batches.
         """
         train_dl = TensorLoader(
             *_held_on(train, device),
@@ -147,23 +154,23 @@ class DataLoaders:
         collate_fn: Collate | None = None,
         **kwargs: Any,
     ) -> DataLoaders:
-        """Makes loaders of images and labels from a Hugging Face `DatasetDict`.
+        """Creates loaders of images and labels from a Hugging Face `DatasetDict`.
 
         Args:
             dataset_dict: datasets by split name.
             batch_size: number of items in a batch.
-            image_key: column of the images: PIL images, arrays `(height, width[, channels])` or
-                tensors `(channels, height, width)`.
-            label_key: column of the labels; `None` makes batches without labels.
-            train_split: split to train on.
-            valid_split: split to validate on; `None` uses the first that exists of validation,
-                valid, val and test.
-            collate_fn: makes a batch from a list of items; `None` uses
+            image_key: column that contains the images: PIL images, arrays
+                `(height, width[, channels])` or tensors `(channels, height, width)`.
+            label_key: column that contains the labels; `None` creates batches without labels.
+            train_split: name of the training split.
+            valid_split: name of the validation split; `None` uses the first existing split among
+                validation, valid, val and test.
+            collate_fn: function that builds a batch from a list of items; `None` uses
                 `ImageCollate(image_key, label_key)`.
-            kwargs: arguments of `from_datasets`.
+            kwargs: further arguments of `from_datasets`.
 
         Raises:
-            ValueError: if a split or column is missing; the message lists the existing ones.
+            ValueError: if a split or column is missing; the message lists the existing names.
         """
         train = _split_of(dataset_dict, train_split)
         if valid_split is None:
@@ -198,5 +205,7 @@ def _held_on(tensors: Sequence[Tensor], device: torch.device | str | None) -> li
 
 def _split_of(dataset_dict: Mapping[str, Any], split: str) -> Any:
     if split not in dataset_dict:
-        raise ValueError(f"There is no split {split!r}: the dataset has {', '.join(dataset_dict)}.")
+        raise ValueError(
+            f"The dataset has no split {split!r}: its splits are {', '.join(dataset_dict)}."
+        )
     return dataset_dict[split]

@@ -1,4 +1,4 @@
-"""A loader of tensors that are already in memory, on the CPU or an accelerator."""
+"""Loader for tensors that are already in CPU or accelerator memory."""
 
 from collections.abc import Iterator
 from typing import cast
@@ -10,29 +10,29 @@ from nntrain.core.batch import to_device
 from nntrain.data.checks import check_batches, check_tensors
 
 _BLOCK = 32
-"""The number of batches gathered at once.
+"""The number of batches to gather in one indexing call.
 
-It spreads the cost of indexing over many batches and limits the memory.
+A larger block reduces the indexing cost per batch but uses more memory.
 """
 
 
 class TensorLoader:
-    """Batches of tensors, gathered on their device without workers or a collate function.
+    """Loader that indexes tensors on their device, without workers or a collate function.
 
-    A batch is a tuple with `(batch_size, ...)` of each tensor. It is a copy, so in-place changes by
-    a callback do not affect the data.
+    A batch is a tuple with one tensor `(batch_size, ...)` per input tensor. Batches are copies, so
+    a callback can modify a batch in place without changing the data.
 
     Args:
         tensors: tensors `(items, ...)`, such as inputs and labels, all on one device.
         batch_size: number of items in a batch; the last batch may be smaller.
-        shuffle: whether to reshuffle in each epoch.
-        drop_last: whether to drop the last batch if it is smaller.
-        generator: generator of the order; `None` uses torch's global generator on the CPU, so the
-            order is the same on all devices.
-        name: name of the data in error messages.
+        shuffle: whether to shuffle the items at the start of each epoch.
+        drop_last: whether to drop the last batch if it is incomplete.
+        generator: random number generator for the order. `None` uses torch's global CPU generator,
+            which yields the same order on all devices.
+        name: name of the data to use in error messages.
 
     Raises:
-        ValueError: if the tensors differ in length, hold NaN or infinity, or yield no batch.
+        ValueError: if the tensors differ in length, contain NaN or infinity, or yield no batches.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class TensorLoader:
         shuffle: bool = False,
         drop_last: bool = False,
         generator: torch.Generator | None = None,
-        name: str = "data set",
+        name: str = "dataset",
     ) -> None:
         check_tensors(tensors, name)
         check_batches(len(tensors[0]), batch_size, drop_last, name)

@@ -1,4 +1,4 @@
-"""Loaders without labels, for models that learn to reproduce their inputs."""
+"""Loaders without labels, for models that learn to reconstruct their inputs."""
 
 from collections.abc import Iterable, Iterator, Sized
 from typing import Any
@@ -8,16 +8,16 @@ from nntrain.data.loaders import DataLoaders
 
 
 class Unlabelled:
-    """The batches of another loader without labels: tuples of inputs, or mappings of inputs.
+    """Wraps a loader and removes the labels: batches are tuples or mappings of inputs only.
 
     Args:
         loader: any iterable of batches.
-        n_inp: number of inputs in a tuple batch; `None` means all items but the last.
+        n_inp: number of inputs in a tuple batch; `None` treats all items except the last as inputs.
     """
 
     def __init__(self, loader: Iterable[Any], n_inp: int | None = None) -> None:
         self.loader, self.n_inp = loader, n_inp
-        # Checkpoints find the generators of a loader under these names.
+        # Checkpoints look up the random number generators of a loader by these names.
         self.generator = getattr(loader, "generator", None)
         self.sampler = getattr(loader, "sampler", None)
         self.batch_sampler = getattr(loader, "batch_sampler", None)
@@ -34,6 +34,6 @@ class Unlabelled:
 
 
 def autoencode(dls: DataLoaders) -> DataLoaders:
-    """Returns the loaders without labels, so the loss compares the predictions with the inputs."""
+    """Removes the labels from both loaders, so the loss compares predictions with inputs."""
     valid = None if dls.valid is None else Unlabelled(dls.valid, dls.n_inp)
     return DataLoaders(Unlabelled(dls.train, dls.n_inp), valid)

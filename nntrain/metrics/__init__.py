@@ -1,4 +1,4 @@
-"""Metrics of predictions and labels, averaged without reading the device in each batch."""
+"""Metrics that accumulate on the device and are read once per epoch."""
 
 from nntrain.metrics.accumulated import AccumMetric, skm_to_fastai
 from nntrain.metrics.averaged import AvgLoss, AvgMetric, AvgSmoothLoss, AvgSmoothMetric

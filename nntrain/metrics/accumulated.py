@@ -1,4 +1,4 @@
-"""Metrics computed over all predictions of an epoch at once."""
+"""Metrics that are computed on all predictions of an epoch together."""
 
 from __future__ import annotations
 
@@ -16,34 +16,36 @@ if TYPE_CHECKING:
     from nntrain.learner import Learner
 
 Activation: TypeAlias = Literal["no", "softmax", "sigmoid", "binary_softmax"]
-"""The function applied to predictions before a metric.
+"""The function to apply to the predictions before computing the metric.
 
-`binary_softmax` is the probability of the last class.
+`binary_softmax` returns the probability of the last class.
 """
 
 
 class AccumMetric(Metric):
-    """A metric computed over all predictions and labels of an epoch, such as F1 or ROC AUC.
+    """Metric that is computed on all predictions and labels of an epoch, such as F1 or ROC AUC.
 
-    The predictions go through the activation (or, without one, the argmax) and then the threshold.
+    The activation is applied to the predictions first. Without an activation, the argmax over
+    `dim_argmax` is applied instead, if `dim_argmax` is set. Finally, the threshold is applied.
 
     Args:
-        func: a function of `(pred, target)`, a torchmetrics functional, or a `torchmetrics.Metric`.
-        dim_argmax: axis of the argmax; with a softmax, the axis of the classes (default -1).
+        func: function of `(pred, target)`, torchmetrics functional, or `torchmetrics.Metric`.
+        dim_argmax: axis of the argmax; for a softmax, the axis of the classes (default -1).
         activation: `no`, `softmax`, `sigmoid` or `binary_softmax`.
-        thresh: threshold; predictions become True if they are at least this value.
+        thresh: threshold; predictions are converted to True if they are at least this value.
         to_np: whether to pass NumPy arrays to `func`.
         invert_arg: whether to call `func(target, pred)`, as scikit-learn expects.
         flatten: whether to flatten predictions and labels, which must then have the same length.
         name: name of the metric; by default the name of `func`.
-        part: part of the epoch; the predictions stay on the device until its end.
+        part: where to record the metric: `train`, `valid` or `both`. The predictions stay on the
+            device until training or validation ends.
         kwargs: keyword arguments of `func`.
 
     Raises:
-        ValueError: at creation, if the activation is unknown; in a batch, if there is only one
-            class; when the value is read, if the flattened predictions and labels differ in length,
-            or `func` returns more than one number.
-        TypeError: in a batch, if predictions or labels are not tensors.
+        ValueError: if the activation is unknown. In `accumulate`, if the argmax is taken over only
+            one class. In `value`, if the flattened predictions and labels differ in length, or if
+            `func` returns more than one number.
+        TypeError: in `accumulate`, if predictions or labels are not tensors.
     """
 
     def __init__(
@@ -71,7 +73,7 @@ class AccumMetric(Metric):
         self.reset()
 
     def reset(self) -> None:
-        """Forgets all batches."""
+        """Resets the metric."""
         self._batches: list[tuple[Tensor, ...]] = []
 
     def accumulate(self, learn: Learner) -> None:
@@ -80,7 +82,7 @@ class AccumMetric(Metric):
         if not all(isinstance(part, Tensor) for part in (learn.pred, *targets)):
             got = ", ".join(type(part).__name__ for part in (learn.pred, *targets))
             raise TypeError(
-                f"Metric {self.name!r} needs predictions and labels that are tensors but got "
+                f"Metric {self.name!r} needs tensors as predictions and labels, but got "
                 f"{got}: use an AvgMetric."
             )
         batch = (self._transform(learn.pred.detach()), *targets)
@@ -104,12 +106,12 @@ class AccumMetric(Metric):
             raise ValueError(
                 f"Metric {self.name!r} takes the argmax over classes, but the predictions "
                 f"{tuple(pred.shape)} have only one class in axis {self.dim_argmax}: "
-                "set is_class=False (skm_to_fastai) or omit dim_argmax."
+                "set is_class=False (skm_to_fastai) or dim_argmax=None."
             )
 
     @property
     def value(self) -> Tensor | float | None:
-        """The metric over all stored batches; `None` without batches."""
+        """Metric over all stored batches; `None` if no batch was stored."""
         if not self._batches:
             return None
         args: list[Any] = [_joined(column) for column in zip(*self._batches, strict=True)]
@@ -125,7 +127,7 @@ class AccumMetric(Metric):
             if self.flatten and len(pred) != len(target):
                 raise ValueError(
                     f"Metric {self.name!r} got {len(pred)} predictions for {len(target)} labels: "
-                    "set dim_argmax, or flatten=False."
+                    "set dim_argmax or flatten=False."
                 )
 
     def state_dict(self) -> dict[str, Any]:
@@ -149,19 +151,22 @@ def skm_to_fastai(
     part: Part = "valid",
     **kwargs: Any,
 ) -> AccumMetric:
-    """Makes a metric from a scikit-learn function, called as `func(target, pred)` on NumPy arrays.
+    """Creates a metric from a scikit-learn function.
 
     Args:
-        func: a function of `sklearn.metrics`.
-        is_class: whether `func` takes classes instead of scores or regression values; if so, the
-            argmax over `axis` is taken unless `thresh` is given.
-        thresh: for multi-label data, the threshold after an activation (default sigmoid).
+        func: function from `sklearn.metrics`; it is called as `func(target, pred)` with NumPy
+            arrays.
+        is_class: whether `func` expects class indices rather than scores or regression values. If
+            true, predictions are converted to class indices with an argmax over `axis`, unless
+            `thresh` is set.
+        thresh: for multi-label data, the threshold to apply after the activation (default sigmoid).
         axis: axis of the classes.
-        activation: applied to the predictions first; a softmax over `axis` replaces the argmax.
-        flatten: whether to flatten predictions and labels; `False` if `func` needs the axis of the
-            classes or labels.
+        activation: activation to apply to the predictions first. A softmax over `axis` replaces the
+            argmax.
+        flatten: whether to flatten predictions and labels. Set `False` if `func` needs the axis of
+            the classes or labels.
         name: name of the metric; by default the name of `func`.
-        part: part of the epoch in which the metric is recorded.
+        part: where to record the metric: `train`, `valid` or `both`.
         kwargs: keyword arguments of `func`.
     """
     if activation is None:
@@ -182,7 +187,7 @@ def skm_to_fastai(
 
 
 def _joined(batches: Sequence[Tensor]) -> Tensor:
-    # Batches restored from a checkpoint may be on another device.
+    # Batches restored from a checkpoint may be on a different device.
     device = batches[-1].device
     return torch.cat([batch.to(device) for batch in batches])
 

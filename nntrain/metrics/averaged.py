@@ -1,4 +1,4 @@
-"""Metrics that are means over batches."""
+"""Metrics that are averaged over batches."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ if TYPE_CHECKING:
 
 
 class _MeanMetric(Metric):
-    """A metric that is the mean of a scalar over batches."""
+    """Metric that averages a scalar over batches."""
 
     def __init__(self, name: str, part: Part, mean: WeightedMean) -> None:
         super().__init__(name, part)
         self._mean = mean
 
     def reset(self) -> None:
-        """Forgets all batches."""
+        """Resets the metric."""
         self._mean.reset()
 
     @property
     def value(self) -> Tensor | None:
-        """The mean over the batches so far, a scalar tensor; `None` without batches."""
+        """Mean over the batches so far, as a scalar tensor; `None` before the first batch."""
         return self._mean.value
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the state of the mean."""
+        """Returns the state of the running mean."""
         return self._mean.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -44,18 +44,18 @@ class _MeanMetric(Metric):
 
 
 class AvgMetric(_MeanMetric):
-    """The mean over batches of `func(pred, target)`, weighted by batch size.
+    """Mean of `func(pred, target)` over batches, weighted by batch size.
 
     Args:
-        func: a plain function, a torchmetrics functional, or a `torchmetrics.Metric`, which is
-            reset for each batch. It must return the mean over the items of its batch; for other
-            metrics, such as F1 or R2, use `AccumMetric`.
+        func: plain function, torchmetrics functional, or `torchmetrics.Metric` (which is reset for
+            each batch). `func` must return the mean over the items of a batch; for other metrics,
+            such as F1 or R2, use `AccumMetric`.
         name: name of the metric; by default the name of `func`.
-        part: part of the epoch in which the metric is recorded.
+        part: where to record the metric: `train`, `valid` or `both`.
 
     Raises:
-        ValueError: at creation, if `func` is `rmse` or `r2_score`, which are not means over items;
-            in a batch, if `func` returns more than one number.
+        ValueError: if `func` is `rmse` or `r2_score`, which are not means over items. In
+            `accumulate`, if `func` returns more than one number.
     """
 
     def __init__(
@@ -69,25 +69,25 @@ class AvgMetric(_MeanMetric):
         super().__init__(name or func_name(func), part, WeightedMean())
 
     def accumulate(self, learn: Learner) -> None:
-        """Adds the value of a batch to the mean."""
+        """Adds the value of the current batch to the mean."""
         self._mean.add(_called(self.name, self.func, learn), batch_size(learn.yb or learn.xb))
 
 
 class AvgLoss(_MeanMetric):
-    """The mean of the loss, weighted by batch size."""
+    """Mean of the loss over batches, weighted by batch size."""
 
     def __init__(self, *, name: str = "loss", part: Part = "both") -> None:
         super().__init__(name, part, WeightedMean())
 
     def accumulate(self, learn: Learner) -> None:
-        """Adds the loss of a batch to the mean."""
+        """Adds the loss of the current batch to the mean."""
         self._mean.add(_mean_of(learn.loss), batch_size(learn.yb or learn.xb))
 
 
 class AvgSmoothMetric(_MeanMetric):
-    """The exponentially weighted mean over batches of `func(pred, target)`.
+    """Exponential moving average of `func(pred, target)` over batches.
 
-    `beta` is the weight of the past.
+    `beta` is the smoothing factor: a larger `beta` averages over more batches.
     """
 
     def __init__(
@@ -102,12 +102,12 @@ class AvgSmoothMetric(_MeanMetric):
         super().__init__(name or f"{func_name(func)}_smooth", part, SmoothMean(beta))
 
     def accumulate(self, learn: Learner) -> None:
-        """Adds the value of a batch to the mean."""
+        """Adds the value of the current batch to the mean."""
         self._mean.add(_called(self.name, self.func, learn))
 
 
 class AvgSmoothLoss(_MeanMetric):
-    """The exponentially weighted mean of the loss; `beta` is the weight of the past."""
+    """Exponential moving average of the loss over batches, with smoothing factor `beta`."""
 
     def __init__(
         self, beta: float = 0.98, *, name: str = "loss_smooth", part: Part = "train"
@@ -115,13 +115,13 @@ class AvgSmoothLoss(_MeanMetric):
         super().__init__(name, part, SmoothMean(beta))
 
     def accumulate(self, learn: Learner) -> None:
-        """Adds the loss of a batch to the mean."""
+        """Adds the loss of the current batch to the mean."""
         self._mean.add(_mean_of(learn.loss))
 
 
 def _called(name: str, func: MetricFunc, learn: Learner) -> Tensor:
     value = call(name, func, (_detached(learn.pred), *(learn.yb or learn.xb)))
-    # A Python number stays on the CPU, because the default device may lack double precision.
+    # Keep a Python number on the CPU: the default device may not support double precision.
     return (
         _detached(value)
         if isinstance(value, Tensor)

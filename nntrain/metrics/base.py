@@ -1,4 +1,4 @@
-"""The base class of metrics."""
+"""Base class for metrics."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ if TYPE_CHECKING:
     from nntrain.learner import Learner
 
 Part: TypeAlias = Literal["train", "valid", "both"]
-"""The part of an epoch in which a metric is recorded."""
+"""Where to record a metric: in training, in validation, or in both."""
 
 
 class Metric(ABC):
-    """Base class of metrics: reset before a part of an epoch, updated per batch, then read.
+    """Base class for metrics.
 
-    `accumulate` must not read the device (no `item()`, no `float()`); the recorder reads `value`
-    after the epoch.
+    The recorder calls `reset` before training or validation, `accumulate` after each batch, and
+    reads `value` after the epoch. `accumulate` must not synchronize with the device, so it must not
+    call `item()` or `float()`.
 
     Args:
-        name: name under which the metric is recorded, after `train/` or `valid/`.
-        part: part of the epoch in which the metric is recorded: `train`, `valid` or `both`.
+        name: name of the metric, without the prefix `train/` or `valid/`.
+        part: where to record the metric: `train`, `valid` or `both`.
 
     Raises:
-        ValueError: if trackers would reject `name`, or `part` is unknown.
+        ValueError: if trackers do not accept `name`, or if `part` is unknown.
     """
 
     def __init__(self, name: str, part: Part = "both") -> None:
@@ -39,7 +40,7 @@ class Metric(ABC):
 
     @property
     def name(self) -> str:
-        """The name under which the metric is recorded, after `train/` or `valid/`."""
+        """Name of the metric, without the prefix `train/` or `valid/`."""
         return self._name
 
     @name.setter
@@ -48,12 +49,12 @@ class Metric(ABC):
         self._name = name
 
     def active(self, training: bool) -> bool:
-        """Returns whether the metric is recorded in training or, if not `training`, validation."""
+        """Returns whether to record the metric in training, or in validation if not `training`."""
         return self.part == "both" or (self.part == "train") == training
 
     @abstractmethod
     def reset(self) -> None:
-        """Forgets all batches."""
+        """Resets the metric."""
 
     @abstractmethod
     def accumulate(self, learn: Learner) -> None:
@@ -62,10 +63,10 @@ class Metric(ABC):
     @property
     @abstractmethod
     def value(self) -> Any:
-        """The value over the batches so far, a number or scalar tensor; `None` without batches."""
+        """Value over the batches so far, a number or scalar tensor; `None` without batches."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the state for a checkpoint within an epoch."""
+        """Returns the state to save in a checkpoint that is written within an epoch."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -73,9 +74,9 @@ class Metric(ABC):
 
 
 def check_name(name: str) -> None:
-    """Checks that trackers accept `name` after `train/` or `valid/`.
+    """Checks that trackers accept the metric name `name`.
 
     Raises:
-        ValueError: if they do not; the message suggests a name that they accept.
+        ValueError: if trackers do not accept the name; the message suggests a valid name.
     """
     check_metric_name(name, "valid/")

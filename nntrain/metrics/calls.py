@@ -1,4 +1,4 @@
-"""Calls of metric functions: plain functions, torchmetrics functionals and objects."""
+"""Calls plain metric functions, torchmetrics functionals and torchmetrics objects."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MetricFunc: TypeAlias = Callable[..., Any]
 
 @runtime_checkable
 class TorchMetric(Protocol):
-    """The part of the interface of `torchmetrics.Metric` that is used here."""
+    """Methods of `torchmetrics.Metric` that nntrain uses."""
 
     def update(self, preds: Any, target: Any) -> None:
         """Updates the state with a batch."""
@@ -28,21 +28,21 @@ class TorchMetric(Protocol):
         """Returns the value over all batches so far."""
 
     def reset(self) -> None:
-        """Forgets all batches."""
+        """Resets the metric."""
 
     def to(self, device: Any) -> Any:
         """Moves the state to a device."""
 
 
 def unwrapped(func: Any) -> Any:
-    """Returns the function inside (nested) partials; returns any other object unchanged."""
+    """Unwraps nested `functools.partial` objects; returns any other object unchanged."""
     while isinstance(func, functools.partial):
         func = func.func
     return func
 
 
 def func_name(func: Any) -> str:
-    """Returns the name of a function or torchmetrics object in snake case."""
+    """Returns the name of a function, or of the class of a torchmetrics object, in snake case."""
     func = unwrapped(func)
     name = getattr(func, "__name__", None) or type(func).__name__
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).strip("_<>").lower()
@@ -63,9 +63,10 @@ def _compute(metric: TorchMetric, pred: Tensor, *targets: Tensor, **kwargs: Any)
 
 
 def call(name: str, func: MetricFunc, args: Sequence[Any]) -> Tensor | float:
-    """Calls the function of the metric `name` and converts the result with `as_number`.
+    """Calls the function of a metric and converts the result with `as_number`.
 
-    An error of the function gets a note with the name of the metric and the arguments.
+    If the function raises an exception, a note with the metric's name and the shapes of the
+    arguments is added to the exception.
 
     Raises:
         ValueError: if the result is not one number.
@@ -83,7 +84,7 @@ def call(name: str, func: MetricFunc, args: Sequence[Any]) -> Tensor | float:
 
 
 def as_number(name: str, value: Any) -> Tensor | float:
-    """Returns the value of a metric as a scalar tensor or a Python number, without a device read.
+    """Converts the value of a metric to a scalar tensor or a float, without a device sync.
 
     Raises:
         ValueError: if the value is not one number.
@@ -93,4 +94,7 @@ def as_number(name: str, value: Any) -> Tensor | float:
     if isinstance(value, Real | np.generic):
         return float(value)
     got = f"tensor {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-    raise ValueError(f"Metric {name!r} returned a {got} but must return one number: reduce it.")
+    raise ValueError(
+        f"Metric {name!r} returned a {got} but must return one number: "
+        "average the values, or return only one of them."
+    )

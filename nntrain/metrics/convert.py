@@ -1,4 +1,4 @@
-"""Conversion of functions and torchmetrics objects to metrics, and checks of their names."""
+"""Converts functions and torchmetrics objects to metrics, and checks metric names."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from nntrain.metrics.functions import is_of_whole_set
 
 
 def as_metrics(metrics: Iterable[Any]) -> list[Metric]:
-    """Makes the metrics of a Learner; each entry of a `torchmetrics.MetricCollection` becomes one.
+    """Creates the metrics of a Learner.
+
+    Each entry of a `torchmetrics.MetricCollection` is converted to a separate metric.
 
     Raises:
         TypeError: if `metrics` is not a list, or an entry is not a metric.
-        ValueError: if two metrics have the same name, or one is called `loss`.
+        ValueError: if two metrics have the same name, or if a metric is named `loss`.
     """
     if not isinstance(metrics, Iterable) or isinstance(metrics, nn.ModuleDict | Mapping | str):
         raise TypeError(
@@ -41,13 +43,13 @@ def _each(metric: Any) -> Iterator[Metric]:
 
 
 def as_metric(metric: Any) -> Metric:
-    """Makes a `Metric` from a metric, a torchmetrics object, or a function of `(pred, target)`.
+    """Creates a `Metric` from a metric, a torchmetrics object, or a function of `(pred, target)`.
 
-    A function becomes an `AvgMetric`; a torchmetrics object, `rmse` or `r2_score` becomes an
-    `AccumMetric`; a `Metric` is returned unchanged.
+    A function is wrapped in an `AvgMetric`. A torchmetrics object, `rmse` and `r2_score` are
+    wrapped in an `AccumMetric`. A `Metric` is returned unchanged.
 
     Raises:
-        TypeError: if `metric` is anything else.
+        TypeError: if `metric` is none of these.
     """
     if isinstance(metric, type):
         raise TypeError(
@@ -57,8 +59,8 @@ def as_metric(metric: Any) -> Metric:
         return metric
     if isinstance(metric, nn.ModuleDict):
         raise TypeError(
-            f"A {type(metric).__name__} holds several metrics: pass it to Learner(metrics=[...]), "
-            "or pass its entries one by one."
+            f"A {type(metric).__name__} contains several metrics: "
+            "pass it to Learner(metrics=[...]), or pass each of its metrics separately."
         )
     if isinstance(metric, TorchMetric):
         return AccumMetric(metric, flatten=False)
@@ -73,16 +75,17 @@ def as_metric(metric: Any) -> Metric:
 
 
 def check_loss_part(name: str, part: Tensor, metrics: Iterable[Metric]) -> None:
-    """Checks that a named part of the loss can be recorded along with the metrics.
+    """Checks that a named part of the loss can be recorded next to the metrics.
 
     Raises:
-        ValueError: if its name is taken, if trackers reject the name, or if it is not a scalar.
+        ValueError: if `part` is not a scalar, if a metric already uses the name, or if trackers do
+            not accept the name.
     """
     check_name(name)
     if part.dim():
         raise ValueError(
             f"Part {name!r} of the loss is a tensor {tuple(part.shape)} but must be one number: "
-            "reduce it."
+            "sum or average the values."
         )
     if name == "loss" or name in [metric.name for metric in metrics]:
         raise ValueError(
@@ -95,7 +98,7 @@ def _check_names(names: Sequence[str], part: str) -> None:
         if names.count(name) > 1:
             raise ValueError(
                 f"Metric {name!r} has the same name as {_owner(name)}, so both would be recorded "
-                f"as '{part}/{name}': set another name with name=."
+                f"as '{part}/{name}': pass a different name= to one of them."
             )
 
 

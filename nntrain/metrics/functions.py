@@ -1,4 +1,4 @@
-"""Metric functions of predictions and labels; the results stay on the device."""
+"""Metric functions of predictions and labels; the results stay on the device of the inputs."""
 
 from typing import Any
 
@@ -9,15 +9,15 @@ from nntrain.metrics.calls import unwrapped
 
 
 def accuracy(pred: Tensor, target: Tensor, axis: int = 1) -> Tensor:
-    """Returns the share of items whose largest score is at the label, 0 to 1.
+    """Returns the fraction of items (0 to 1) whose highest-scoring class is the label.
 
     Args:
-        pred: scores `(items, classes, ...)`.
-        target: classes `(items, ...)`.
+        pred: class scores `(items, classes, ...)`.
+        target: class indices `(items, ...)`.
         axis: axis of the classes.
 
     Raises:
-        ValueError: if the shapes do not match, or there is only one class.
+        ValueError: if the shapes do not match, or if there is only one class.
     """
     _check_classes(pred, axis)
     best = pred.argmax(dim=axis)
@@ -25,26 +25,28 @@ def accuracy(pred: Tensor, target: Tensor, axis: int = 1) -> Tensor:
 
 
 def error_rate(pred: Tensor, target: Tensor, axis: int = 1) -> Tensor:
-    """Returns the share of items whose largest score is not at the label: 1 - `accuracy`."""
+    """Returns the fraction of items (0 to 1) that are misclassified: 1 - `accuracy`."""
     return 1 - accuracy(pred, target, axis)
 
 
 def top_k_accuracy(pred: Tensor, target: Tensor, k: int = 5, axis: int = 1) -> Tensor:
-    """Returns the share of items whose label is among the `k` largest scores, 0 to 1.
+    """Returns the fraction of items (0 to 1) whose label is among the `k` highest-scoring classes.
 
     Args:
-        pred: scores `(items, classes, ...)`.
-        target: classes `(items, ...)`.
-        k: number of largest scores that count.
+        pred: class scores `(items, classes, ...)`.
+        target: class indices `(items, ...)`.
+        k: number of highest-scoring classes to consider.
         axis: axis of the classes.
 
     Raises:
-        ValueError: if the shapes do not match, or there is only one class or fewer than `k`.
+        ValueError: if the shapes do not match, if there is only one class, or if there are fewer
+            than `k` classes.
     """
     _check_classes(pred, axis)
     if not 1 <= k <= pred.shape[axis]:
         raise ValueError(
-            f"k={k} of top_k_accuracy must be from 1 to the number of classes, {pred.shape[axis]}."
+            f"k={k} of top_k_accuracy must be between 1 and the number of classes, "
+            f"{pred.shape[axis]}."
         )
     best = pred.topk(k, dim=axis).indices
     target = _shaped_like(best.select(axis, 0), target).unsqueeze(axis)
@@ -54,12 +56,12 @@ def top_k_accuracy(pred: Tensor, target: Tensor, k: int = 5, axis: int = 1) -> T
 def accuracy_multi(
     pred: Tensor, target: Tensor, thresh: float = 0.5, sigmoid: bool = True
 ) -> Tensor:
-    """Returns the share of correct labels for multi-label data, 0 to 1.
+    """Returns the fraction of correct labels (0 to 1) for multi-label data.
 
     Args:
         pred: scores `(items, labels)`; `(items,)` or `(items, 1)` for one yes-or-no label.
         target: 0 or 1, with as many elements as `pred`.
-        thresh: a prediction above this value counts as yes, as in fastai.
+        thresh: a prediction above this value is treated as a yes, as in fastai.
         sigmoid: whether to apply a sigmoid to `pred` first.
 
     Raises:
@@ -80,18 +82,18 @@ def mae(pred: Tensor, target: Tensor) -> Tensor:
 
 
 def rmse(pred: Tensor, target: Tensor) -> Tensor:
-    """Returns the root of the mean squared error, in units of the target.
+    """Returns the root mean squared error, in units of the target.
 
-    As a metric, it is computed over the whole set.
+    A Learner computes this metric on all predictions of an epoch.
     """
     return mse(pred, target).sqrt()
 
 
 def r2_score(pred: Tensor, target: Tensor) -> Tensor:
-    """Returns the coefficient of determination, at most 1.
+    """Returns the coefficient of determination (R2), at most 1.
 
-    As a metric, it is computed over the whole set. For a constant target it is 1 if the prediction
-    is exact and 0 otherwise, as in scikit-learn.
+    A Learner computes this metric on all predictions of an epoch. As in scikit-learn, the result
+    for a constant target is 1 if all predictions are exact and 0 if they are not.
     """
     target = _shaped_like(pred, target).to(pred.dtype)
     residual = (target - pred).square().sum()
@@ -103,7 +105,7 @@ def r2_score(pred: Tensor, target: Tensor) -> Tensor:
 def is_of_whole_set(func: Any) -> bool:
     """Returns whether a function or partial is `rmse` or `r2_score`.
 
-    These are not means over items and need the whole set.
+    These functions are not means over items, so they need all predictions of an epoch.
     """
     return any(unwrapped(func) is known for known in (rmse, r2_score))
 
@@ -117,7 +119,7 @@ def _check_classes(pred: Tensor, axis: int) -> None:
 
 
 def _shaped_like(pred: Tensor, target: Tensor) -> Tensor:
-    # Broadcasting (items,) with (items, 1) would compare each item with every other.
+    # Broadcasting (items,) against (items, 1) would compare every item with every other item.
     if pred.shape == target.shape:
         return target
     if [n for n in pred.shape if n != 1] != [n for n in target.shape if n != 1]:

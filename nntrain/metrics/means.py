@@ -1,4 +1,4 @@
-"""Running means of scalars that stay on their device."""
+"""Running means of scalar tensors, computed on their device."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -12,28 +12,29 @@ _FOLD = 1024
 
 
 class WeightedMean:
-    """A weighted mean of scalar tensors that stay on their device.
+    """Weighted mean of scalar tensors that stay on their device.
 
-    Adding a value costs two list appends and reads nothing from the device. NaN stays NaN. Values
-    are summed in double precision (single if the device lacks it), in groups of 1024, so the memory
-    does not grow with the epoch.
+    Adding a value appends to two lists and does not synchronize with the device. If any value is
+    NaN, the mean is NaN. Values are summed in groups of 1024, so memory use does not grow with the
+    length of the epoch. The sum uses double precision, or single precision if the device does not
+    support double precision.
     """
 
     beta: float = 1.0
-    """The factor that each new value applies to the weight of all earlier ones."""
+    """The factor by which each new value reduces the weights of all earlier values."""
 
     def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
-        """Forgets all values."""
+        """Removes all values."""
         self._total: Tensor | None = None
         self._weight = 0.0
         self._values: list[Tensor] = []
         self._weights: list[float] = []
 
     def add(self, value: Tensor, weight: float = 1.0) -> None:
-        """Adds a scalar with its weight, usually the batch size."""
+        """Adds a scalar tensor with a weight, which is usually the batch size."""
         self._values.append(value)
         self._weights.append(weight)
         self._weight = self.beta * self._weight + weight
@@ -52,21 +53,23 @@ class WeightedMean:
         )
 
     def _weights_like(self, values: Tensor) -> Tensor:
-        # Made on the CPU, whatever the default device is, and copied without blocking.
+        # Create the tensors on the CPU, even if the default device is different, and copy them
+        # without blocking.
         weights = torch.tensor(self._weights, dtype=values.dtype, device="cpu")
         age = torch.arange(len(weights) - 1, -1, -1, dtype=values.dtype, device="cpu")
         return cast(Tensor, to_device(weights * self.beta**age, values.device))
 
     @property
     def value(self) -> Tensor | None:
-        """The mean, on the device of the newest value; `None` before a value is added."""
+        """Mean, on the device of the newest value; `None` before the first value."""
         total = self._sum()
         return None if total is None else total / self._weight
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the total and, separately, the values that are not yet part of it.
+        """Returns the sum so far and, separately, the values that are not yet included in the sum.
 
-        A resumed sum is then rounded in the same way as an uninterrupted one.
+        A resumed run then sums in the same order and rounds in the same way as an uninterrupted
+        run.
         """
         recent = _column(self._values) if self._values else torch.empty(0)
         return {
@@ -83,14 +86,14 @@ class WeightedMean:
 
 
 class SmoothMean(WeightedMean):
-    """An exponentially weighted mean of scalar tensors, with the bias corrected as in Adam.
+    """Exponential moving average of scalar tensors, with the bias correction of Adam.
 
-    The value equals that of fastai's `AvgSmoothLoss`. Source: Kingma and Ba, 2015,
+    The result equals fastai's `AvgSmoothLoss`. Source: Kingma and Ba, 2015,
     https://arxiv.org/abs/1412.6980, section 3; dividing by the sum of the weights is equivalent to
-    their bias correction.
+    the bias correction in the paper.
 
     Raises:
-        ValueError: if `beta`, the weight of the past, is not at least 0 and less than 1.
+        ValueError: if the smoothing factor `beta` is not in [0, 1).
     """
 
     def __init__(self, beta: float) -> None:
@@ -101,7 +104,8 @@ class SmoothMean(WeightedMean):
 
 
 def _column(values: Sequence[Tensor]) -> Tensor:
-    # Values from a checkpoint, or Python numbers, may be on another device than the newest value.
+    # Values from a checkpoint and Python numbers may be on a different device than the newest
+    # value.
     device = values[-1].device
     dtype = torch.float32 if device.type == "mps" else torch.float64
     return torch.stack(

@@ -1,4 +1,4 @@
-"""Models with sensible initial weights and module names that are readable as metric keys."""
+"""Models with initialized weights, and with module names that are readable in metric keys."""
 
 from nntrain.models.conv import ResBlock, cnn, conv_block, resnet
 from nntrain.models.dense import Autoencoder, autoencoder, mlp

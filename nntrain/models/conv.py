@@ -1,4 +1,4 @@
-"""Convolutional models for small images, of 8x8 to 64x64 pixels."""
+"""Convolutional models for small images, from 8x8 to 64x64 pixels."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -11,9 +11,10 @@ from nntrain.models.inits import Activation, activation_gain, kaiming, make_acti
 def conv_block(
     n_in: int, n_out: int, *, kernel_size: int = 3, stride: int = 1, act: Activation = "relu"
 ) -> nn.Sequential:
-    """Makes a block of the modules `conv`, `norm` and `act`.
+    """Creates a convolutional block with the modules `conv`, `norm` and `act`.
 
-    It maps `(batch, n_in, h, w)` to `(batch, n_out, h / stride, w / stride)`, rounded up.
+    The input shape is `(batch, n_in, h, w)`. The output shape is
+    `(batch, n_out, h / stride, w / stride)`, rounded up.
     """
     return nn.Sequential(
         OrderedDict(
@@ -33,22 +34,22 @@ def cnn(
     act: Activation = "relu",
     dropout: float = 0.0,
 ) -> nn.Sequential:
-    """Makes a plain convolutional network for images of any size.
+    """Creates a plain convolutional network for images of any size.
 
-    It maps `(batch, n_in, height, width)` to `(batch, n_out)`. The modules are `block<i>`, each a
-    `conv_block` that halves the image except the first, then `pool`, `flatten`, `dropout` and
-    `head`.
+    The input shape is `(batch, n_in, height, width)`, the output shape `(batch, n_out)`. The
+    modules are `block<i>`, `pool`, `flatten`, `dropout` and `head`. Each `block<i>` is a
+    `conv_block`; every block except the first halves the height and width.
 
     Args:
         n_in: number of channels of the images.
-        n_out: number of outputs, such as classes.
+        n_out: number of outputs, such as the number of classes.
         channels: number of channels of each block.
         kernel_size: height and width of the kernels in pixels; odd.
-        act: activation, by name or as a callable that makes the module.
-        dropout: share of the pooled features that are zeroed in training.
+        act: name of the activation, or a callable that returns an activation module.
+        dropout: dropout probability of the pooled features.
 
     Raises:
-        ValueError: if `channels` is empty or holds a number below 1, or `act` is unknown.
+        ValueError: if `channels` is empty or contains a number below 1, or if `act` is unknown.
     """
     _check_channels(channels)
     layers: OrderedDict[str, nn.Module] = OrderedDict()
@@ -60,13 +61,14 @@ def cnn(
 
 
 class ResBlock(nn.Module):
-    """A basic residual block.
+    """Basic residual block.
 
-    It maps `(batch, n_in, h, w)` to `(batch, n_out, h / stride, w / stride)`, rounded up. The
-    weight of the last normalization of the branch is initially zero, so the block starts as its
-    shortcut (Goyal et al., 2017, https://arxiv.org/abs/1706.02677, section 5.1). The shortcut
-    averages if the block has a stride, and projects if the channels differ (ResNet-D; He et al.,
-    2019, https://arxiv.org/abs/1812.01187).
+    The input shape is `(batch, n_in, h, w)`. The output shape is
+    `(batch, n_out, h / stride, w / stride)`, rounded up. The weights of the last normalization in
+    the branch are initialized to zero, so a new block returns the output of its shortcut (Goyal et
+    al., 2017, https://arxiv.org/abs/1706.02677, section 5.1). The shortcut has average pooling if
+    the stride is not 1, and a 1x1 convolution if the number of channels changes (ResNet-D; He et
+    al., 2019, https://arxiv.org/abs/1812.01187).
     """
 
     def __init__(self, n_in: int, n_out: int, *, stride: int = 1, act: Activation = "relu") -> None:
@@ -82,7 +84,7 @@ class ResBlock(nn.Module):
         self.act2 = make_activation(act)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Adds the branch to the shortcut."""
+        """Adds the outputs of the branch and the shortcut, then applies the activation."""
         branch = self.norm2(self.conv2(self.act1(self.norm1(self.conv1(x)))))
         out: Tensor = self.act2(branch + self.shortcut(x))
         return out
@@ -97,25 +99,25 @@ def resnet(
     act: Activation = "relu",
     dropout: float = 0.0,
 ) -> nn.Sequential:
-    """Makes a residual network for images of any size.
+    """Creates a residual network for images of any size.
 
-    It maps `(batch, n_in, height, width)` to `(batch, n_out)`. The modules are `stem`, a
-    `conv_block`; `stage<i>`, each with numbered `ResBlock`s; and `pool`, `flatten`, `dropout` and
-    `head`. The first block of each stage except the first stage halves the image. Source: He et
-    al., 2016, https://arxiv.org/abs/1512.03385, in the form for small images (section 4.2), with
-    the shortcuts of ResNet-D.
+    The input shape is `(batch, n_in, height, width)`, the output shape `(batch, n_out)`. The
+    modules are `stem`, `stage<i>`, `pool`, `flatten`, `dropout` and `head`. `stem` is a
+    `conv_block`, and each `stage<i>` is a sequence of `ResBlock`s. Every stage except the first
+    halves the height and width. Source: He et al., 2016, https://arxiv.org/abs/1512.03385, in the
+    variant for small images (section 4.2), with the shortcuts of ResNet-D.
 
     Args:
         n_in: number of channels of the images.
-        n_out: number of outputs, such as classes.
+        n_out: number of outputs, such as the number of classes.
         channels: number of channels of each stage.
         n_blocks: number of blocks in each stage.
-        act: activation, by name or as a callable that makes the module.
-        dropout: share of the pooled features that are zeroed in training.
+        act: name of the activation, or a callable that returns an activation module.
+        dropout: dropout probability of the pooled features.
 
     Raises:
-        ValueError: if `channels` is empty or holds a number below 1, if `n_blocks` is less than 1,
-            or if `act` is unknown.
+        ValueError: if `channels` is empty or contains a number below 1, if `n_blocks` is less than
+            1, or if `act` is unknown.
     """
     _check_channels(channels)
     if n_blocks < 1:
@@ -132,7 +134,7 @@ def _stage(n_in: int, n_out: int, stride: int, n_blocks: int, act: Activation) -
 
 
 def _conv(n_in: int, n_out: int, kernel_size: int, stride: int, gain: float = 1.0) -> nn.Conv2d:
-    """Makes a padded convolution without a bias, which the next normalization would cancel."""
+    """Creates a padded convolution without a bias, because normalization would cancel the bias."""
     return kaiming(
         nn.Conv2d(n_in, n_out, kernel_size, stride, padding=kernel_size // 2, bias=False), gain
     )
@@ -159,4 +161,7 @@ def _head(n_in: int, n_out: int, act: Activation, dropout: float) -> OrderedDict
 
 def _check_channels(channels: Sequence[int]) -> None:
     if not channels or min(channels) < 1:
-        raise ValueError(f"channels={list(channels)} must hold one or more numbers of at least 1.")
+        raise ValueError(
+            f"channels={list(channels)} must contain at least one number, "
+            "and each number must be at least 1."
+        )

@@ -1,4 +1,4 @@
-"""Models of fully connected layers."""
+"""Models built from fully connected layers."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -17,23 +17,23 @@ def mlp(
     dropout: float = 0.0,
     norm: bool = False,
 ) -> nn.Sequential:
-    """Makes a multi-layer perceptron.
+    """Creates a multi-layer perceptron.
 
-    It flattens inputs `(batch, ...)` with `n_in` values per item and maps them to
-    `(batch, n_out)`. The modules are `flatten`; for each hidden layer i, `linear<i>`, `norm<i>`,
-    `act<i>` and `dropout<i>`; and `head`.
+    The input shape is `(batch, ...)` with `n_in` values per item; inputs are flattened. The output
+    shape is `(batch, n_out)`. The modules are `flatten`, then `linear<i>`, `norm<i>`, `act<i>` and
+    `dropout<i>` for each hidden layer i, then `head`.
 
     Args:
-        n_in: number of values of an input item.
-        hidden: number of units of each hidden layer; one number for one layer, an empty list for a
-            linear model.
-        n_out: number of outputs, such as classes.
-        act: activation, by name or as a callable that makes the module.
-        dropout: share of hidden units that are zeroed in training.
+        n_in: number of values in an input item.
+        hidden: number of units in each hidden layer. A single number creates one hidden layer; an
+            empty list creates a linear model.
+        n_out: number of outputs, such as the number of classes.
+        act: name of the activation, or a callable that returns an activation module.
+        dropout: dropout probability of the hidden units.
         norm: whether to add batch normalization before each activation.
 
     Raises:
-        ValueError: if a size is less than 1, or `act` is unknown.
+        ValueError: if a size is less than 1, or if `act` is unknown.
     """
     widths = [hidden] if isinstance(hidden, int) else list(hidden)
     _check_sizes(n_in=n_in, n_out=n_out, hidden=min(widths, default=1))
@@ -52,7 +52,7 @@ def mlp(
 
 
 class Autoencoder(nn.Module):
-    """An encoder and a decoder; the output has the shape of the input `(batch, ...)`."""
+    """Encoder and decoder; the output has the same shape as the input `(batch, ...)`."""
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module) -> None:
         super().__init__()
@@ -72,19 +72,21 @@ def autoencoder(
     act: Activation = "relu",
     dropout: float = 0.0,
 ) -> Autoencoder:
-    """Makes an autoencoder of two perceptrons; the decoder mirrors the encoder.
+    """Creates an autoencoder from two multi-layer perceptrons.
 
-    The output is linear.
+    The hidden layers of the decoder have the sizes of the encoder in reverse order. The output
+    layer is linear.
 
     Args:
-        n_in: number of values of an input item.
-        hidden: number of units of each hidden layer of the encoder; one number for one layer.
-        n_latent: number of values of the code between encoder and decoder.
-        act: activation, by name or as a callable that makes the module.
-        dropout: share of hidden units that are zeroed in training.
+        n_in: number of values in an input item.
+        hidden: number of units in each hidden layer of the encoder. A single number creates one
+            layer.
+        n_latent: number of values in the code between encoder and decoder.
+        act: name of the activation, or a callable that returns an activation module.
+        dropout: dropout probability of the hidden units.
 
     Raises:
-        ValueError: if a size is less than 1, or `act` is unknown.
+        ValueError: if a size is less than 1, or if `act` is unknown.
     """
     _check_sizes(n_latent=n_latent)
     widths = [hidden] if isinstance(hidden, int) else list(hidden)

@@ -1,4 +1,4 @@
-"""Initial weights that keep the variance of activations constant across layers."""
+"""Weight initialization that preserves the variance of activations from layer to layer."""
 
 from collections.abc import Callable
 from typing import TypeAlias, TypeVar
@@ -16,16 +16,16 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "tanh": nn.Tanh,
     "sigmoid": nn.Sigmoid,
 }
-"""The activations by the name used in configs."""
+"""The activations, by the names that configs use."""
 
 Activation: TypeAlias = str | Callable[[], nn.Module]
-"""A name in `ACTIVATIONS`, or a callable that makes the module, such as `torch.nn.PReLU`."""
+"""A name in `ACTIVATIONS`, or a callable that returns a module, such as `torch.nn.PReLU`."""
 
 Layer = TypeVar("Layer", bound=nn.Linear | nn.Conv2d)
 
 
 def make_activation(act: Activation) -> nn.Module:
-    """Makes an activation module.
+    """Creates an activation module from its name or from a callable.
 
     Raises:
         ValueError: if the name is unknown; the message lists the known names.
@@ -38,10 +38,10 @@ def make_activation(act: Activation) -> nn.Module:
 
 
 def activation_gain(act: Activation) -> float:
-    """Returns the gain of the weights after an activation: sqrt(2) for ReLU.
+    """Returns the gain to initialize the weights after an activation; sqrt(2) for ReLU.
 
-    It is 1 / sqrt(E[act(z)^2]) for a standard normal z. Source: He et al., 2015,
-    https://arxiv.org/abs/1502.01852, section 2.2, whose argument holds for any activation.
+    The gain is 1 / sqrt(E[act(z)^2]) for a standard normal z. Source: He et al., 2015,
+    https://arxiv.org/abs/1502.01852, section 2.2; the derivation is valid for any activation.
     """
     z = torch.linspace(-10, 10, 20001)
     density = torch.exp(-z.square() / 2)
@@ -51,11 +51,11 @@ def activation_gain(act: Activation) -> float:
 
 
 def kaiming(layer: Layer, gain: float = 1.0) -> Layer:
-    """Initializes and returns `layer`: normal weights of std `gain / sqrt(fan_in)`, zero bias.
+    """Initializes a layer and returns it: normal weights with std `gain / sqrt(fan_in)`, zero bias.
 
-    If `gain` is the gain of the activation before the layer (1 without one), the outputs of the
-    layer have the same variance as the inputs of the activation. Source: He et al., 2015,
-    https://arxiv.org/abs/1502.01852.
+    `gain` is the gain of the activation before the layer, or 1 if there is no activation. With this
+    gain, the outputs of the layer have the same variance as the inputs of the activation. Source:
+    He et al., 2015, https://arxiv.org/abs/1502.01852.
     """
     fan_in = layer.weight[0].numel()
     nn.init.normal_(layer.weight, std=gain / fan_in**0.5)

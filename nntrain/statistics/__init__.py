@@ -1,7 +1,7 @@
-"""Statistics of a model in training, per layer: activations, gradients, weights and updates.
+"""Per-layer statistics during training: activations, gradients, weights and updates.
 
-They are computed on the device and written to one buffer allocated before the fit. The buffer is
-read back many rows at a time: on request, when it is full, and at the end of the fit.
+Statistics are computed on the device and written to a buffer, which is allocated before the fit.
+The buffer is copied to the CPU on request, when it is full, and at the end of the fit.
 """
 
 from nntrain.statistics.activations import ActivationStats, activation_statistics

@@ -1,4 +1,4 @@
-"""Statistics of layer outputs: magnitude, dead units and distribution."""
+"""Statistics of layer outputs: mean, spread, dead units and histograms."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 _SILENT = (nn.Flatten, nn.Unflatten, nn.Identity, nn.modules.dropout._DropoutNd)
 
 _ENOUGH = 2**16
-"""The number of values from which an output is summarized on its own.
+"""The minimum number of values in an output that is summarized immediately.
 
-Smaller outputs are collected first, because calling torch would cost more than the computation.
+Smaller outputs are collected first, because the overhead of a torch call would dominate.
 """
 
 
 def _numbers(outputs: Tensor, unit_dim: int) -> Tensor:
-    """Returns the four statistics `(n, 4)` of each of `n` outputs of one shape."""
-    # Scalar outputs are values of one unit.
+    """Computes the four statistics of each of `n` outputs of the same shape; returns `(n, 4)`."""
+    # Treat outputs with one value per item as a single unit.
     values = outputs if outputs.dim() > 2 else outputs.reshape(len(outputs), -1, 1)
     n, unit = values[0].numel(), 1 + unit_dim % (values.dim() - 1)
     means = values.flatten(1).mean(1, keepdim=True)
@@ -40,38 +40,38 @@ def _numbers(outputs: Tensor, unit_dim: int) -> Tensor:
 
 
 def activation_statistics(activation: Tensor, unit_dim: int = 1) -> Tensor:
-    """Returns mean, standard deviation, share of dead units and largest magnitude `(4,)`, float32.
+    """Returns the mean, standard deviation, fraction of dead units and maximum absolute value.
 
-    The result is on the same device. The standard deviation has Bessel's correction, as in torch,
-    and is 0 for a single value. A unit is one index of axis `unit_dim`; it is dead if it is exactly
-    0 for the whole batch at all positions.
+    The result is a float32 tensor `(4,)` on the same device. As in torch, the standard deviation
+    uses Bessel's correction; for a single value it is 0. A unit is one index along axis `unit_dim`.
+    A unit is dead if its output is exactly 0 for all items of the batch and all positions.
     """
     return _numbers(activation[None].float(), unit_dim)[0]
 
 
 class ActivationStats(Statistics):
-    """Records statistics of layer outputs, to detect vanishing or exploding activations.
+    """Records statistics of layer outputs, which help to detect vanishing or exploding activations.
 
     ======================  ========================================================================
     key                     meaning, over all values of a layer's output for one training batch
     ======================  ========================================================================
     `act/LAYER/mean`        mean
     `act/LAYER/std`         standard deviation, with Bessel's correction
-    `act/LAYER/dead_frac`   share of units (channels, features) that are 0 for the whole batch
-    `act/LAYER/max_abs`     largest magnitude
+    `act/LAYER/dead_frac`   fraction of units (channels, features) that are 0 for every item
+    `act/LAYER/max_abs`     maximum absolute value
     ======================  ========================================================================
 
-    `histograms` returns the distribution as well, in the bins of `histogram_edges`. By default, all
-    leaf modules are watched except those that only reshape, pass through or drop out. If an output
-    is a tuple or mapping, its first floating-point tensor is used; if a module runs several times
-    in a batch, the last run is used. Half precision is computed in float32. Hooks are on the model
-    only during a sampled batch, so other batches cost nothing. Small outputs are copied and
-    summarized later, several batches and layers in one pass.
+    `histograms` returns histograms of the outputs; `histogram_edges` defines the bins. By default,
+    all leaf modules are watched except reshaping, identity and dropout modules. If an output is a
+    tuple or mapping, the first floating-point tensor in it is used. If a module runs several times
+    in a batch, the last run is used. Half-precision outputs are converted to float32. Hooks are
+    attached only during sampled batches, so other batches cost nothing. Small outputs are copied
+    first, and then summarized in one pass over several batches and layers.
 
     Args:
-        modules, every, buffer_rows: as for `Statistics`.
-        unit_dim: axis of the units in an output: 1 for `(batch, features)` and `(batch, channels,
-            ...)`, -1 for `(batch, tokens, features)`.
+        modules, every, buffer_rows: see `Statistics`.
+        unit_dim: axis of an output that indexes the units: 1 for `(batch, features)` and
+            `(batch, channels, ...)`, -1 for `(batch, tokens, features)`.
 
     Raises:
         ValueError: if `unit_dim` is neither 1 nor -1.
@@ -106,14 +106,14 @@ class ActivationStats(Statistics):
         return (len(self.layers), len(self.names) + N_BINS)
 
     def before_fit(self, learn: Learner) -> None:
-        """Chooses the layers and starts a new record."""
+        """Selects the layers and clears the recorded rows."""
         super().before_fit(learn)
         self._index = {module: i for i, module in enumerate(self._watched)}
         self._waiting = []
 
     def before_batch(self, learn: Learner) -> None:
-        """Adds the hooks if the batch is sampled."""
-        self._unhook()  # hooks remain if the last batch was cancelled before its prediction
+        """Attaches the hooks if the batch is sampled."""
+        self._unhook()  # hooks are left over if the last batch was cancelled before its prediction
         if self._is_due(learn):
             self._row, self._outputs = self._begin_row(), {}
             self._hooks = Hooks(self._watched, self._take)
@@ -126,13 +126,14 @@ class ActivationStats(Statistics):
             return
         i = self._index[module]
         if found.numel() < _ENOUGH:
-            self._outputs[i] = found.to(self._row, copy=True)  # the next layer may work in place
+            # The next layer may modify the output in place.
+            self._outputs[i] = found.to(self._row, copy=True)
         else:
             self._outputs[i] = None
             self._row[i] = self._summaries(found[None].float())[0]
 
     def after_pred(self, learn: Learner) -> None:
-        """Removes the hooks and counts the row."""
+        """Removes the hooks and commits the row."""
         if self._hooks is not None:
             self._unhook()
             self._end_row(learn, self._outputs)
@@ -152,7 +153,7 @@ class ActivationStats(Statistics):
         self._waiting = []
 
     def _summaries(self, outputs: Tensor) -> Tensor:
-        """Returns the row contents `(n, 4 + 81)` for each of `n` outputs of one shape."""
+        """Computes statistics and histograms of `n` outputs of one shape; returns `(n, 4 + 81)`."""
         return torch.cat([_numbers(outputs, self.unit_dim), histograms(outputs.flatten(1))], 1)
 
     def _unhook(self) -> None:
@@ -161,16 +162,18 @@ class ActivationStats(Statistics):
             self._hooks = None
 
     def histograms(self) -> Tensor:
-        """Returns the counts in the bins of `histogram_edges`; reads the device.
+        """Returns the histogram counts of all recorded rows; copies new rows from the device.
 
-        The shape is `(steps, layers, 81)`, float32, on the CPU.
+        The result is a float32 tensor `(steps, layers, 81)` on the CPU. The bins are those of
+        `histogram_edges`.
         """
         return self._rows()[..., len(self.names) :]
 
     def last_histograms(self) -> dict[str, list[float]]:
-        """Returns the counts `(81,)` of the newest row per layer that ran, as `{"act/LAYER": ...}`.
+        """Returns the histogram counts `(81,)` of the newest row, as `{"act/LAYER": counts}`.
 
-        The result is empty if there are no rows. Only this row is read from the device.
+        Layers that did not run are omitted. The result is empty if there are no rows. Only this row
+        is copied from the device.
         """
         row = None if self._buffer is None else self._buffer.newest()
         if row is None:
@@ -179,7 +182,7 @@ class ActivationStats(Statistics):
         return {f"{self.prefix}/{self.layers[i]}": counts[i] for i in self._ran[-1]}
 
     def cleanup_fit(self, learn: Learner) -> None:
-        """Removes the hooks, reads all rows back and frees the device memory."""
+        """Removes the hooks, copies all rows to the CPU and frees the device memory."""
         self._unhook()
         self._index, self._outputs, self._row = {}, {}, torch.empty(0)
         super().cleanup_fit(learn)

@@ -1,4 +1,4 @@
-"""The base class of per-layer statistics, which samples batches and stores rows."""
+"""Base class for callbacks that record per-layer statistics."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """All statistics recorded in a fit; NaN marks a layer that did not run.
+    """All statistics recorded in a fit.
 
-    `steps` holds the `train_iter` of each row, `layers` the name of each column, and `values` one
-    tensor `(steps, layers)` per statistic, float32, on the CPU.
+    `steps` contains the `train_iter` of each row, and `layers` the layer name of each column.
+    `values` maps each statistic to a float32 tensor `(steps, layers)` on the CPU. NaN means that
+    the layer did not run.
     """
 
     steps: list[int]
@@ -31,22 +32,23 @@ class History:
 
 
 class Statistics(Callback):
-    """Base class of callbacks that record per-layer numbers for some of the training batches.
+    """Base class for callbacks that record per-layer statistics of sampled training batches.
 
-    `drain` returns the new rows, `history` all rows. The step of a row is `learn.train_iter` after
-    the batch: 1 for the first batch. One of every `every` batches is sampled: with `every=3`, the
-    steps are 1, 4, 7 and so on. If that batch is cancelled, the next one is sampled instead. A
-    subclass defines its keys with `prefix` and `names`, selects modules with `_watches`, and writes
-    rows between `_begin_row` and `_end_row`.
+    `drain` returns the new rows, and `history` returns all rows. The step of a row is
+    `learn.train_iter` after the batch, so the first batch has step 1. One of every `every` batches
+    is sampled: with `every=3`, the steps are 1, 4, 7 and so on. If a sampled batch is cancelled,
+    the next batch is sampled instead. Subclasses define the metric keys with `prefix` and `names`,
+    select modules with `_watches`, and write each row between calls of `_begin_row` and `_end_row`.
 
     Args:
-        modules: dotted names and types of the modules to watch, or a function of name and module;
-            `None` watches all modules that the class supports.
-        every: number of training batches per sampled batch.
-        buffer_rows: number of rows in the device buffer, which is read back when it is full.
+        modules: modules to watch: a list of dotted names and module types, or a function of name
+            and module that returns whether to watch the module. `None` watches all supported
+            modules.
+        every: sampling interval, in training batches.
+        buffer_rows: number of rows in the device buffer. A full buffer is copied to the CPU.
 
     Raises:
-        TypeError: if `modules` is a string, or an entry is neither a name nor a type.
+        TypeError: if `modules` is a string, or if an entry is neither a name nor a type.
         ValueError: if `every` or `buffer_rows` is less than 1; at the start of the fit, if
             `modules` matches no module of the model.
     """
@@ -55,9 +57,9 @@ class Statistics(Callback):
     purposes: ClassVar[frozenset[Purpose]] = frozenset({Purpose.FIT})
     only_watches: ClassVar[bool] = True
     prefix: ClassVar[str]
-    """The part of a key before the layer."""
+    """The prefix of the keys, before the name of the layer."""
     names: ClassVar[tuple[str, ...]]
-    """The names of the statistics of a layer."""
+    """The names of the statistics that are recorded for each layer."""
 
     def __init__(
         self, *, modules: Modules | None = None, every: int = 1, buffer_rows: int = 256
@@ -76,7 +78,7 @@ class Statistics(Callback):
         self._window = -1
 
     def _watches(self, module: nn.Module) -> bool:
-        """Returns whether a module is watched if `modules` is `None`."""
+        """Returns whether to watch a module by default, that is, if `modules` is `None`."""
         return True
 
     def _choose(self, model: nn.Module) -> dict[str, nn.Module]:
@@ -86,7 +88,7 @@ class Statistics(Callback):
         return (len(self.layers), len(self.names))
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the position of the sampling, without the rows."""
+        """Returns the sampling position; recorded rows are not part of the state."""
         return {"window": self._window}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -94,7 +96,7 @@ class Statistics(Callback):
         self._window = state["window"]
 
     def before_fit(self, learn: Learner) -> None:
-        """Chooses the layers and starts a new record."""
+        """Selects the layers and clears the recorded rows."""
         chosen = self._choose(learn.model)
         self.layers, self._watched = list(chosen), list(chosen.values())
         self._buffer = RowBuffer(
@@ -110,7 +112,7 @@ class Statistics(Callback):
         return self._buffer.next_row()
 
     def _end_row(self, learn: Learner, ran: Iterable[int]) -> None:
-        """Counts the row; `ran` holds the indices of the layers with values."""
+        """Commits the row; `ran` contains the indices of the layers that ran."""
         assert self._buffer is not None
         self._buffer.commit()
         self._steps.append(learn.train_iter + 1)
@@ -118,9 +120,9 @@ class Statistics(Callback):
         self._window = learn.train_iter // self.every
 
     def _finish_rows(self) -> None:
-        """Writes rows that were counted before they were complete; called before rows are read.
+        """Called before rows are read, to fill rows that were committed before they were complete.
 
-        Override it in a subclass that writes rows later.
+        Override it in a subclass that fills rows later.
         """
 
     def _rows(self, start: int = 0) -> Tensor:
@@ -129,10 +131,10 @@ class Statistics(Callback):
         )
 
     def drain(self) -> list[tuple[int, dict[str, float]]]:
-        """Returns the rows since the last call, as `(train_iter, {"act/LAYER/mean": ...})`.
+        """Returns the rows since the last call, as `(train_iter, {"act/LAYER/mean": value})`.
 
-        A row omits layers that did not run in the batch. The rows are read in one copy from the
-        device. The method may be called at any time, also after the fit.
+        Layers that did not run in a batch are omitted from its row. All rows are copied from the
+        device in one transfer. `drain` can be called at any time, even after the fit.
         """
         start, self._n_drained = self._n_drained, len(self._steps)
         values = self._rows(start)[..., : len(self.names)].tolist()
@@ -150,13 +152,13 @@ class Statistics(Callback):
         }
 
     def history(self) -> History:
-        """Returns all rows since the start of the fit, drained or not; reads the device."""
+        """Returns all rows of the fit, including drained rows; copies new rows from the device."""
         rows = self._rows()
         values = {name: rows[..., i] for i, name in enumerate(self.names)}
         return History(list(self._steps), list(self.layers), values)
 
     def cleanup_fit(self, learn: Learner) -> None:
-        """Reads all rows back and frees the device memory."""
+        """Copies all rows to the CPU and frees the device memory."""
         self._watched = []
         if self._buffer is not None:
             self._buffer.close()

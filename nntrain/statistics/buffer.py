@@ -1,4 +1,4 @@
-"""A device buffer that is read back many rows at a time."""
+"""A device buffer that is copied to the CPU many rows at a time."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from torch import Tensor
 
 
 class RowBuffer:
-    """Rows of one shape, written one at a time on the device and read back many at a time.
+    """Buffer of equally shaped rows on the device; copied to the CPU many rows at a time.
 
     Args:
-        n_rows: number of rows on the device; a full buffer is copied to the host at once.
+        n_rows: number of rows in the device buffer. A full buffer is copied to the CPU in one
+            transfer.
         shape: shape of a row.
         device: device of the buffer.
-        finish: called before rows are read, to complete rows that were counted but not yet written.
+        finish: function that is called before rows are read, to fill rows that were committed
+            before they were complete.
     """
 
     def __init__(
@@ -27,27 +29,28 @@ class RowBuffer:
         self._blocks = [torch.empty(0, *shape)]
 
     def next_row(self) -> Tensor:
-        """Returns the row to write next, filled with NaN; `commit` counts it."""
+        """Returns the next row to write, filled with NaN; call `commit` to keep the row."""
         assert self._rows is not None
         if self._n == len(self._rows):
             self._read_back()
         return self._rows[self._n].fill_(torch.nan)
 
     def commit(self) -> None:
-        """Counts the row that was written last."""
+        """Adds the row that `next_row` returned last to the buffer."""
         self._n += 1
 
     def _read_back(self) -> None:
         if self._rows is not None and self._n:
             self._finish()
-            # On the CPU, .cpu() does not copy, and the rows are about to be overwritten.
+            # Clone the rows, because they will be overwritten and .cpu() does not copy on the CPU.
             self._blocks.append(self._rows[: self._n].clone().cpu())
             self._n = 0
 
     def rows(self, start: int = 0) -> Tensor:
-        """Returns the rows from index `start` on `(rows, *shape)`, float32, on the CPU.
+        """Returns all rows from index `start` onward: float32, `(rows, *shape)`, on the CPU.
 
-        Reads the device. `start` must be the number of rows at an earlier read.
+        Rows that are still on the device are copied first. `start` must be 0 or the total number of
+        rows at an earlier call.
         """
         self._read_back()
         wanted, seen = self._blocks[:1], 0
@@ -58,9 +61,9 @@ class RowBuffer:
         return torch.cat(wanted)
 
     def newest(self) -> Tensor | None:
-        """Returns the newest row `(*shape)`, on the CPU; `None` if there are no rows.
+        """Returns the newest row `(*shape)` on the CPU, or `None` if there are no rows.
 
-        No other row is read from the device.
+        Only this row is copied from the device.
         """
         if self._rows is not None and self._n:
             self._finish()
@@ -68,6 +71,6 @@ class RowBuffer:
         return self._blocks[-1][-1] if len(self._blocks) > 1 else None
 
     def close(self) -> None:
-        """Reads all rows back and frees the device memory."""
+        """Copies all rows to the CPU and frees the device memory."""
         self._read_back()
         self._rows = None

@@ -1,4 +1,4 @@
-"""Selection of the modules to watch."""
+"""Selects the modules to watch."""
 
 from __future__ import annotations
 
@@ -10,27 +10,29 @@ from torch import nn
 from nntrain.config.hints import nearest
 
 Modules: TypeAlias = Iterable[str | type[nn.Module]] | Callable[[str, nn.Module], bool]
-"""A selection of modules: dotted names and types, or a function of name and module."""
+"""Modules to select: an iterable of dotted names and types, or a function of name and module."""
 
 ROOT = "model"
-"""The name of the model itself, whose name in torch is empty."""
+"""The name of the model itself, which has an empty name in torch."""
 
 
 def checked(modules: Modules | None) -> Modules | None:
-    """Returns the selection with an iterable turned into a tuple, so it can be read in every fit.
+    """Checks the selection and converts an iterable to a tuple, so that it can be read repeatedly.
 
     Raises:
-        TypeError: if it is a string, or an entry is neither a name nor a type.
+        TypeError: if `modules` is a string, or if an entry is neither a name nor a type.
     """
     if modules is None or callable(modules):
         return modules
     if isinstance(modules, str):
-        raise TypeError(f"modules={modules!r} must be a list: write [{modules}] for this module.")
+        raise TypeError(
+            f"modules={modules!r} must be a list: to select this module, write [{modules}]."
+        )
     listed = tuple(modules)
     for one in listed:
         if not isinstance(one, str | type):
             raise TypeError(
-                f"modules must hold names or types but got {one!r}: quote a name, such as '{one}'."
+                f"modules must contain names or types but got {one!r}: quote names, as in '{one}'."
             )
     return listed
 
@@ -38,15 +40,15 @@ def checked(modules: Modules | None) -> Modules | None:
 def choose_modules(
     model: nn.Module, modules: Modules | None, default: Callable[[nn.Module], bool]
 ) -> dict[str, nn.Module]:
-    """Returns the selected modules by dotted name, in the order of the model, each once.
+    """Returns the selected modules by dotted name, without duplicates, in model order.
 
     Args:
-        model: model to select from; its own name is `model`.
-        modules: names and types, or a function of name and module; `None` selects with `default`.
-        default: returns whether a module is selected if `modules` is `None`.
+        model: model to select from; the name of the model itself is `model`.
+        modules: names and types, or a function of name and module; `None` uses `default`.
+        default: function that returns whether to select a module if `modules` is `None`.
 
     Raises:
-        ValueError: if the model has no module of a given name, or no module is selected.
+        ValueError: if a name does not exist in the model, or if no module is selected.
     """
     named = {name or ROOT: module for name, module in model.named_modules()}
     if modules is None:
@@ -56,7 +58,7 @@ def choose_modules(
         chosen = {name: module for name, module in named.items() if accepts(name, module)}
     if not chosen:
         raise ValueError(
-            f"modules={modules!r} selects no module: the model has {', '.join(named)}."
+            f"modules={modules!r} selects no modules: the model has {', '.join(named)}."
         )
     return chosen
 

@@ -1,4 +1,4 @@
-"""Norms per layer of the gradients, the weights and the updates."""
+"""Per-layer norms of gradients, weights and updates."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def _dense(tensor: Tensor) -> Tensor:
 
 
 class NormsByLayer:
-    """Computes the Euclidean norm over the tensors of each layer, for all layers in a few kernels.
+    """Computes the Euclidean norm of each layer's tensors, for all layers in a few kernel launches.
 
     Args:
         sizes: number of tensors of each layer.
-        device: device of the norms.
+        device: device of the tensors.
     """
 
     def __init__(self, sizes: Sequence[int], device: torch.device) -> None:
@@ -40,9 +40,9 @@ class NormsByLayer:
         self._zero = torch.zeros((), device=device)
 
     def __call__(self, tensors: Sequence[Tensor | None]) -> Tensor:
-        """Returns the norms `(layers,)`, float32, of the concatenated tensors of all layers.
+        """Returns one norm per layer, as a float32 tensor `(layers,)`.
 
-        `None` counts as 0.
+        `tensors` contains the tensors of all layers in order. `None` is treated as zeros.
         """
         found = [_dense(tensor) for tensor in tensors if tensor is not None]
         known = iter(torch._foreach_norm(found, 2, dtype=torch.float32) if found else ())
@@ -54,7 +54,7 @@ class NormsByLayer:
 
 
 class ParameterStatistics(Statistics):
-    """Base class that records one norm for each module that owns trainable parameters."""
+    """Base class that records one norm per module that directly owns trainable parameters."""
 
     names: ClassVar[tuple[str, ...]] = ("norm",)
 
@@ -66,13 +66,13 @@ class ParameterStatistics(Statistics):
         if bare := [name for name, module in chosen.items() if not self._watches(module)]:
             able = choose_modules(model, None, self._watches)
             raise ValueError(
-                f"modules must own trainable parameters but {', '.join(bare)} "
+                f"modules must own trainable parameters, but {', '.join(bare)} "
                 f"{'does' if len(bare) == 1 else 'do'} not: choose from {', '.join(able)}."
             )
         return chosen
 
     def before_fit(self, learn: Learner) -> None:
-        """Chooses the layers and starts a new record."""
+        """Selects the layers and clears the recorded rows."""
         super().before_fit(learn)
         by_layer = [_trainable(module) for module in self._watched]
         self._params = [param for params in by_layer for param in params]
@@ -84,20 +84,20 @@ class ParameterStatistics(Statistics):
         self._end_row(learn, ran)
 
     def cleanup_fit(self, learn: Learner) -> None:
-        """Reads all rows back and releases the parameters."""
+        """Copies all rows to the CPU and releases the parameters."""
         self._params, self._owners = [], []
         super().cleanup_fit(learn)
 
 
 class GradientStats(ParameterStatistics):
-    """Records the Euclidean norm of each layer's gradient after the backward pass, before clipping.
+    """Records the Euclidean norm of each layer's gradient after backward and before clipping.
 
-    Keys are `grad/LAYER/norm`, over the parameters that the layer itself owns and that have a
-    gradient; layers without a gradient are omitted. With gradient accumulation, it is the norm of
-    the sum so far.
+    The keys are `grad/LAYER/norm`. The norm covers only parameters that the layer directly owns and
+    that have a gradient. Layers without a gradient are omitted. With gradient accumulation, the
+    norm is that of the gradient accumulated so far.
 
     Args:
-        modules, every, buffer_rows: as for `Statistics`.
+        modules, every, buffer_rows: see `Statistics`.
     """
 
     order: ClassVar[int] = 5
@@ -115,12 +115,12 @@ class GradientStats(ParameterStatistics):
 
 
 class WeightStats(ParameterStatistics):
-    """Records the Euclidean norm of each layer's own trainable parameters after the optimizer step.
+    """Records the Euclidean norm of each layer's trainable parameters after the optimizer step.
 
-    Keys are `weight/LAYER/norm`.
+    The keys are `weight/LAYER/norm`. The norm covers only parameters that the layer directly owns.
 
     Args:
-        modules, every, buffer_rows: as for `Statistics`.
+        modules, every, buffer_rows: see `Statistics`.
     """
 
     prefix: ClassVar[str] = "weight"
@@ -133,15 +133,16 @@ class WeightStats(ParameterStatistics):
 
 
 class UpdateStats(ParameterStatistics):
-    """Records the update ratio of each layer: the norm of a step's change over the norm before it.
+    """Records the update ratio of each layer: norm of the weight change / norm of the weights.
 
-    Keys are `update/LAYER/ratio`; about 1e-3 is usual (Karpathy, 2015,
-    https://cs231n.github.io/neural-networks-3/#ratio). The ratio is infinite if the weights were 0.
-    The change is measured, not derived, so it is correct for any optimizer. A sampled step needs a
-    copy of the weights. A cancelled step is not recorded.
+    The keys are `update/LAYER/ratio`. A ratio of about 1e-3 is typical (Karpathy, 2015,
+    https://cs231n.github.io/neural-networks-3/#ratio). The callback copies the weights before a
+    sampled optimizer step and compares them with the weights after the step, so the ratio is
+    correct for any optimizer. If the weights were 0 before the step, the ratio is infinite.
+    Cancelled steps are not recorded.
 
     Args:
-        modules, every, buffer_rows: as for `Statistics`.
+        modules, every, buffer_rows: see `Statistics`.
     """
 
     prefix: ClassVar[str] = "update"
@@ -149,7 +150,7 @@ class UpdateStats(ParameterStatistics):
     _before: list[Tensor]
 
     def before_fit(self, learn: Learner) -> None:
-        """Chooses the layers and starts a new record."""
+        """Selects the layers and clears the recorded rows."""
         super().before_fit(learn)
         self._before = []
 
@@ -159,12 +160,12 @@ class UpdateStats(ParameterStatistics):
             self._before = [param.detach().clone() for param in self._params]
 
     def after_cancel_step(self, learn: Learner) -> None:
-        """Discards the copy."""
+        """Discards the copy of the weights."""
         self._before = []
 
     @torch.no_grad()
     def after_step(self, learn: Learner) -> None:
-        """Records the difference between the weights and the copy."""
+        """Records the update ratios, computed from the copy and the new weights."""
         if self._before:
             before = self._norms(self._before)
             torch._foreach_sub_(self._before, list[Tensor](self._params))
@@ -172,6 +173,6 @@ class UpdateStats(ParameterStatistics):
             self._before = []
 
     def cleanup_fit(self, learn: Learner) -> None:
-        """Reads all rows back and discards the copy."""
+        """Copies all rows to the CPU and discards the copy of the weights."""
         self._before = []
         super().cleanup_fit(learn)

@@ -1,7 +1,7 @@
 """Tools for testing your own callbacks, metrics and trackers with pytest.
 
-Subclass `CallbackContract` or `TrackerContract` in a test module, and pytest runs the whole suite
-on your part. Only these two classes need pytest.
+Subclass `CallbackContract` or `TrackerContract` in a test module, and pytest runs the complete test
+suite for your class. Only these two classes require pytest.
 """
 
 import sys
@@ -37,7 +37,7 @@ else:
 if "pytest" in sys.modules:
     import pytest
 
-    # a failed assertion of these modules then shows the compared values, as in a test module
+    # makes failed assertions in these modules show the compared values
     pytest.register_assert_rewrite(
         "nntrain.testing.callbacks", "nntrain.testing.tracker_store", "nntrain.testing.trackers"
     )

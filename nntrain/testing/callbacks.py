@@ -1,4 +1,4 @@
-"""The test suite of callbacks: what every callback must withstand."""
+"""A test suite for callbacks."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ INTERRUPTIONS: dict[str, tuple[Event, int, int | None]] = {
     "in validation": (Event.BEFORE_VALIDATE, 1, None),
     "after an epoch": (Event.AFTER_EPOCH, 0, None),
 }
-"""Where the resume test interrupts the fit: event, epoch, batch."""
+"""The event, epoch and batch at which the resume test interrupts the fit."""
 
 
 def _id(value: object) -> str:
@@ -62,14 +62,14 @@ def _id(value: object) -> str:
 
 
 class CallbackContract:
-    """The tests that every callback must pass; subclass it in a test module and override `make`.
+    """Tests that every callback must pass. Subclass this in a test module and override `make`.
 
         class TestPeakMemory(CallbackContract):
             def make(self) -> Callback:
                 return PeakMemory()
 
-    Each test trains a small model for a few epochs, in an empty folder. Choose settings with which
-    the callback does not end the fit by itself.
+    Each test trains a small model for a few epochs, in an empty working directory. Choose settings
+    with which the callback does not end the fit early.
     """
 
     def make(self) -> Callback:
@@ -77,11 +77,11 @@ class CallbackContract:
         raise NotImplementedError(f"{type(self).__name__} must override make().")
 
     def reads_per_batch(self) -> int:
-        """How often the callback reads the device per training batch; 0 unless you override it."""
+        """Returns the expected number of device reads per training batch; the default is 0."""
         return 0
 
     def learner(self, *cbs: Callback, bs: int = 8) -> Learner:
-        """A small learner; a callback that every Learner has already is not added twice."""
+        """Returns a small learner with `cbs`, except callbacks that every Learner already has."""
         learn = small_learner(bs=bs)
         default = {type(cb) for cb in learn.cbs}
         return learn.add_cbs(cb for cb in cbs if type(cb) not in default)
@@ -91,13 +91,13 @@ class CallbackContract:
         monkeypatch.chdir(tmp_path)
 
     def test_its_order_is_in_the_bands_and_it_has_a_purpose(self) -> None:
-        """See `Callback` for the bands of `order`."""
+        """`Callback` lists the values of `order`."""
         callback = self.make()
         assert -60 <= callback.order <= 100
         assert callback.purposes
 
     def test_it_withstands_two_fits_and_trains(self) -> None:
-        """Both fits complete, change the weights, and leave the learner as it was."""
+        """Both fits complete, update the weights, and restore modes, hooks and callbacks."""
         learn = self.learner(self.make())
         unchanged = _Unchanged(learn)
         start = flat_weights(learn.model)
@@ -112,7 +112,7 @@ class CallbackContract:
     def test_it_withstands_a_cancel_by_another_callback(
         self, event: Event, cancel: type[CancelException]
     ) -> None:
-        """The fit ends as the cancel says, and the next fit completes."""
+        """The fit ends with the right reason, and the next fit completes."""
         learn = self.learner(RaiseAt(event, cancel()), self.make())
         unchanged = _Unchanged(learn)
         result = learn.fit(2)
@@ -126,7 +126,7 @@ class CallbackContract:
     def test_it_withstands_an_error_of_another_callback(
         self, event: Event, error: type[BaseException]
     ) -> None:
-        """The error leaves the fit, the learner is as it was, and the next fit completes."""
+        """`fit` raises the error and restores the learner, and the next fit completes."""
         learn = self.learner(RaiseAt(event, error("broken")), self.make())
         unchanged = _Unchanged(learn)
         with pytest.raises(error):
@@ -136,7 +136,7 @@ class CallbackContract:
         assert torch.isfinite(flat_weights(learn.model)).all()
 
     def test_it_withstands_lr_find_between_fits(self) -> None:
-        """`lr_find` leaves no trace in the callback."""
+        """`lr_find` does not change the state of the callback."""
 
         def fitted(*, with_lr_find: bool) -> Learner:
             learn = self.learner(self.make())
@@ -150,7 +150,7 @@ class CallbackContract:
         _assert_same(fitted(with_lr_find=True), fitted(with_lr_find=False))
 
     def test_it_withstands_validation_and_predictions(self) -> None:
-        """`validate` and `get_preds` give what they give without the callback."""
+        """`validate` and `get_preds` return the same results with and without the callback."""
         learn, plain = self.learner(self.make()), self.learner()
         unchanged = _Unchanged(learn)
         assert learn.validate() == plain.validate()
@@ -172,7 +172,7 @@ class CallbackContract:
         assert learn.fit(1).reason is StopReason.COMPLETED
 
     def test_it_does_not_change_the_callers_list(self) -> None:
-        """A list given as `fit(cbs=...)` stays the same, and the callback leaves with the fit."""
+        """`fit(cbs=...)` does not modify the list, and removes the callback after the fit."""
         cbs = [self.make()]
         kept = list(cbs)
         learn = small_learner()
@@ -181,7 +181,7 @@ class CallbackContract:
         assert cbs[0] not in learn.cbs
 
     def test_it_does_not_change_the_callers_batches(self) -> None:
-        """The tensors of the data loaders stay the same."""
+        """The tensors in the data loaders do not change."""
         learn = self.learner(self.make())
         learn.fit(1)
         for part, original in zip(
@@ -194,9 +194,9 @@ class CallbackContract:
 
     @pytest.mark.parametrize("place", INTERRUPTIONS)
     def test_its_state_continues_in_a_resumed_fit(self, place: str) -> None:
-        """An interrupted and resumed fit gives the weights of the fit that was not interrupted.
+        """An interrupted and resumed fit has the same result as an uninterrupted fit.
 
-        A callback with a state of its own needs `state_dict` and `load_state_dict`.
+        A callback with state must implement `state_dict` and `load_state_dict`.
         """
         event, epoch, iteration = INTERRUPTIONS[place]
         whole = self.learner(self.make(), Checkpoint("whole"))
@@ -212,7 +212,7 @@ class CallbackContract:
         _assert_same(resumed, whole)
 
     def test_it_reads_the_device_no_more_than_it_says(self) -> None:
-        """With five more batches, there are five times `reads_per_batch` more device reads."""
+        """Five additional batches add `5 * reads_per_batch` device reads."""
 
         def reads(bs: int, *cbs: Callback) -> int:
             learn = self.learner(*cbs, bs=bs)
@@ -224,7 +224,7 @@ class CallbackContract:
         assert reads(4, self.make()) - reads(8, self.make()) == plain + 5 * self.reads_per_batch()
 
     def test_the_same_seed_gives_the_same_fit(self) -> None:
-        """And another seed gives another fit."""
+        """A different seed produces a different fit."""
 
         def fitted(seed: int) -> Learner:
             learn = self.learner(self.make())
@@ -237,7 +237,7 @@ class CallbackContract:
         assert not torch.equal(flat_weights(first.model), flat_weights(other.model))
 
     def test_a_model_of_one_module_and_one_batch_is_enough(self) -> None:
-        """The smallest fit there can be completes."""
+        """The smallest possible fit completes."""
         data = regression_lists()
         dls = Lists(list(data.train)[:1], list(data.valid or ())[:1])
         learn = Learner(nn.Linear(1, 1), dls, nn.functional.mse_loss, device="cpu")
@@ -246,13 +246,13 @@ class CallbackContract:
 
 
 class _Interrupt(RaiseAt):
-    """Ends the fit as a signal does, after all other callbacks have acted."""
+    """Ends the fit like a signal, after all other callbacks have been called."""
 
     order: ClassVar[int] = 99
 
 
 class _Unchanged:
-    """The parts of a learner that a fit must leave as they were, however it ends."""
+    """Checks that a fit restores everything in the learner that it changes temporarily."""
 
     def __init__(self, learn: Learner) -> None:
         next(part for part in learn.model.modules() if isinstance(part, nn.Dropout)).eval()
@@ -285,7 +285,7 @@ def _hooks_of(module: nn.Module) -> Iterator[Any]:
 
 
 def _course(learn: Learner) -> tuple[Tensor, Tensor, list[dict[str, float]]]:
-    """The results of a fit except the times: weights, losses, rows."""
+    """Returns the weights, losses and metrics of a fit, without timing metrics."""
     rows = [
         {name: value for name, value in row.items() if not name.startswith("time/")}
         for row in learn.recorder.rows

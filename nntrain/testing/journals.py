@@ -1,4 +1,4 @@
-"""Journals to deliver in tests."""
+"""Functions that create journals for tests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PNG = bytes.fromhex(
     "03a7e9b550000000a49444154789c63600000000200"
     "0148afa4710000000049454e44ae426082"
 )
-"""An image of one black pixel."""
+"""A PNG image with one black pixel."""
 
 
 def file_with(path: Path, content: bytes) -> Path:
@@ -23,7 +23,7 @@ def file_with(path: Path, content: bytes) -> Path:
 
 
 def records_of(first: int, folder: Path) -> list[Record]:
-    """Four rows of metrics and a record of each other kind, at the steps from `first`."""
+    """Returns four metric rows, starting at step `first`, and one record of each other kind."""
     file_with(folder / "files/a.png", PNG)
     file_with(folder / "files/a.bin", b"content")
     steps, last = list(range(first, first + 4)), first + 3
@@ -43,7 +43,7 @@ def records_of(first: int, folder: Path) -> list[Record]:
 
 
 def append(folder: Path, records: Iterable[Record]) -> Path:
-    """Appends records to the journal of a folder; returns the journal."""
+    """Appends records to the journal in a folder; returns the path of the journal."""
     with open(folder / JOURNAL, "ab") as file:
         file.writelines(encode(record) for record in records)
     return folder / JOURNAL

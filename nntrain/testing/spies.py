@@ -1,4 +1,4 @@
-"""Callbacks that watch or disturb a fit, and a counter of device reads."""
+"""Callbacks that record events or raise exceptions, and a counter for device reads."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from nntrain.learner import Learner
 
 
 class SpyCallback(Callback):
-    """Records `(event, epoch, iter)` of every event except `after_create`.
+    """Records `(event, epoch, iter)` for every event except `after_create`.
 
-    A subclass may override `on` to act at events as well.
+    Subclasses can override `on` to do something at each event.
     """
 
     def __init__(self) -> None:
         self.entries: list[tuple[str, int, int]] = []
 
     def on(self, event: Event, learn: Learner) -> None:
-        """Called at each event, after it is recorded."""
+        """Called after each event is recorded."""
 
     @property
     def events(self) -> list[str]:
@@ -48,13 +48,14 @@ for _event in Event:
 
 
 class RaiseAt(SpyCallback):
-    """Raises an exception once, at the first occurrence of an event that matches.
+    """Raises an exception once, at the first event that matches.
 
     Args:
         event: the event.
         err: the exception.
-        epoch: the epoch to wait for, from 0; `None` matches every epoch.
-        iteration: the batch to wait for, from 0 in its part of the epoch; `None` matches every one.
+        epoch: index of the epoch; `None` matches all epochs.
+        iteration: index of the batch in the training or validation part; `None` matches all
+            batches.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class RaiseAt(SpyCallback):
         self.raised = False
 
     def on(self, event: Event, learn: Learner) -> None:
-        """Raises the exception if this is the place."""
+        """Raises the exception if the event, epoch and batch match."""
         here = self.epoch in (None, learn.epoch) and self.iteration in (None, learn.iter)
         if event is self.event and here and not self.raised:
             self.raised = True
@@ -77,7 +78,7 @@ class RaiseAt(SpyCallback):
 
 
 class ReadCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts device reads in `n`; made by `counted_reads`."""
+    """Counts device reads in `n`. Use `counted_reads` to create a counter."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -94,10 +95,10 @@ class ReadCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @contextmanager
 def counted_reads() -> Iterator[ReadCounter]:
-    """Counts the calls that make the host wait for the device.
+    """Context manager that counts calls that synchronize with the device.
 
-    These are `item()`, `float()`, `bool()`, `tolist()`, `numpy()` and `cpu()`. Such calls count on
-    the CPU too, where they cost nothing.
+    The counted calls are `item()`, `float()`, `bool()`, `tolist()`, `numpy()` and `cpu()`. Calls on
+    CPU tensors are counted, too, although they do not synchronize.
     """
     counter = ReadCounter()
 

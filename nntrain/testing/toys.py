@@ -1,4 +1,4 @@
-"""Small data and a small learner, for tests that must run in milliseconds."""
+"""A small dataset and a small learner for fast tests."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from nntrain.learner import Learner
 
 @dataclass
 class Lists:
-    """Data loaders that are plain lists of batches."""
+    """Data loaders in the form of plain lists of batches."""
 
     train: Iterable[Any]
     valid: Iterable[Any] | None
 
 
 def batches(x: Tensor, y: Tensor, bs: int) -> list[tuple[Tensor, Tensor]]:
-    """Cuts tensors into batches of `bs` items, in order; the last batch may be smaller."""
+    """Splits tensors into batches of `bs` items, in order; the last batch may be smaller."""
     return list(zip(torch.split(x, bs), torch.split(y, bs), strict=True))
 
 
 def regression_lists(n_train: int = 40, n_valid: int = 20, bs: int = 8, seed: int = 0) -> Lists:
-    """Batches of x `(bs, 1)` and y = 2x + 1 with a little noise `(bs, 1)`."""
+    """Returns batches of x `(bs, 1)` and y = 2x + 1 plus noise `(bs, 1)`."""
     gen = torch.Generator().manual_seed(seed)
     x = torch.randn(n_train + n_valid, 1, generator=gen)
     y = 2 * x + 1 + 0.1 * torch.randn(n_train + n_valid, 1, generator=gen)
@@ -36,15 +36,15 @@ def regression_lists(n_train: int = 40, n_valid: int = 20, bs: int = 8, seed: in
 
 
 def small_learner(*cbs: Callback, bs: int = 8, **options: Any) -> Learner:
-    """A Learner on the CPU that fits `regression_lists`, with the same initial weights every time.
+    """Returns a Learner on the CPU for `regression_lists`; the initial weights are always the same.
 
-    The model has a dropout layer, and the optimizer is SGD with momentum, so that a test sees a
-    change of the random numbers or of the optimizer's state.
+    The model has a dropout layer and the optimizer uses momentum, so that tests can detect changes
+    in the random numbers and in the optimizer state.
 
     Args:
         cbs: callbacks to add.
         bs: the batch size.
-        options: further arguments of `Learner`, for example `metrics=[...]`.
+        options: other arguments of `Learner`, for example `metrics=[...]`.
     """
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -55,5 +55,5 @@ def small_learner(*cbs: Callback, bs: int = 8, **options: Any) -> Learner:
 
 
 def flat_weights(model: nn.Module) -> Tensor:
-    """A copy of all parameters of a model, in one row `(n,)`."""
+    """Returns a copy of all model parameters as a vector `(n,)`."""
     return torch.cat([param.detach().flatten() for param in model.parameters()]).clone()

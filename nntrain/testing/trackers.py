@@ -1,4 +1,4 @@
-"""The test suite of trackers: what every tracker must do."""
+"""A test suite for trackers."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ OPTIONAL: Mapping[str, Callable[..., None]] = {
     "artifact": TrackerClient.artifact,
     "model": TrackerClient.model,
 }
-"""The optional methods of a client, by the kind of the records that they send."""
+"""Maps each optional record kind to the client method that sends it."""
 
 WITHOUT_LIBRARY = """
 import json, sys
@@ -63,7 +63,7 @@ sys.exit(library in sys.modules)
 
 
 class TrackerContract(TrackerStore):
-    """The tests that every tracker must pass; subclass it in a test module.
+    """Tests that every tracker must pass. Subclass this in a test module.
 
         class TestMyTracker(TrackerContract):
             library = "my_library"
@@ -76,13 +76,14 @@ class TrackerContract(TrackerStore):
             def read_series(self, run_id, key): ...
             def read_status(self, run_id): ...
 
-    See `TrackerStore` for all hooks. What the client does not override must raise `Unsupported`.
+    See `TrackerStore` for all hooks. Client methods that are not overridden must raise
+    `Unsupported`.
     """
 
     # --- settings
 
     def test_the_settings_are_a_frozen_dataclass(self) -> None:
-        """Their spec is JSON and makes them again, equal and with nothing left to resolve."""
+        """The tracker survives a round trip through its JSON spec, and is already resolved."""
         spec = spec_of(self.tracker)
         assert json.loads(json.dumps(spec)) == spec
         copy = self.restarted()
@@ -92,7 +93,7 @@ class TrackerContract(TrackerStore):
             copy.anything = 1  # type: ignore[attr-defined]
 
     def test_the_settings_do_not_import_the_library(self) -> None:
-        """A new process makes and resolves the settings without the library."""
+        """A new process can create and resolve the tracker without importing the library."""
         package, spec = type(self.tracker).__module__.partition(".")[0], spec_of(self.tracker)
         done = subprocess.run(
             [sys.executable, "-c", WITHOUT_LIBRARY, json.dumps(spec), package, self.library],
@@ -104,7 +105,7 @@ class TrackerContract(TrackerStore):
     # --- the run
 
     def test_a_run_that_starts_twice_is_one_run(self) -> None:
-        """Another process finds the run by its `uid`."""
+        """Another process finds the existing run by its `uid`."""
         first = self.client.start(RunInfo(uid=UID))
         again = self.restarted().connect()
         assert again.start(RunInfo(uid=UID)).run_id == first.run_id
@@ -112,7 +113,7 @@ class TrackerContract(TrackerStore):
         assert self.read_runs() == [first.run_id]
 
     def test_start_says_where_the_run_is(self) -> None:
-        """The text has at most three lines and contains the name."""
+        """`where` contains the name of the run and has at most three lines."""
         started = self.client.start(RunInfo(uid=UID, name="a run"))
         assert "a run" in started.where
         assert len(started.where.splitlines()) <= 3
@@ -120,12 +121,12 @@ class TrackerContract(TrackerStore):
 
     @pytest.mark.parametrize("reason", list(StopReason))
     def test_the_status_follows_from_the_reason(self, reason: StopReason) -> None:
-        """Each reason has its status."""
+        """Each stop reason is mapped to the expected status."""
         run_id = self._send(rows_of([1.0]), end=RunEnd(reason, "why", time_ms=9_000))
         assert self.read_status(run_id) == self.statuses[reason]
 
     def test_a_run_continues_after_its_end(self) -> None:
-        """A resumed run has all rows once, and the status of its last end."""
+        """A resumed run has no duplicate rows, and the status is the latest one."""
         rows = rows_of([4.0, 3.0, 2.0, 1.0])
         first_end = RunEnd(StopReason.INTERRUPTED, time_ms=5_000)
         run_id = self._send(rows[:2], end=first_end)
@@ -136,7 +137,7 @@ class TrackerContract(TrackerStore):
         assert self.read_status(run_id) == self.statuses[StopReason.COMPLETED]
 
     def test_two_runs_of_one_client_do_not_mix(self) -> None:
-        """A client may be used for one run after the other."""
+        """A client can be used for several runs, one after another."""
         first = self._send(rows_of([1.0, 2.0]))
         second = self._send(rows_of([3.0]), uid=OTHER_UID, end=RunEnd(StopReason.ERROR))
         assert sorted(self.read_runs()) == sorted([first, second])
@@ -148,7 +149,7 @@ class TrackerContract(TrackerStore):
     # --- metrics
 
     def test_rows_are_stored_complete_and_in_order(self) -> None:
-        """1200 rows of two metrics arrive in one call."""
+        """One call sends 1200 rows with two metrics."""
         losses = [(i, i / 7) for i in range(1, 1201)]
         rates = [(i, 10.0 ** -(i % 30)) for i, _ in losses]
         pairs = zip(losses, rates, strict=True)
@@ -159,7 +160,7 @@ class TrackerContract(TrackerStore):
         self.check_series(run_id, "lr/group0", rates)
 
     def test_rows_may_have_different_keys_or_be_absent(self) -> None:
-        """Each metric keeps its own steps; a call without rows is valid."""
+        """Each metric has its own steps; an empty list of rows is allowed."""
         values = [{"a": 1.0}, {"b": 2.0}, {"a": 3.0}]
         run_id = self._start()
         self.client.metrics([MetricRow(i, i, row) for i, row in enumerate(values, 1)])
@@ -170,12 +171,12 @@ class TrackerContract(TrackerStore):
 
     @pytest.mark.parametrize("value", [NAN, INF, -INF, -0.0, LARGEST, SMALLEST])
     def test_extreme_values_are_stored(self, value: float) -> None:
-        """A value that the store cannot represent becomes `stored(value)`."""
+        """The expected value is `stored(value)`, in case the store cannot represent the value."""
         run_id = self._send(rows_of([1.0, value]))
         self.check_series(run_id, "train/loss", [(1, 1.0), (2, value)])
 
     def test_the_same_rows_twice_change_nothing(self) -> None:
-        """Another process may send again what the first one has sent."""
+        """Another process may send the same rows again."""
         rows = rows_of([3.0, NAN, INF, 2.0])
         run_id = self._start()
         self.client.metrics(rows)
@@ -184,7 +185,7 @@ class TrackerContract(TrackerStore):
         self.check_series(run_id, "train/loss", [(1, 3.0), (2, NAN), (3, INF), (4, 2.0)])
 
     def test_system_metrics_do_not_count_as_rows_of_the_journal(self) -> None:
-        """Another process that continues the run sends no row twice and skips none."""
+        """When another process continues the run, no rows are duplicated or lost."""
         if not self.tracker.system_metrics:
             return
         rows = rows_of([3.0, 2.0, 1.0])
@@ -204,14 +205,14 @@ class TrackerContract(TrackerStore):
 
     @pytest.mark.parametrize("key", ["train/loss", "a b", "x/y.z-1:2", "perdita/é", "k" * 250])
     def test_unusual_keys_are_stored_unchanged(self, key: str) -> None:
-        """These are keys that nntrain accepts."""
+        """All of these keys are valid in nntrain."""
         run_id = self._send(rows_of([1.0, 2.0], key=key))
         self.check_series(run_id, key, [(1, 1.0), (2, 2.0)])
 
     # --- params and tags
 
     def test_params_of_all_kinds_are_stored(self) -> None:
-        """Names may change, and long values may be shortened, but no param is lost."""
+        """The tracker may rename params and shorten long values, but must not lose params."""
         params = {f"group.key_{i}": i for i in range(250)} | ODD_PARAMS
         run_id = self._start(params=params)
         self.client.finish(END)
@@ -221,7 +222,7 @@ class TrackerContract(TrackerStore):
             assert str(kept["long"]).startswith("x" * 1_000)
 
     def test_tags_are_stored_and_replaced(self) -> None:
-        """A later value replaces an earlier one; long values may be shortened."""
+        """New values replace old values; long values may be shortened."""
         run_id = self._start(tags={"first": "1", "second": "2"})
         changed = {"second": "zwei", "nntrain.outcome": "completed", "long": "x" * 20_000}
         if self._keeps("tags", lambda: self.client.set_tags(changed)):
@@ -231,7 +232,7 @@ class TrackerContract(TrackerStore):
             assert tags["long"].startswith("x" * 1_000)
 
     def test_tags_belong_to_one_run(self) -> None:
-        """A client forgets the tags of the run before."""
+        """Tags do not carry over to the next run of the same client."""
         first = self._start()
         self._keeps("tags", lambda: self.client.set_tags({"which": "first"}))
         second = self._send([], uid=OTHER_UID)
@@ -242,7 +243,7 @@ class TrackerContract(TrackerStore):
     # --- optional kinds
 
     def test_histograms_are_stored_beside_the_metrics(self) -> None:
-        """The step of a histogram may equal that of a row."""
+        """A histogram and a metric row can have the same step."""
         run_id = self._start()
         row, edges, counts = MetricRow(2_000, 1, {}), [0.0, 0.5, 1.0], {"act/head": [3.0, 4.0]}
 
@@ -256,26 +257,26 @@ class TrackerContract(TrackerStore):
             self.check_series(run_id, "train/loss", [(1, 1.0), (2, 2.0)])
 
     def test_a_table_is_stored(self) -> None:
-        """Its cells are numbers and strings."""
+        """Cells can be numbers or strings."""
         run_id = self._start()
         if self._keeps("table", lambda: self.client.table(TABLE, 7)):
             assert self.read_table(run_id, TABLE.name) == (TABLE.columns, TABLE.rows)
 
     def test_a_figure_is_stored(self, tmp_path: Path) -> None:
-        """The image is stored unchanged, under its own name and not that of the file."""
+        """The image is stored unchanged, under the figure name instead of the file name."""
         path, run_id = file_with(tmp_path / "1f.png", PNG), self._start()
         if self._keeps("figure", lambda: self.client.figure(path, "plots/loss.png", 7)):
             assert self.read_figure(run_id, "plots/loss.png") == PNG
 
     @pytest.mark.parametrize("name", ["notes.txt", "reports/best run/confusion é.csv"])
     def test_an_artifact_is_stored(self, tmp_path: Path, name: str) -> None:
-        """The file is stored unchanged, under its own name and not that of the file."""
+        """The file is stored unchanged, under the artifact name instead of the file name."""
         path, run_id = file_with(tmp_path / "0007", b"a,b\n"), self._start()
         if self._keeps("artifact", lambda: self.client.artifact(path, name, ["best"])):
             assert self.read_artifact(run_id, name) == b"a,b\n"
 
     def test_the_weights_of_a_model_are_stored(self, tmp_path: Path) -> None:
-        """The file is stored unchanged."""
+        """The weights file is stored unchanged."""
         model = ModelFile(file_with(tmp_path / "0008.pt", b"weights"), "best.pt", ["best"])
         run_id = self._start()
         if self._keeps("model", lambda: self.client.model(model)):
@@ -283,7 +284,7 @@ class TrackerContract(TrackerStore):
 
     @pytest.mark.parametrize("kind", ["artifact", "figure"])
     def test_a_missing_file_is_refused(self, kind: str) -> None:
-        """The refusal names the file, and the run continues."""
+        """The error message contains the file name, and the run continues."""
         run_id, gone = self._start(), Path("gone.png")
         artifact, figure = self.client.artifact, self.client.figure
         send = {"artifact": lambda: artifact(gone, "a"), "figure": lambda: figure(gone, "a.png", 1)}
@@ -297,7 +298,7 @@ class TrackerContract(TrackerStore):
     # --- delivery
 
     def test_a_journal_is_delivered(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        """Records that the tracker does not keep are counted, and each kind is logged once."""
+        """Unsupported records are counted, and each unsupported kind is logged once."""
         records = [*records_of(1, tmp_path), *records_of(5, tmp_path)]
         journal = append(tmp_path, [self._start_record(), *records, end_record(END)])
         with caplog.at_level(logging.INFO, "nntrain.shipper"):
@@ -306,12 +307,12 @@ class TrackerContract(TrackerStore):
         assert state.unsupported == dict.fromkeys(lost, 2)
         said = [record for record in caplog.records if record.name == "nntrain.shipper"]
         assert [record.getMessage() for record in said] == [
-            f"tracker does not keep {PLURALS[kind]}: they stay in the journal." for kind in lost
+            f"tracker does not store {PLURALS[kind]}: they stay in the journal." for kind in lost
         ]
         self._check_delivered(state)
 
     def test_a_process_that_died_leaves_no_double_points(self, tmp_path: Path) -> None:
-        """It died after it had sent records and before it wrote how far it was."""
+        """The process died after sending records but before saving its progress."""
         journal = append(tmp_path, [self._start_record(), *records_of(1, tmp_path)])
         delivered(journal, self.tracker)
         state_path(journal, "tracker").unlink()
@@ -346,16 +347,17 @@ class TrackerContract(TrackerStore):
         uid: str = UID,
         end: RunEnd = END,
     ) -> str:
-        """Sends a run, without the rows that the tracker holds already; returns its id."""
+        """Sends a run, except rows that the tracker already has; returns the run id."""
         started = self.client.start(RunInfo(uid=uid, name="a run", time_ms=1_000), run_id)
         self.client.metrics(rows[started.rows or 0 :])
         self.client.finish(end)
         return started.run_id
 
     def _keeps(self, kind: str, send: Callable[[], None]) -> bool:
-        """Sends, checks that an optional method raises `Unsupported`, and ends the run.
+        """Calls `send`, expects `Unsupported` if the kind is not supported, and ends the run.
 
-        Returns whether the client keeps the kind.
+        Returns:
+            Whether the client supports the kind.
         """
         if self._overrides(kind):
             send()
@@ -371,12 +373,12 @@ class TrackerContract(TrackerStore):
 
 
 def rows_of(values: Sequence[float], first: int = 1, key: str = "train/loss") -> list[MetricRow]:
-    """Rows of one metric, at the steps from `first`."""
+    """Returns rows with one metric, starting at step `first`."""
     return [MetricRow(1_000 + step, step, {key: value}) for step, value in enumerate(values, first)]
 
 
 def delivered(journal: Path, tracker: Tracker) -> DeliveryState:
-    """Delivers all that a journal holds, as a new process does; returns the state."""
+    """Delivers a complete journal, like a new process would; returns the delivery state."""
     delivery = Delivery(journal, "tracker", tracker)
     while delivery.advance():
         pass

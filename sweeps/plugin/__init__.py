@@ -1,4 +1,4 @@
-"""The plugin that Hydra loads; the sweeps themselves are in `nntrain.sweeps`."""
+"""The sweeper plugin that Hydra loads; its implementation is in `nntrain.sweeps`."""
 
 from hydra_plugins.nntrain_sweeper.config import SweeperConfig
 from hydra_plugins.nntrain_sweeper.sweeper import NntrainSweeper

@@ -1,16 +1,17 @@
-"""Registers the sweeper with Hydra, where Hydra does not find it."""
+"""Registers the sweeper with Hydra in an editable install."""
 
 from __future__ import annotations
 
 
 def register() -> None:
-    """Registers `hydra/sweeper=nntrain` with Hydra; needed with an editable install of nntrain.
+    """Registers `hydra/sweeper=nntrain` with Hydra; required in an editable install of nntrain.
 
-    With any other install Hydra finds the sweeper by itself, and this function changes nothing.
+    In other installs, Hydra discovers the sweeper automatically and this function has no effect.
     """
     from hydra.core.plugins import Plugins
 
-    plugins = Plugins.instance()  # scans first: Hydra executes the modules that it finds again
+    # do this first: the scan for plugins executes modules again, even if they were imported before
+    plugins = Plugins.instance()
     from hydra_plugins.nntrain_sweeper.search_path import NntrainSearchPath
     from hydra_plugins.nntrain_sweeper.sweeper import NntrainSweeper
 

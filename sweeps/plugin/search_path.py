@@ -1,4 +1,4 @@
-"""The search path for the config groups of samplers and pruners."""
+"""Adds the config groups of samplers and pruners to Hydra's search path."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from hydra_plugins.nntrain_sweeper.config import CONF, PROVIDER
 
 
 class NntrainSearchPath(SearchPathPlugin):
-    """Adds the folder of samplers and pruners to Hydra's search path.
+    """Adds the folder with the configs of samplers and pruners to Hydra's search path.
 
-    They are not in Hydra's `ConfigStore` because Hydra copies that whole store for each config
-    group that it lists, which would double the time of `--help`.
+    The configs are not in Hydra's `ConfigStore`, because Hydra copies the whole store for each
+    config group that it lists. That would double the run time of `--help`.
     """
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        """Appends the folder, after the one of the application."""
+        """Appends the folder to the search path, after the application's folders."""
         search_path.append(PROVIDER, f"file://{CONF}")

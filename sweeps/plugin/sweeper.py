@@ -1,4 +1,4 @@
-"""The class behind `hydra/sweeper=nntrain`."""
+"""The sweeper class for `hydra/sweeper=nntrain`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from omegaconf import DictConfig
 
 
 class NntrainSweeper(Sweeper):
-    """Sweeps with Optuna: workers take trials from a study, and unpromising trials stop early.
+    """Runs sweeps with Optuna: workers run the trials of a study and prune unpromising trials.
 
-    The arguments are the keys of `SweeperConfig`.
+    The arguments are the fields of `SweeperConfig`.
     """
 
     def __init__(self, **settings: Any) -> None:
@@ -26,17 +26,17 @@ class NntrainSweeper(Sweeper):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Stores what Hydra passes before the sweep."""
+        """Stores the arguments, which Hydra passes before the sweep."""
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     def sweep(self, arguments: list[str]) -> Any:
-        """Runs the sweep; on a mistake prints one sentence and ends the process."""
+        """Runs the sweep; prints configuration errors without a traceback and exits with code 1."""
         try:
             from nntrain.config.errors import ConfigError
             from nntrain.sweeps.sweep import make_sweep
         except ModuleNotFoundError as err:
             print(
-                f"nntrain: a sweep needs the module {err.name}: pip install 'nntrain[sweeps]'.",
+                f"nntrain: sweeps need the module {err.name}: pip install 'nntrain[sweeps]'.",
                 file=sys.stderr,
             )
             raise SystemExit(1) from err

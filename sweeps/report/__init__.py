@@ -1,1 +1,1 @@
-"""What a sweep shows and writes: the table, the results, the report."""
+"""The output of a sweep: the live table, the result files, and the HTML report."""

@@ -1,4 +1,4 @@
-"""The best trials of a study."""
+"""Finds the best trials of a study."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nntrain.sweeps.spec.plan import SweepPlan
 
 
 def best_trials(plan: SweepPlan, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Returns the best completed trial, or with several objectives the Pareto front."""
+    """Returns the best completed trial, or the Pareto front if there are several objectives."""
     done = [trial for trial in trials if trial.state is TrialState.COMPLETE]
     signs = [
         1 if StudyDirection[direction.upper()] is StudyDirection.MINIMIZE else -1
@@ -37,7 +37,7 @@ def _dominates(one: Sequence[float], other: Sequence[float]) -> bool:
 
 
 def best_text(plan: SweepPlan, trials: Sequence[FrozenTrial]) -> str:
-    """Returns the best value and its trial, or the size of the front; empty before the first."""
+    """Describes the best trial or the Pareto front; empty if no trial has completed."""
     best = best_trials(plan, trials)
     if not best:
         return ""

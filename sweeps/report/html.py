@@ -1,4 +1,4 @@
-"""Writes `report.html`: the figures of a study in one file that opens offline."""
+"""Writes `report.html`, a single file that shows the figures of a study without a network."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ _STYLE = (
 
 
 def figures(plan: SweepPlan, study: Study) -> dict[str, go.Figure]:
-    """Returns the figures of a study by name, without those for which there are no data.
+    """Returns the figures of a study by name; figures without data are omitted.
 
-    With one objective: the history of the values, the reports of each trial, the importance of the
-    parameters, and parallel coordinates. With several: the Pareto front.
+    With one objective, the figures are the optimization history, the intermediate values, the
+    parameter importances, and the parallel coordinates. With several objectives, the only figure
+    is the Pareto front.
     """
     trials = study.get_trials(deepcopy=False)
     done = [trial for trial in trials if trial.state is TrialState.COMPLETE]
@@ -67,14 +68,14 @@ def _importances(study: Study, name: str) -> go.Figure:
 
 
 def write_report(plan: SweepPlan, study: Study) -> dict[str, go.Figure]:
-    """Writes the report into the study's folder; returns its figures.
+    """Writes the report to the study's folder; returns the figures in the report.
 
     Raises:
         ImportError: if plotly is not installed.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
-        # about few trials, or equal values, which the figures show as well
+        # Optuna warns about too few trials or equal values; the figures already show this
         warnings.simplefilter("ignore", UserWarning)
         drawn = figures(plan, study)
     trials = study.get_trials(deepcopy=False)

@@ -1,4 +1,4 @@
-"""Shows a running sweep: a table in a terminal, elsewhere a line for each trial that ends."""
+"""Shows the progress of a sweep: a live table in a terminal, or one line per finished trial."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ from nntrain.sweeps.study.trials import (
 )
 
 MAX_RUNNING = 12
-"""The number of running trials that the table shows; the rest is only counted."""
+"""The maximum number of running trials in the table; the table only counts the others."""
 
 TRACEBACK_LINES = 4
 
 
 class LiveTable:
-    """Shows the trials of a study while they run; a context manager.
+    """A context manager that shows the trials of a study while they run.
 
     Args:
         plan: the plan of the sweep.
-        in_terminal: whether to redraw a table; otherwise each trial that ends is a line. `None`
-            asks the terminal.
+        in_terminal: `True` shows a live table, and `False` prints one line per finished trial.
+            `None` shows the table only if stderr is a terminal.
     """
 
     def __init__(self, plan: SweepPlan, in_terminal: bool | None = None) -> None:
@@ -71,9 +71,9 @@ class LiveTable:
             self._live.stop()
 
     def update(self, trials: Sequence[FrozenTrial]) -> None:
-        """Shows what changed."""
+        """Shows the changes since the last call."""
         ended = [trial for trial in trials if trial.state.is_finished()]
-        if self._known is None:  # the trials of earlier commands are not shown
+        if self._known is None:  # first call: do not show the trials of earlier commands
             self._known = {trial.number for trial in ended}
             self._n_before = len(self._known)
         for trial in ended:
@@ -83,7 +83,7 @@ class LiveTable:
         if self._live is not None:
             self._live.update(self._table(trials), refresh=True)
 
-    # --- one trial that has ended
+    # --- one finished trial
 
     def _show(self, trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> None:
         outcome = trial.user_attrs.get(OUTCOME, trial.state.name.lower())
@@ -118,7 +118,7 @@ class LiveTable:
     def _print(self, text: str) -> None:
         self._console.print(Text(text))
 
-    # --- all of them
+    # --- all trials
 
     def _progress(self, trials: Sequence[FrozenTrial]) -> str:
         n_ended = sum(trial.state.is_finished() for trial in counted(trials))
@@ -181,7 +181,7 @@ def _overrides(trial: FrozenTrial) -> str:
 
 
 def _chosen(trial: FrozenTrial) -> str:
-    """Returns the parameters of a trial, numbers with four digits."""
+    """Returns the parameters of a trial as a string; floats have four significant digits."""
     values = (
         (name, f"{value:.4g}" if isinstance(value, float) else value)
         for name, value in trial.params.items()

@@ -1,4 +1,4 @@
-"""The files in a study's folder, and the table at the end of a sweep."""
+"""Writes the result files in a study's folder, and creates the table at the end of a sweep."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nntrain.sweeps.spec.plan import SweepPlan
 from nntrain.sweeps.study.trials import MESSAGE, OUTCOME, counted, folder_of
 
 SHOWN_BEST = 5
-"""The number of best trials in the final table; a Pareto front may have many."""
+"""The maximum number of best trials in the final table; a Pareto front may have more."""
 
 RESULTS, TRIALS, BEST, REPORT = (
     "optimization_results.yaml",
@@ -28,7 +28,10 @@ RESULTS, TRIALS, BEST, REPORT = (
 
 
 def write_results(plan: SweepPlan, trials: Sequence[FrozenTrial]) -> None:
-    """Writes `RESULTS`, with the keys of Hydra's Optuna sweeper, and the table of all trials."""
+    """Writes the best parameters to `RESULTS`, and a table of all trials to `TRIALS`.
+
+    `RESULTS` has the same keys as the file of Hydra's Optuna sweeper.
+    """
     best = best_trials(plan, trials)
     found: dict[str, Any] = {"name": "nntrain"}
     if len(plan.directions) > 1:
@@ -46,7 +49,7 @@ def write_results(plan: SweepPlan, trials: Sequence[FrozenTrial]) -> None:
 def trials_table(
     plan: SweepPlan, trials: Sequence[FrozenTrial]
 ) -> tuple[list[str], list[list[Any]]]:
-    """Returns the columns and the rows of the table of all trials."""
+    """Returns the column names and the rows of the table of all trials."""
     params = sorted({name for trial in trials for name in trial.params})
     values = value_names(plan)
     head = [
@@ -81,10 +84,10 @@ def trials_table(
 
 
 def write_best(plan: SweepPlan, config: DictConfig) -> None:
-    """Writes the configuration of the best trial, ready to run.
+    """Writes the configuration of the best trial to `BEST`, ready to run.
 
-    The file is complete: it does not depend on the overrides of the sweep, and it names the
-    choices in Hydra's own config groups.
+    The file is complete and needs no overrides. In Hydra's own config groups, it selects the same
+    options as the sweep.
     """
     plain = OmegaConf.to_container(config, resolve=False)
     assert isinstance(plain, dict)
@@ -121,7 +124,7 @@ def final_table(plan: SweepPlan, trials: Sequence[FrozenTrial]) -> list[str]:
     rows = [("study", plan.study_name)]
     done = f"{states[TrialState.COMPLETE]} completed, {states[TrialState.PRUNED]} pruned, {failed}"
     waiting, running = states[TrialState.WAITING], states[TrialState.RUNNING]
-    done += (f", {waiting} to be run again" if waiting else "") + (
+    done += (f", {waiting} waiting" if waiting else "") + (
         f", {running} running elsewhere" if running else ""
     )
     rows.append(("trials", done))
@@ -156,10 +159,10 @@ def _causes(outcomes: Counter[str]) -> str:
 def _pruning(plan: SweepPlan, trials: Sequence[FrozenTrial]) -> str:
     spent = sum(seconds(trial) for trial in trials)
     saved = saved_s(trials)
-    text = f"about {saved:.0f} s of trials saved, {spent:.0f} s spent"
+    text = f"saved about {saved:.0f} s, spent {spent:.0f} s"
     if len(plan.directions) == 1 and (found := controls(trials, plan.directions[0])).n:
         text += (
-            f"; of {found.n} that ran on as controls, {found.n_wrong} ended in the best quarter, "
-            f"{found.n_best} as the best"
+            f"; of {found.n} control trials, {found.n_wrong} ended in the best quarter and "
+            f"{found.n_best} became the best trial"
         )
     return text

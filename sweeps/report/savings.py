@@ -1,4 +1,4 @@
-"""Estimates the time that pruning saved, and how often it was wrong."""
+"""Estimates how much time pruning saved, and how often pruning was wrong."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ def seconds(trial: FrozenTrial) -> float:
 
 
 def saved_s(trials: Sequence[FrozenTrial]) -> float:
-    """Estimates the seconds of trials that pruning saved.
+    """Estimates the time that pruning saved, in seconds.
 
-    Without pruning, a pruned trial would have run as long as the median of the completed trials.
+    The estimate assumes that, without pruning, each pruned trial would have run for the median
+    duration of the completed trials.
     """
     whole = [seconds(trial) for trial in trials if trial.state is TrialState.COMPLETE]
     pruned = [seconds(trial) for trial in trials if trial.state is TrialState.PRUNED]
@@ -29,12 +30,12 @@ def saved_s(trials: Sequence[FrozenTrial]) -> float:
 
 @dataclass(frozen=True)
 class Controls:
-    """The controls: trials that ran on although the pruner would have stopped them.
+    """Counts of control trials, which continued although the pruner would have stopped them.
 
     Attributes:
-        n: the number of controls that completed.
-        n_wrong: how many of them are in the best quarter of all completed trials.
-        n_best: how many of them are the best trial.
+        n: the number of control trials that completed.
+        n_wrong: the number of control trials in the best quarter of all completed trials.
+        n_best: 1 if the best trial is a control trial, and 0 if not.
     """
 
     n: int
@@ -43,7 +44,7 @@ class Controls:
 
 
 def controls(trials: Sequence[FrozenTrial], direction: str) -> Controls:
-    """Counts how often pruning was wrong, according to the controls."""
+    """Counts how often pruning would have been wrong, according to the control trials."""
     sign = 1 if StudyDirection[direction.upper()] is StudyDirection.MINIMIZE else -1
     done = sorted(
         (one for one in trials if one.state is TrialState.COMPLETE and one.values),

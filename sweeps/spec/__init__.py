@@ -1,1 +1,1 @@
-"""The search space and the plan of a sweep."""
+"""The search space and the settings of a sweep."""

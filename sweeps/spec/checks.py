@@ -19,7 +19,7 @@ from nntrain.sweeps.spec.space import Space, contains, custom_function, first_pa
 def check_space(
     space: Space, settings: Mapping[str, Any], config: DictConfig, loader: ConfigLoader
 ) -> DictConfig:
-    """Composes a configuration with each choice of a search space; returns the first one.
+    """Checks that Hydra can compose each choice of a search space.
 
     Args:
         space: the search space.
@@ -27,13 +27,17 @@ def check_space(
         config: the configuration of the sweep.
         loader: Hydra's config loader.
 
+    Returns:
+        The configuration with the first choice or the lower bound of each parameter.
+
     Raises:
-        SweepError: for the first mistake; an unknown key is named with the closest match.
+        SweepError: for the first mistake; for an unknown key, the message suggests the closest
+            match.
     """
     if not space.distributions and settings["custom_search_space"] is None:
         raise SweepError(
             "The search space is empty: add an override such as 'lr=tag(log, interval(1e-4, 1))', "
-            "or hydra.sweeper.params."
+            "or set hydra.sweeper.params."
         )
     custom_function(settings["custom_search_space"])
     first = _check_composes(space, first_params(space), config, loader)
@@ -44,26 +48,29 @@ def check_space(
     key = settings["replicate_key"]
     if settings["replicates"] > 1 and not isinstance(OmegaConf.select(config, key), int):
         raise SweepError(
-            f"hydra.sweeper.replicates needs a seed, but {key} is not a whole number in the "
-            "configuration: name the key of the seed in hydra.sweeper.replicate_key."
+            f"hydra.sweeper.replicates needs an integer seed, but {key} is not an integer in the "
+            "configuration: set hydra.sweeper.replicate_key to the key of the seed."
         )
     return first
 
 
 def _check_enqueued(space: Space, one: Mapping[str, Any], *, is_open: bool) -> None:
-    """Checks keys and values; if the space is open, a user's function may choose further keys."""
+    """Checks the keys and values of one configuration in `hydra.sweeper.enqueue`.
+
+    If `is_open`, unknown keys are allowed because a user's function may add parameters.
+    """
     for key, value in one.items():
         if key not in space.distributions:
             if is_open:
                 continue
             raise SweepError(
-                f"hydra.sweeper.enqueue: {key} is not swept over: "
+                f"hydra.sweeper.enqueue: {key} is not in the search space: "
                 f"{nearest(key, list(space.distributions))}"
             )
         if not contains(space.distributions[key], value):
             raise SweepError(
-                f"hydra.sweeper.enqueue: {key}={value} is outside the search space, "
-                f"{space.describe()[key]}."
+                f"hydra.sweeper.enqueue: {key}={value} is outside the search space: "
+                f"expected {space.describe()[key]}."
             )
 
 
@@ -78,7 +85,7 @@ def _check_composes(
             if not _exists(config, key) and not loader.get_group_options(key):
                 raise SweepError(f"Unknown key {key}: {nearest(key, _keys(config))}") from err
         cause = err.__cause__ if isinstance(err.__cause__, OmegaConfBaseException) else err
-        raise SweepError(f"{' '.join(overrides)} cannot be composed: {sentence(cause)}") from err
+        raise SweepError(f"Hydra rejected {' '.join(overrides)}: {sentence(cause)}") from err
 
 
 def _plain_keys(space: Space) -> list[str]:
@@ -94,7 +101,7 @@ def _exists(config: DictConfig, key: str) -> bool:
 
 
 def _keys(config: DictConfig, prefix: str = "") -> list[str]:
-    """Returns all keys of the configuration, except Hydra's own."""
+    """Returns all keys of the configuration except those under `hydra`."""
     found = []
     for key in map(str, config):
         if prefix == "" and key == "hydra":

@@ -1,4 +1,4 @@
-"""Composes the configuration of a trial as Hydra does, ten times faster if only values differ."""
+"""Composes trial configurations as Hydra does, but ten times faster if only values differ."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _MAX_BASES = 32
 class Composer:
     """Composes configurations from overrides.
 
-    Hydra spends most of its time on selecting the files of config groups and merging them. The
-    result depends only on the overrides that select files, or add or remove keys. The composer
-    keeps that result as a base, and sets the other values in a copy of it. Hydra applies them last,
-    too.
+    Hydra spends most of the time on selecting and merging the files of config groups. The merged
+    configuration depends only on the overrides that select files or that add or remove keys. The
+    composer caches the merged configuration and applies the other overrides to a copy of it. The
+    result is the same, because Hydra also applies these overrides last.
 
     Args:
         loader: Hydra's config loader.
@@ -37,7 +37,7 @@ class Composer:
         self._groups: dict[str, bool] = {}
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
-        """Composes the configuration of a trial from the fixed overrides and the trial's own."""
+        """Returns the configuration for a trial's own overrides and the fixed overrides."""
         parsed = self._parser.parse_overrides(list(overrides))
         values = [one for one in parsed if self._is_value(one)]
         others = tuple(str(one.input_line) for one in parsed if not self._is_value(one))
@@ -48,7 +48,7 @@ class Composer:
             for one in values:
                 OmegaConf.update(config, one.key_or_group, one.value(), merge=True)
         except OmegaConfBaseException:
-            return self._load(overrides)  # raises the error that Hydra raises
+            return self._load(overrides)  # let Hydra raise its own error
         OmegaConf.copy_cache(from_config=self._config, to_config=config)
         with open_dict(config.hydra):
             config.hydra.overrides.task = [*self._fixed, *overrides]
@@ -65,7 +65,7 @@ class Composer:
         return self._bases[others]()
 
     def _is_value(self, one: Override) -> bool:
-        """Whether an override only changes the value of an existing key."""
+        """Returns whether an override only changes the value of an existing key."""
         if one.type is not OverrideType.CHANGE or one.package is not None:
             return False
         key = one.key_or_group
@@ -74,14 +74,17 @@ class Composer:
         return not self._groups[key]
 
     def _uses_dirname(self) -> bool:
-        """Whether a folder is named after all overrides, which only Hydra itself can compose."""
+        """Returns whether a folder name contains `override_dirname`, which only Hydra can set."""
         return "override_dirname" in str(self._config.hydra.sweep) + str(self._config.hydra.run)
 
 
 def _copies(config: DictConfig) -> Callable[[], DictConfig]:
-    """Returns a function that copies a configuration; unpickling is five times faster than copy."""
+    """Returns a function that copies a configuration.
+
+    Unpickling is five times faster than `deepcopy`, so copies are unpickled if possible.
+    """
     try:
         data = pickle.dumps(config)
-    except (pickle.PicklingError, AttributeError):  # a schema that only the user's script knows
+    except (pickle.PicklingError, AttributeError):  # e.g. a schema in the user's script
         return partial(copy.deepcopy, config)
-    return partial(pickle.loads, data)  # safe: the pickle was made two lines above
+    return partial(pickle.loads, data)  # safe: this function created the pickle

@@ -1,4 +1,4 @@
-"""The plan of a sweep, which its workers receive."""
+"""The plan of a sweep: the settings that are passed to its workers."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from nntrain.sweeps.spec.space import Space
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """Everything that a worker needs to know; times are in seconds.
+    """The settings that each worker receives; times are in seconds.
 
-    Most fields are keys of `hydra.sweeper`. The others:
+    Most fields are keys of `hydra.sweeper`. The other fields are:
 
     Attributes:
         folder: the absolute path of the study's folder.
-        storage: the URL of the storage; `None` means a file in the folder.
-        objectives: the metrics to optimise; empty if the job returns the value.
+        storage: the URL of the storage; `None` uses a file in the folder.
+        objectives: the metrics to optimize; empty if the job returns the value itself.
         directions: `minimize` or `maximize`, one for each value of a trial.
         monitor: the metric that the pruner compares.
-        monitor_direction: its direction; `None` if it is the objective itself.
-        every: training batches between two reports; `None` means one per epoch.
-        trusted: packages that samplers and pruners may come from, besides Optuna.
+        monitor_direction: `minimize` or `maximize` for the monitored metric; `None` if that metric
+            is the objective.
+        every: training batches between two reports; `None` reports once per epoch.
+        trusted: packages from which samplers and pruners may be imported, in addition to Optuna.
     """
 
     study_name: str

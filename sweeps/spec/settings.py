@@ -1,4 +1,4 @@
-"""Makes the plan of a sweep from the keys of `hydra.sweeper`."""
+"""Creates the plan of a sweep from the `hydra.sweeper` settings."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _NO_PRUNER = "optuna.pruners.NopPruner"
 
 
 def make_plan(settings: Mapping[str, Any], space: Space, config: DictConfig) -> SweepPlan:
-    """Makes the plan of a sweep over a search space.
+    """Creates the plan of a sweep.
 
     Args:
         settings: the keys of `hydra.sweeper`.
@@ -33,7 +33,7 @@ def make_plan(settings: Mapping[str, Any], space: Space, config: DictConfig) -> 
         config: the configuration of the sweep.
 
     Raises:
-        SweepError: for the first mistake in the settings.
+        SweepError: for the first invalid setting.
     """
     _check_numbers(settings)
     objectives = _names(settings["objective"])
@@ -74,7 +74,7 @@ def _node(node: Any, what: str) -> Node:
 
 
 def _with_grid(plan: SweepPlan) -> SweepPlan:
-    """Limits the trials of a grid to the number of its configurations."""
+    """Limits `n_trials` of a grid search to the number of configurations in the grid."""
     if plan.sampler["_target_"] != _GRID or plan.space.size is None:
         return plan
     return replace(plan, n_trials=min(plan.n_trials, plan.space.size))
@@ -103,7 +103,10 @@ def _check_numbers(settings: Mapping[str, Any]) -> None:
 
 
 def study_name(space: Space, objectives: Sequence[str], directions: Sequence[str]) -> str:
-    """Returns the swept keys and six digits of a hash: the same name for the same sweep."""
+    """Returns the default name of a study: the swept keys and six digits of a hash.
+
+    Two sweeps with the same search space, objectives, and directions have the same name.
+    """
     swept = (
         "-".join(re.sub(r"[^\w.]+", "", name).rpartition(".")[2] for name in space.distributions)
         or "sweep"
@@ -118,7 +121,11 @@ def study_name(space: Space, objectives: Sequence[str], directions: Sequence[str
 
 
 def study_folder(config: DictConfig, name: str) -> Path:
-    """Returns `hydra.sweep.dir`, or `multirun/STUDY_NAME` if that key contains the time or name."""
+    """Returns the absolute path of the study's folder.
+
+    The folder is `hydra.sweep.dir`. If that setting contains the current time or the study's name,
+    the folder is `multirun/STUDY_NAME` instead, so that the same sweep finds its study again.
+    """
     given = OmegaConf.to_container(config.hydra.sweep, resolve=False)
     assert isinstance(given, dict)
     raw = str(given["dir"])
@@ -149,13 +156,13 @@ def _directions(direction: Any, objectives: Sequence[str]) -> list[str]:
     if objectives and len(found) != len(objectives):
         raise SweepError(
             f"hydra.sweeper.direction has {len(found)} directions for {len(objectives)} objectives:"
-            " give one for each."
+            " set one direction for each objective."
         )
     return found
 
 
 def _with_monitor(plan: SweepPlan, metric: str | None) -> SweepPlan:
-    """Decides which metric the pruner compares."""
+    """Returns the plan with the metric that the pruner compares."""
     prunes = plan.pruner["_target_"] != _NO_PRUNER
     if metric is None and len(plan.objectives) > 1 and prunes:
         raise SweepError(

@@ -1,4 +1,4 @@
-"""The search space: converts overrides to Optuna's distributions, and parameters to overrides."""
+"""The search space: converts overrides to Optuna distributions, and parameters to overrides."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ from optuna.distributions import (
 from nntrain.sweeps.errors import SweepError
 
 Value = bool | int | float | str | None
-"""The value of a parameter in Optuna: a number, a boolean, null, or the text of a choice."""
+"""The value of a parameter in Optuna."""
 
 
 @dataclass(frozen=True)
 class Space:
-    """The overrides that all trials share, and the parameters that each trial chooses.
+    """A search space: the overrides shared by all trials, and the distribution of each parameter.
 
     Attributes:
         fixed: overrides that are the same in all trials.
         distributions: Optuna's distribution of each parameter. The name of a parameter is its key
             in an override, including a leading `+`.
         literals: for each parameter, the choices that are lists or mappings. Optuna stores these
-            as the text of an override.
+            choices as strings in Hydra's override syntax.
     """
 
     fixed: Sequence[str] = ()
@@ -63,12 +63,15 @@ class Space:
         return str(Override._get_value_element_as_str(value))
 
     def describe(self) -> dict[str, str]:
-        """Describes each parameter; a study continues only with an equal description."""
+        """Returns a description of each parameter.
+
+        A study can be resumed only if these descriptions have not changed.
+        """
         return {name: _words(distribution) for name, distribution in self.distributions.items()}
 
     @property
     def size(self) -> int | None:
-        """The number of configurations; `None` if it is infinite."""
+        """The number of configurations; `None` if there are infinitely many."""
         sizes = [
             len(values) if (values := grid_values(one)) is not None else None
             for one in self.distributions.values()
@@ -80,7 +83,7 @@ _NO_TEXTS = ("true", "false", "null", "nan", "inf")
 
 
 def _quoted(text: str) -> str:
-    """Quotes a text that Hydra would not read as a text, such as `1`, `true` and `a b`."""
+    """Quotes a string that Hydra would otherwise not read as a string, such as `1` or `true`."""
     is_word = re.fullmatch(r"[A-Za-z_][\w./-]*", text, re.ASCII) and text.lower() not in _NO_TEXTS
     return text if is_word else QuotedString(text, Quote.single).with_quotes()
 
@@ -88,12 +91,14 @@ def _quoted(text: str) -> str:
 def make_space(
     params: Mapping[str, Any], arguments: Sequence[str], loader: ConfigLoader | None = None
 ) -> Space:
-    """Reads the search space from `hydra.sweeper.params` and from the command line, which wins.
+    """Reads the search space from `hydra.sweeper.params` and the command line.
+
+    If both define the same key, the command line takes precedence.
 
     Args:
-        params: for each key, the right-hand side of an override, or a value for all trials.
-        arguments: overrides of the command line.
-        loader: finds the options of a config group, for `glob(...)`.
+        params: a mapping from keys to right-hand sides of overrides, or to fixed values.
+        arguments: overrides from the command line.
+        loader: lists the options of a config group for `glob(...)`.
 
     Raises:
         SweepError: if Optuna cannot sample an override; the message names its key.
@@ -110,7 +115,8 @@ def make_space(
         key = one.get_key_element()
         if one.is_hydra_override():
             raise SweepError(
-                f"{key} belongs to Hydra and cannot be swept over: sweep over a key of your own."
+                f"{key} is a Hydra setting and cannot be swept over: choose a key of your "
+                "application."
             )
         distributions[key], literals[key] = _distribution(one)
     return Space(
@@ -127,7 +133,7 @@ def _parsed(parser: OverridesParser, text: str) -> Override:
             for line in str(err).splitlines()
             if not line.startswith(("Error parsing override", "See http"))
         ]
-        raise SweepError(f"{text} cannot be read: {' '.join(lines)}.") from err
+        raise SweepError(f"{text} is not a valid override: {' '.join(lines)}.") from err
     if not override.key_or_group:
         raise SweepError(f"{text} has no key: write KEY=VALUE.")
     return override
@@ -159,9 +165,7 @@ def _distribution(override: Override) -> tuple[BaseDistribution, list[str]]:
 
 def _is_log(tags: set[str]) -> bool:
     if unknown := tags - {"log"}:
-        raise ValueError(
-            f"the tag {', '.join(sorted(unknown))} is unknown, expected tag(log, ...)."
-        )
+        raise ValueError(f"the only supported tag is log, but found {', '.join(sorted(unknown))}.")
     return "log" in tags
 
 
@@ -170,32 +174,35 @@ def _interval(sweep: IntervalSweep) -> BaseDistribution:
     assert start is not None
     assert end is not None
     if not (math.isfinite(start) and math.isfinite(end)):
-        raise ValueError("its ends must be finite.")
+        raise ValueError("both bounds must be finite.")
     if end < start:
-        raise ValueError(f"its end {end:g} is below its start {start:g}.")
-    # only int(interval(a, b)) has whole ends; Hydra makes those of interval(a, b) floats
+        raise ValueError(f"the upper bound {end:g} is less than the lower bound {start:g}.")
+    # Hydra converts the bounds of interval(a, b) to floats, but not those of int(interval(a, b))
     if isinstance(start, int) and isinstance(end, int):
         return IntDistribution(start, end, log=_is_log(sweep.tags))
     return FloatDistribution(start, end, log=_is_log(sweep.tags))
 
 
 def _range(sweep: RangeSweep) -> BaseDistribution:
-    """Converts a range in decimal arithmetic: `range(0, 0.9, 0.3)` must exclude 0.9."""
+    """Converts a range to a distribution.
+
+    Decimal arithmetic avoids rounding errors: `range(0, 0.9, 0.3)` must exclude 0.9.
+    """
     given = (sweep.start, sweep.stop, sweep.step)
     start, stop, step = (Decimal(str(value)) for value in given)
     if not step:
-        raise ValueError("its step must not be 0.")
+        raise ValueError("the step must not be 0.")
     n = math.ceil((stop - start) / step)
     if n < 1:
         raise ValueError(
-            f"from {sweep.start} to {sweep.stop} in steps of {sweep.step} it is empty (the end is "
-            "excluded)."
+            f"the range from {sweep.start} to {sweep.stop} in steps of {sweep.step} is empty (the "
+            "end is excluded)."
         )
     low, high = sorted((start, start + (n - 1) * step))
     if _is_log(sweep.tags):
         if not all(isinstance(value, int) for value in given) or sweep.step != 1:
             raise ValueError(
-                "a logarithmic range cannot have a step: write tag(log, interval(a, b)) or "
+                "a logarithmic range cannot have a step: use tag(log, interval(a, b)) or "
                 "tag(log, int(interval(a, b)))."
             )
         return IntDistribution(int(low), int(high), log=True)
@@ -205,12 +212,15 @@ def _range(sweep: RangeSweep) -> BaseDistribution:
 
 
 def _choice(override: Override) -> tuple[BaseDistribution, list[str]]:
-    """Converts choices; lists and mappings become the text of an override, others are kept."""
+    """Converts choices to a distribution; also returns the choices that became strings.
+
+    Optuna cannot store lists and mappings, so they become strings in Hydra's override syntax.
+    """
     sweep = override._value
     if isinstance(sweep, ChoiceSweep):
         if sweep.tags:
             raise ValueError("a choice cannot have a tag.")
-        # a study is continued only with the same choices in the same order
+        # do not shuffle: a study can be resumed only with the same choices in the same order
         override = replace(override, _value=replace(sweep, shuffle=False))
     values: list[Value] = []
     literals: list[str] = []
@@ -222,12 +232,12 @@ def _choice(override: Override) -> tuple[BaseDistribution, list[str]]:
             literals.append(str(Override._get_value_element_as_str(value)))
             values.append(literals[-1])
     if not values:
-        raise ValueError("it has no choices.")
+        raise ValueError("at least one choice is required.")
     return CategoricalDistribution(list(dict.fromkeys(values))), literals
 
 
 def grid_values(distribution: BaseDistribution) -> list[Value] | None:
-    """Returns all values of a distribution in order; `None` if they are infinitely many."""
+    """Returns all values of a distribution in order; `None` if there are infinitely many."""
     if isinstance(distribution, CategoricalDistribution):
         return list(distribution.choices)
     if isinstance(distribution, IntDistribution):
@@ -238,7 +248,10 @@ def grid_values(distribution: BaseDistribution) -> list[Value] | None:
 
 
 def _steps(low: float, high: float, step: float) -> Iterator[float]:
-    """Yields stepped values in decimal arithmetic: ten steps of 0.1 are 1.0."""
+    """Yields all values from `low` to `high`, computed in decimal arithmetic.
+
+    Binary arithmetic would accumulate rounding errors: ten steps of 0.1 must equal 1.0.
+    """
     first, width = Decimal(str(low)), Decimal(str(step))
     for i in range(int((Decimal(str(high)) - first) / width) + 1):
         yield float(first + i * width)
@@ -256,7 +269,7 @@ def _words(distribution: BaseDistribution) -> str:
 
 
 def first_params(space: Space) -> dict[str, Value]:
-    """Returns one configuration of the space: the first choices and the low ends."""
+    """Returns the first choice or the lower bound of each parameter."""
     found: dict[str, Value] = {}
     for name, one in space.distributions.items():
         if isinstance(one, CategoricalDistribution):
@@ -267,7 +280,10 @@ def first_params(space: Space) -> dict[str, Value]:
 
 
 def one_by_one(space: Space) -> Iterator[dict[str, Value]]:
-    """Yields the first configuration with each other choice in turn; one number of each type."""
+    """Yields configurations that differ from `first_params` in one choice.
+
+    Each string is tried, because it may select a config file. Other values are tried once per type.
+    """
     first = first_params(space)
     for name, one in space.distributions.items():
         seen = {type(first[name])}
@@ -278,15 +294,15 @@ def one_by_one(space: Space) -> Iterator[dict[str, Value]]:
 
 
 def contains(distribution: BaseDistribution, value: Any) -> bool:
-    """Whether a distribution contains a value."""
+    """Returns whether a distribution contains a value."""
     try:
         return bool(distribution._contains(distribution.to_internal_repr(value)))
-    except (TypeError, ValueError):  # an unknown choice, or a text for a number
+    except (TypeError, ValueError):  # an unknown choice, or a string instead of a number
         return False
 
 
 def suggest(trial: Trial, space: Space) -> None:
-    """Lets the sampler choose a value for each parameter of a trial."""
+    """Samples a value for each parameter of a trial."""
     for name, one in space.distributions.items():
         if isinstance(one, CategoricalDistribution):
             trial.suggest_categorical(name, one.choices)
@@ -297,7 +313,9 @@ def suggest(trial: Trial, space: Space) -> None:
 
 
 def custom_function(path: str | None) -> Callable[[DictConfig, Trial], None] | None:
-    """Imports the user's function that adds parameters to a trial, by its dotted path.
+    """Imports the user's function that adds parameters to a trial.
+
+    Returns `None` if `path` is `None`.
 
     Raises:
         SweepError: if the import fails.

@@ -1,1 +1,1 @@
-"""The study of a sweep in Optuna: storage, trials, sampler and pruner."""
+"""The Optuna study of a sweep: storage, trials, sampler, and pruner."""

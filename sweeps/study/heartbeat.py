@@ -1,4 +1,4 @@
-"""Heartbeats of a running trial, by which other machines can tell that it is lost."""
+"""Sends heartbeats of running trials, so that other machines can detect dead trials."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from nntrain.sweeps.study.storage import HEARTBEAT_S, STORAGE_ERRORS
 
 @contextmanager
 def heartbeat(storage: BaseStorage, study: Study, trial: Trial) -> Iterator[None]:
-    """Sends heartbeats of a trial from a thread, if the storage supports them.
+    """Sends heartbeats of a trial from a thread, if the storage supports heartbeats.
 
-    Optuna itself sends them only in `Study.optimize`.
+    Optuna sends heartbeats only in `Study.optimize`, which nntrain does not use.
     """
     if not isinstance(storage, BaseHeartbeat):
         yield
@@ -47,7 +47,10 @@ def _beat(storage: BaseHeartbeat, trial_id: int, over: threading.Event) -> None:
 
 
 def fail_stale(study: Study) -> None:
-    """Fails and requeues the trials without recent heartbeats, on whatever machine they ran."""
+    """Marks trials that stopped sending heartbeats as failed, and queues them again.
+
+    This includes trials that ran on other machines.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         fail_stale_trials(study)

@@ -1,4 +1,4 @@
-"""Opens the study of a sweep, and checks that it matches the plan."""
+"""Opens the study of a sweep, and checks that the study matches the plan."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ from nntrain.sweeps.study.samplers import make_pruner, make_sampler
 from nntrain.sweeps.study.storage import STUDY_FILE, open_storage
 from nntrain.sweeps.study.trials import OUTCOME, WARM_START, SweepStudy, requeue
 
-optuna.logging.set_verbosity(optuna.logging.WARNING)  # the table shows what happens
+optuna.logging.set_verbosity(optuna.logging.WARNING)  # the live table reports each trial instead
 
 MADE_FROM = "nntrain.made_from"
-"""The study attribute that holds what the study was made from: space, objective and overrides."""
+"""The study attribute that stores the search space, the objective, and the fixed overrides."""
 
 REPORTS_SUFFIX = " (pruning)"
-"""The suffix of the name of a reports study; see `open_reports_study`."""
+"""The suffix that is added to the name of a reports study; see `open_reports_study`."""
 
 
 def open_study(plan: SweepPlan, offset: int = 0) -> tuple[SweepStudy, BaseStorage]:
-    """Opens the study of a plan, or creates it; returns it with its storage.
+    """Opens or creates the study of a plan; returns the study and its storage.
 
     Args:
         plan: the plan of the sweep.
-        offset: added to the sampler's seed, so that workers draw different numbers.
+        offset: added to the sampler's seed, so that each worker samples different values.
 
     Raises:
-        ConfigError: if the study has another search space or objective, or its sampler or pruner
-            cannot be made.
+        ConfigError: if an existing study has a different search space or objective, or if the
+            sampler or the pruner cannot be created.
     """
-    # like `Study`, `get_storage` puts a cache in front of a database
+    # `get_storage` adds a cache if the storage is a database, as `Study` does
     storage = get_storage(open_storage(plan.storage, plan.folder, requeue))
     _create(storage, plan.study_name, plan.directions)
     sampler, pruner = make_sampler(plan, offset), make_pruner(plan)
@@ -54,9 +54,10 @@ def open_study(plan: SweepPlan, offset: int = 0) -> tuple[SweepStudy, BaseStorag
 
 
 def open_reports_study(plan: SweepPlan, storage: BaseStorage) -> SweepStudy:
-    """Opens the study that holds the reports of the pruning metric, if that is not the objective.
+    """Opens or creates the reports study, which stores the reports of the pruning metric.
 
-    Optuna's pruners compare in the direction of a study, and do not support several objectives.
+    A separate study is needed if the pruning metric is not the only objective: Optuna's pruners
+    use the direction of their study, and do not support several objectives.
     """
     assert plan.monitor_direction is not None
     name = plan.study_name + REPORTS_SUFFIX
@@ -73,17 +74,18 @@ def _create(storage: BaseStorage, name: str, directions: Sequence[str]) -> None:
         return
 
 
-# --- the same study as before
+# --- checking an existing study
 
 
 def _check_directions(study: SweepStudy, plan: SweepPlan) -> None:
     found = [direction.name.lower() for direction in study.directions]
     if found != list(plan.directions):
-        raise _changed(plan, f"direction was {_listed(found)} and is {_listed(plan.directions)}")
+        difference = f"direction was {_listed(found)} and is now {_listed(plan.directions)}"
+        raise _changed(plan, difference)
 
 
 def _check_made_from(study: SweepStudy, plan: SweepPlan) -> None:
-    """Compares the plan with what the study was made from; records it for a new study."""
+    """Compares the plan with the settings in the study; a new study stores the plan's settings."""
     now: dict[str, Any] = {
         "space": plan.space.describe(),
         "custom_search_space": plan.custom_search_space,
@@ -104,11 +106,12 @@ def _difference(what: str, before: Any, now: Any) -> str:
     if isinstance(before, Mapping):
         name = min(name for name in {*before, *now} if before.get(name) != now.get(name))
         was, is_now = (space.get(name, "not swept over") for space in (before, now))
-        return f"{name} was {was} and is {is_now}"
+        return f"{name} was {was} and is now {is_now}"
     if what == "fixed":
         removed, added = sorted(set(before) - set(now)), sorted(set(now) - set(before))
-        return f"the overrides were {_listed(removed or before)} and are {_listed(added or now)}"
-    return f"{what} was {_listed(before)} and is {_listed(now)}"
+        was, is_now = _listed(removed or before), _listed(added or now)
+        return f"the overrides were {was} and are now {is_now}"
+    return f"{what} was {_listed(before)} and is now {_listed(now)}"
 
 
 def _listed(value: Any) -> str:
@@ -119,8 +122,8 @@ def _listed(value: Any) -> str:
 
 def _changed(plan: SweepPlan, difference: str) -> SweepError:
     return SweepError(
-        f"The study {plan.study_name} in {plan.folder} was started with other settings: "
-        f"{difference}. Restore them, or choose another hydra.sweeper.study_name."
+        f"The study {plan.study_name} in {plan.folder} was created with different settings: "
+        f"{difference}. Restore these settings, or choose another hydra.sweeper.study_name."
     )
 
 
@@ -131,15 +134,16 @@ def begin(study: SweepStudy, plan: SweepPlan) -> None:
     """Adds the trials of `warm_start` and `enqueue` to a new study.
 
     Raises:
-        SweepError: if the folder contains trials that the study does not know, or `warm_start`
-            is not the folder of a study with the same directions.
+        SweepError: if the folder contains trials of another study, or if `warm_start` is not the
+            folder of a study with the same directions.
     """
     if study.get_trials(deepcopy=False):
         return
     if _has_trials(plan.folder):
         raise SweepError(
-            f"{plan.folder} contains trials that the study {plan.study_name} does not know: choose "
-            "another hydra.sweeper.study_name, or the hydra.sweeper.storage of these trials."
+            f"{plan.folder} contains trials that are not in the study {plan.study_name}: choose "
+            "another hydra.sweeper.study_name, or set hydra.sweeper.storage to the storage of "
+            "these trials."
         )
     if plan.warm_start is not None:
         for trial in _trials_of(plan, Path(plan.warm_start)):
@@ -153,21 +157,21 @@ def _has_trials(folder: Path) -> bool:
 
 
 def _trials_of(plan: SweepPlan, folder: Path) -> list[FrozenTrial]:
-    """Returns the completed trials of another study that are inside this search space."""
+    """Returns copies of another study's completed trials that fit this search space."""
     storage = open_storage(None, folder) if (folder / STUDY_FILE).is_file() else None
     studies = [] if storage is None else storage.get_all_studies()
     names = [one.study_name for one in studies if not one.study_name.endswith(REPORTS_SUFFIX)]
     if storage is None or not names:
         raise SweepError(
-            f"hydra.sweeper.warm_start={folder} is not the folder of a study: it has no "
-            f"{STUDY_FILE} with a study in it."
+            f"hydra.sweeper.warm_start={folder} is not the folder of a study: expected a folder "
+            f"with a file {STUDY_FILE} that contains a study."
         )
     other = optuna.load_study(study_name=names[0], storage=storage)
     directions = [direction.name.lower() for direction in other.directions]
     if directions != list(plan.directions):
         raise SweepError(
-            f"hydra.sweeper.warm_start={folder} has direction {_listed(directions)}, this study "
-            f"has {_listed(plan.directions)}: choose a study with the same direction."
+            f"hydra.sweeper.warm_start={folder} has direction {_listed(directions)}, but this "
+            f"sweep has {_listed(plan.directions)}: choose a study with the same direction."
         )
     done = other.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     return [_copied(trial, plan) for trial in done if _fits(trial, plan.space)]

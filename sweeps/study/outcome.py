@@ -1,11 +1,12 @@
-"""How a trial ended: the one place that turns the end of a job into Optuna's values and state.
+"""Decides how a trial ended: the only place that converts the end of a job to an Optuna state.
 
-A job has two ways to say how it ended, and both are needed. What it returns or raises is all that
-a job without a `Learner` has, and it is the usual interface of a Hydra application. But `fit`
-returns normally after it was pruned, diverged or was interrupted; the job continues, and returns a
-value as if the fit had completed. Only the `FitResult` knows better. The job may return it, and
-`PruningCallback` records it in the trial's context. `trial_end` combines both: a fit that was
-stopped decides, otherwise the exception of the job, otherwise its return value.
+A job ends with a return value or an exception. This is not enough for a job that uses a `Learner`:
+`fit` returns normally even if it was pruned, diverged, or was interrupted, and the job may then
+return a value as if the fit had completed. Only the `FitResult` contains the actual reason. The job
+can return the `FitResult`, and `PruningCallback` also stores it in the trial's context.
+
+`trial_end` checks three sources in this order: a fit that did not complete, the exception of the
+job, and the return value of the job.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ STATES: Mapping[StopReason, TrialState] = {
     StopReason.ERROR: TrialState.FAIL,
     StopReason.OUT_OF_MEMORY: TrialState.FAIL,
 }
-"""Optuna's state for each reason why a fit ended."""
+"""The state of a trial in Optuna for each `StopReason`."""
 
 FAILURES = frozenset({StopReason.ERROR.value, "timeout", "killed"})
-"""The outcomes that count for `max_failure_rate`: they are faults, not bad configurations."""
+"""The outcomes that count toward `max_failure_rate`; others may be due to the configuration."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,11 @@ class TrialEnd:
     """How a trial ended.
 
     Attributes:
-        reason: why it ended.
+        reason: why the trial ended.
         values: the values of the objectives, if the trial completed.
-        message: the reason in words.
-        traceback: the traceback of an error.
-        signum: the signal that interrupted the job.
+        message: a description of the reason.
+        traceback: the traceback, if the job raised an error.
+        signum: the number of the signal, if one interrupted the job.
     """
 
     reason: StopReason
@@ -59,7 +60,7 @@ class TrialEnd:
 
     @property
     def state(self) -> TrialState:
-        """Optuna's state."""
+        """The state of the trial in Optuna."""
         return STATES[self.reason]
 
 
@@ -70,14 +71,14 @@ def trial_end(
     objectives: Sequence[str],
     n_objective: int,
 ) -> TrialEnd:
-    """Decides how a trial ended; the module's docstring says why there are several sources.
+    """Decides how a trial ended; the module docstring explains the order of precedence.
 
     Args:
-        returned: what the job returned: a number, a sequence of numbers, or a `FitResult`.
-        error: what the job raised.
-        fit: how the last fit ended that reported to the trial.
-        objectives: the metrics of a `FitResult` that are the values of the trial.
-        n_objective: the number of values that are expected.
+        returned: the return value of the job: a number, a sequence of numbers, or a `FitResult`.
+        error: the exception that the job raised.
+        fit: the result of the last fit that reported to the trial.
+        objectives: names of the metrics in the `FitResult` that are the values of the trial.
+        n_objective: the expected number of values.
     """
     if isinstance(returned, FitResult):
         fit, returned = returned, None
@@ -104,7 +105,7 @@ def _of_error(err: BaseException) -> TrialEnd:
     if isinstance(err, SystemExit):
         return _error(f"the job called sys.exit({err.code!r})")
     if isinstance(err, ConfigError):
-        return _error(str(err))  # a mistake of the user's needs no traceback
+        return _error(str(err))  # a configuration error needs no traceback
     message = f"{type(err).__name__}: {err}" if str(err) else type(err).__name__
     return TrialEnd(reason_of(err), message=message, traceback=_text(err))
 

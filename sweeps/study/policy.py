@@ -1,4 +1,4 @@
-"""Decides when a sweep ends early: it is out of time, or too many trials have failed."""
+"""Decides whether a sweep ends early: its time is up, or too many trials have failed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nntrain.sweeps.study.trials import OUTCOME, counted
 
 
 def failures(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
-    """Returns the trials that failed because of a fault, not because of their configuration."""
+    """Returns the trials that failed with one of the outcomes in `FAILURES`."""
     return [
         one
         for one in counted(trials)
@@ -22,11 +22,17 @@ def failures(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
 
 
 def has_failed(plan: SweepPlan, trials: Iterable[FrozenTrial]) -> bool:
-    """Whether more trials have failed than `max_failure_rate` of `n_trials`."""
+    """Returns whether more than `max_failure_rate * n_trials` trials have failed."""
     return len(failures(trials)) > plan.max_failure_rate * plan.n_trials
 
 
 def is_over(plan: SweepPlan, trials: Iterable[FrozenTrial], began: float) -> bool:
-    """Whether no new trial may start; `began` is the start of the sweep in seconds since 1970."""
+    """Returns whether the sweep should stop starting trials.
+
+    Args:
+        plan: the plan of the sweep.
+        trials: all trials of the study.
+        began: the start of the sweep, in seconds since 1970.
+    """
     is_out_of_time = plan.timeout_s is not None and time.time() - began > plan.timeout_s
     return is_out_of_time or has_failed(plan, trials)

@@ -1,4 +1,4 @@
-"""The study's pruner, as one trial uses it."""
+"""Reports a trial's values to Optuna and asks the study's pruner whether to stop the trial."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from nntrain.sweeps.study.opening import open_reports_study
 from nntrain.sweeps.study.trials import SweepStudy
 
 CONTROL = "nntrain.control"
-"""The attribute of a control: the step at which the pruner would have stopped the trial."""
+"""The attribute of a control trial: the step at which the pruner would have stopped the trial."""
 
 REPORTS_OF = "nntrain.reports_of"
-"""The attribute of a trial in the reports study: the number of the trial that reports there."""
+"""The attribute of a trial in the reports study: the number of the original trial."""
 
 
 class StudyPruner:
-    """Makes the pruner of each trial of a study.
+    """Creates a `TrialPruner` for each trial of a study.
 
-    If the pruning metric is not the only objective, its reports go to a study of their own; see
-    `open_reports_study`.
+    If the pruning metric is not the only objective, its values are reported to a separate study;
+    see `open_reports_study`.
     """
 
     def __init__(self, plan: SweepPlan, study: SweepStudy, storage: BaseStorage) -> None:
@@ -39,10 +39,10 @@ class StudyPruner:
         self._reported_to: dict[int, Trial] = {}
 
     def of(self, trial: Trial) -> TrialPruner | None:
-        """Returns the pruner of a trial; `None` with several objectives and no pruning metric."""
+        """Returns the pruner of a trial; `None` for several objectives without a pruning metric."""
         if self._reports is not None:
             with warnings.catch_warnings():
-                # about missing heartbeats, which the trial itself sends
+                # Optuna warns about missing heartbeats, but the original trial sends heartbeats
                 warnings.simplefilter("ignore", UserWarning)
                 reports = self._reported_to[trial.number] = self._reports.ask()
             reports.set_user_attr(REPORTS_OF, trial.number)
@@ -52,7 +52,7 @@ class StudyPruner:
         return TrialPruner(self.plan, self.study, trial, trial)
 
     def end(self, trial: Trial, state: TrialState) -> None:
-        """Ends the reports of a trial, if they are in a study of their own."""
+        """Ends the trial's counterpart in the reports study, if there is a reports study."""
         reports = self._reported_to.pop(trial.number, None)
         if reports is None or self._reports is None:
             return
@@ -68,12 +68,15 @@ class StudyPruner:
 
 
 def end_reports(plan: SweepPlan, study: SweepStudy, storage: BaseStorage) -> None:
-    """Ends the reports of trials whose processes died without ending them."""
+    """Ends trials in the reports study whose original trials are no longer running.
+
+    A worker that dies leaves such trials behind.
+    """
     if plan.monitor_direction is None:
         return
     reports_study = open_reports_study(plan, storage)
     reports = reports_study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    # read after the reports: a trial starts before its reports do
+    # read the original trials last: each trial starts before its counterpart in the reports study
     running = {
         trial.number for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     }
@@ -84,13 +87,14 @@ def end_reports(plan: SweepPlan, study: SweepStudy, storage: BaseStorage) -> Non
 
 
 class TrialPruner:
-    """Reports to an Optuna trial and asks the pruner; implements `context.Pruner`.
+    """Reports values to an Optuna trial and asks the study's pruner; implements `context.Pruner`.
 
     Args:
         plan: the plan of the sweep.
         study: the study whose pruner decides.
         trial: the running trial.
-        reported_to: the trial that receives the reports: the same one, or one of the reports study.
+        reported_to: the trial that receives the values: `trial`, or its counterpart in the
+            reports study.
     """
 
     def __init__(self, plan: SweepPlan, study: Study, trial: Trial, reported_to: Trial) -> None:
@@ -115,7 +119,7 @@ class TrialPruner:
         """Records the value at a step.
 
         Raises:
-            CancelFitException: if another process ended the trial, because it seemed to be lost.
+            CancelFitException: if another process has marked the trial as lost.
         """
         self._last = (step, value)
         try:
@@ -126,7 +130,10 @@ class TrialPruner:
             ) from err
 
     def prune_reason(self) -> str | None:
-        """Returns why the trial must stop; `None` if it continues, as a control does."""
+        """Returns why the trial must stop; `None` if the trial continues.
+
+        A control trial always continues.
+        """
         if self._is_decided or not self._reported_to.should_prune():
             return None
         self._is_decided = True
@@ -147,6 +154,6 @@ class TrialPruner:
         if not others:
             return f"{what}; no other trial reached this step"
         return (
-            f"{what}; {len(others)} other trials had {min(others):.6g} to {max(others):.6g}, "
-            f"median {median(others):.6g}"
+            f"{what}; {len(others)} other trials had values from {min(others):.6g} to "
+            f"{max(others):.6g}, median {median(others):.6g}"
         )

@@ -1,4 +1,4 @@
-"""Makes the sampler and the pruner of a study from their configs."""
+"""Creates the sampler and the pruner of a study from their configs."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ SAMPLER, PRUNER = "hydra.sweeper.sampler", "hydra.sweeper.pruner"
 
 
 def make_sampler(plan: SweepPlan, offset: int = 0) -> BaseSampler:
-    """Makes the sampler of a plan.
+    """Creates the sampler of a plan.
 
     Args:
         plan: the plan of the sweep.
-        offset: added to the seed, except with QMC, where all workers share one sequence.
+        offset: added to the seed. QMC ignores the offset because all workers share one sequence.
 
     Raises:
         ConfigError: if the sampler is unknown, not trusted, or cannot sample this space.
@@ -45,7 +45,7 @@ def make_sampler(plan: SweepPlan, offset: int = 0) -> BaseSampler:
 
 
 def make_pruner(plan: SweepPlan) -> BasePruner:
-    """Makes the pruner of a plan.
+    """Creates the pruner of a plan.
 
     Raises:
         ConfigError: if the pruner is unknown, not trusted, or does not accept its arguments.
@@ -62,15 +62,15 @@ def _is_a(cls: Any, base: type) -> bool:
 
 def _made(node: Node, key: str, plan: SweepPlan) -> Any:
     with warnings.catch_warnings():
-        # Optuna has called many samplers and pruners experimental for years
+        # many of Optuna's samplers and pruners have been marked as experimental for years
         warnings.simplefilter("ignore", ExperimentalWarning)
         return instantiate(node, key, plan.trusted)
 
 
 def _wrong_kind(node: Node, key: str, made: Any, kind: str) -> SweepError:
     return SweepError(
-        f"{key}._target_={node['_target_']} makes an object of {type(made).__name__}, expected an "
-        f"Optuna {kind}: choose a config with hydra/sweeper/{kind}=NAME."
+        f"{key}._target_={node['_target_']} creates an object of type {type(made).__name__}, "
+        f"expected an Optuna {kind}: choose a config with hydra/sweeper/{kind}=NAME."
     )
 
 
@@ -85,12 +85,16 @@ def _check_cmaes(plan: SweepPlan) -> None:
 
 
 def _grid(space: Space) -> dict[str, list[Any]]:
-    """Returns all values of each parameter."""
+    """Returns all values of each parameter.
+
+    Raises:
+        SweepError: if a parameter has infinitely many values.
+    """
     values = {name: grid_values(one) for name, one in space.distributions.items()}
     for name, found in values.items():
         if found is None:
             raise SweepError(
-                f"{name} has infinitely many values, and a grid must try all of them: write "
+                f"{name} has infinitely many values, but a grid search must try all values: use "
                 "choice(...) or range(...)."
             )
     return {name: found for name, found in values.items() if found is not None}

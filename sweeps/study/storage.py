@@ -1,4 +1,4 @@
-"""The storage of a study: one file in its folder, a database, or Optuna's gRPC proxy."""
+"""The storage of a study: a file in the study's folder, a database, or Optuna's gRPC proxy."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ if TYPE_CHECKING:
 def _rpc_errors() -> tuple[type[Exception], ...]:
     try:
         import grpc
-    except ImportError:  # it is only needed for Optuna's proxy
+    except ImportError:  # only Optuna's gRPC proxy needs this module
         return ()
     return (grpc.RpcError,)
 
 
 STUDY_FILE = "study.jsonl"
-"""The file that holds a study by default: Optuna's own journal."""
+"""The default name of the study file, which is an Optuna journal."""
 
 HEARTBEAT_S = 10
 """Seconds between two heartbeats of a running trial, if the storage supports heartbeats."""
 
 GRACE_S = 60
-"""Seconds without a heartbeat after which a trial counts as lost."""
+"""Seconds without a heartbeat after which a trial is treated as lost."""
 
 STORAGE_ERRORS: tuple[type[Exception], ...] = (StorageInternalError, *_rpc_errors())
-"""The errors of a storage that does not respond."""
+"""The exceptions that are raised if a storage does not respond."""
 
 _GRPC_PORT = 13000
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql", "oracle", "mariadb")
@@ -53,13 +53,13 @@ _DATABASES = ("sqlite", "postgresql", "mysql", "mssql", "oracle", "mariadb")
 def open_storage(
     url: str | None, folder: Path, on_stale: Callable[[Study, FrozenTrial], None] | None = None
 ) -> BaseStorage:
-    """Opens the storage of a study, or creates it.
+    """Opens or creates the storage of a study.
 
     Args:
-        url: a database URL of SQLAlchemy, or `grpc://HOST:PORT` for Optuna's proxy; `None` means
-            the file `STUDY_FILE`.
+        url: an SQLAlchemy database URL, or `grpc://HOST:PORT` for Optuna's proxy; `None` uses the
+            file `STUDY_FILE` in the folder.
         folder: the study's folder.
-        on_stale: called for each trial that was set to FAIL because its heartbeats stopped.
+        on_stale: called for each trial that Optuna marks as failed because its heartbeats stopped.
 
     Raises:
         SweepError: if the URL is invalid or the storage does not respond.
@@ -70,7 +70,7 @@ def open_storage(
             return _file_storage(folder / STUDY_FILE)
         except OSError as err:
             raise SweepError(
-                f"the study's folder {folder} cannot be used ({err.strerror}): choose another "
+                f"cannot use {folder} as the study's folder ({err.strerror}): choose another "
                 "hydra.sweep.dir."
             ) from err
     scheme = urlsplit(url).scheme.split("+")[0]
@@ -79,28 +79,29 @@ def open_storage(
     if scheme not in _DATABASES:
         known = ", ".join(f"{name}://" for name in ("grpc", *_DATABASES))
         raise SweepError(
-            f"hydra.sweeper.storage={without_password(url)} is not a storage URL: start it with "
-            f"one of {known}, or set null."
+            f"hydra.sweeper.storage={without_password(url)} must be null or a URL that begins with "
+            f"one of {known}."
         )
     return _database(url, on_stale)
 
 
 def lost_storage(url: str | None, err: Exception) -> SweepError:
-    """Makes the error for a storage that stopped responding during a sweep."""
-    what = "The study's file" if url is None else f"storage={without_password(url)}"
+    """Returns the error for a storage that stopped responding during a sweep."""
+    what = "The study file" if url is None else f"hydra.sweeper.storage={without_password(url)}"
     return SweepError(
-        f"{what} stopped responding: {_reason(err)}. Run the same command again when it responds."
+        f"{what} stopped responding: {_reason(err)}. Run the same command again when the storage "
+        "responds."
     )
 
 
 def without_password(url: str) -> str:
-    """Replaces the password of a URL by `***`."""
+    """Returns a URL with the password replaced by `***`."""
     parts = urlsplit(url)
     return url if parts.password is None else url.replace(f":{parts.password}@", ":***@")
 
 
 def _reason(err: Exception) -> str:
-    """Returns the first line of the database driver's own message."""
+    """Returns the first line of the database driver's error message."""
     cause = err.__cause__ or err
     return first_line(getattr(cause, "orig", None) or cause)
 
@@ -113,7 +114,8 @@ def _database(url: str, on_stale: Callable[[Study, FrozenTrial], None] | None) -
         if (path := _sqlite_path(url)) is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)  # about heartbeats
+            # Optuna marks heartbeats as experimental
+            warnings.simplefilter("ignore", ExperimentalWarning)
             return RDBStorage(
                 url,
                 engine_kwargs=_engine(url),
@@ -134,7 +136,7 @@ def _database(url: str, on_stale: Callable[[Study, FrozenTrial], None] | None) -
 
 
 def _engine(url: str) -> dict[str, object]:
-    """Returns engine settings that survive a restart of the database during a trial."""
+    """Returns engine settings that let a trial survive a restart of the database."""
     waits = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
     return {"pool_pre_ping": True, **waits}
 
@@ -168,7 +170,7 @@ def _proxy(url: str) -> GrpcStorageProxy:
 
 
 def _file_storage(path: Path) -> JournalStorage:
-    with FileLock(path).held():  # cuts off a torn line, which would make the study unreadable
+    with FileLock(path).held():  # removes an incomplete last line, which Optuna cannot read
         pass
     return JournalStorage(StudyFile(path))
 
@@ -178,19 +180,20 @@ SET_TRIAL_STATE = 6
 
 
 class StudyFile(JournalFileBackend):
-    """Optuna's journal in a file, flushed to the disk only when the state of a trial changes.
+    """An Optuna journal file that calls `fsync` only when the state of a trial changes.
 
-    If a process is killed, the operating system still writes what the process had written. A power
-    failure loses at most the reports of running trials, which run again anyway.
+    If a process is killed, no data are lost, because the operating system still writes its buffers
+    to the disk. A power failure loses at most the reports of running trials, and these trials run
+    again anyway.
     """
 
     def __init__(self, path: Path) -> None:
         self._study_lock, self._path = FileLock(path), path
-        # the cast is needed because Optuna does not export the base class of locks
+        # cast, because Optuna does not export the base class of locks
         super().__init__(str(path), lock_obj=cast(Any, self._study_lock))
 
     def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
-        """Reads the lines from a number on.
+        """Yields the log entries, starting with the given line number.
 
         Raises:
             SweepError: if a line is damaged.
@@ -199,12 +202,12 @@ class StudyFile(JournalFileBackend):
             yield from super().read_logs(log_number_from)
         except json.JSONDecodeError as err:
             raise SweepError(
-                f"{self._path} is damaged: move it away, or choose another "
+                f"The study file {self._path} is damaged: move the file away, or choose another "
                 "hydra.sweeper.study_name."
             ) from err
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Appends a line for each entry."""
+        """Appends one line for each log entry."""
         lines = "".join(f"{json.dumps(log, separators=(',', ':'))}\n" for log in logs).encode()
         with self._study_lock.held(), open(self._path, "ab") as file:
             file.write(lines)
@@ -214,10 +217,12 @@ class StudyFile(JournalFileBackend):
 
 
 class FileLock:
-    """Locks a study's file for writing; the operating system releases the lock of a dead process.
+    """A write lock on a study file; the operating system releases the lock if the process dies.
 
-    Optuna's own lock is a second file, which a dead process leaves behind, and which blocks all
-    others for 30 s. `acquire` also cuts off a torn last line, because Optuna would append to it and
+    Optuna's own lock is a separate lock file. If a process dies, its lock file remains and blocks
+    all other processes for 30 s.
+
+    `acquire` also removes an incomplete last line. Otherwise Optuna would append to that line and
     could never read the study again.
     """
 
@@ -226,10 +231,10 @@ class FileLock:
         self._fd: int | None = None
 
     def acquire(self) -> bool:
-        """Waits for the lock."""
+        """Waits for the lock, then removes an incomplete last line from the file."""
         fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
         lock(fd, timeout_s=None)
-        self._fd = fd  # not earlier: another thread with the lock may still need its own
+        self._fd = fd  # set after locking: until then, another thread may need the old value
         cut_torn_line(fd)
         return True
 
@@ -241,7 +246,7 @@ class FileLock:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Holds the lock in a `with` block."""
+        """Holds the lock for the duration of a `with` block."""
         self.acquire()
         try:
             yield
@@ -251,7 +256,7 @@ class FileLock:
 
 @contextmanager
 def claiming(folder: Path) -> Iterator[None]:
-    """Lets one process of this machine at a time count the trials and add one."""
+    """Locks the study's folder, so that only one process on this machine adds a trial at a time."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".claim", "ab") as file:
         lock(file.fileno(), timeout_s=None)

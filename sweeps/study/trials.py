@@ -1,4 +1,4 @@
-"""Trial bookkeeping: which process runs a trial, which trials count, and what follows a crash."""
+"""Trial bookkeeping: the owner of a trial, the number of trials, and recovery from crashes."""
 
 from __future__ import annotations
 
@@ -20,53 +20,53 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from nntrain.result import StopReason
 from nntrain.sweeps.study.storage import claiming
 
-# --- the attributes of a trial
+# --- trial attributes
 
 OWNER = "nntrain.worker"
-"""The process that runs the trial: host, process id, and start time."""
+"""The process that runs the trial: host, process ID, and start time."""
 
 OUTCOME = "nntrain.outcome"
-"""Why the trial ended: a value of `StopReason`, or `TIMEOUT`, `KILLED` or `DUPLICATE`."""
+"""Why the trial ended: a value of `StopReason`, or `TIMEOUT`, `KILLED`, or `DUPLICATE`."""
 
 MESSAGE = "nntrain.message"
-"""The outcome in words."""
+"""A description of the outcome."""
 
 TRACEBACK = "nntrain.traceback"
-"""The last characters of an error's traceback."""
+"""The end of the error's traceback."""
 
 OVERRIDES = "nntrain.overrides"
-"""The overrides of the trial, without those that are the same in all trials."""
+"""The trial's own overrides, excluding the fixed overrides of the sweep."""
 
 RETRY_OF = "nntrain.retry_of"
-"""The number of the interrupted trial that this one runs again."""
+"""The number of the earlier trial that this trial repeats."""
 
 WARM_START = "nntrain.warm_start"
-"""The number of the trial in the study from which it was copied."""
+"""The number of a copied trial in its original study."""
 
 TIMEOUT, KILLED, DUPLICATE = "timeout", "killed", "duplicate"
 
 LAUNCH = "NNTRAIN_LAUNCH"
-"""The environment variable that names a worker's launch, if another Hydra launcher started it."""
+"""The environment variable with the name of the launch; set only in jobs of a Hydra launcher."""
 
 UNOWNED_S = 60
-"""Seconds after which a running trial without an owner counts as lost."""
+"""Seconds after which a running trial without an owner is treated as lost."""
 
 LOG = "trial.log"
-"""The file in a trial's folder with everything that the worker printed while the trial ran."""
+"""The file in a trial's folder with everything that the worker printed during the trial."""
 
 
 class SweepStudy(Study):
-    """A study with a folder.
+    """An Optuna study with a folder and a flag for an exhausted sampler.
 
-    Optuna's grid samplers call `stop` when nothing is left to try, which Optuna only allows in
-    `optimize`. Here the call sets `exhausted`.
+    Optuna's grid samplers call `stop` when no configuration is left. Optuna only allows this call
+    in `Study.optimize`. Here, the call sets `exhausted` instead.
     """
 
     exhausted: bool = False
     folder: Path | None = None
 
     def stop(self) -> None:
-        """Records that the sampler has tried everything."""
+        """Records that the sampler has no configuration left."""
         self.exhausted = True
 
 
@@ -81,19 +81,22 @@ def this_process() -> str:
 
 
 def owner_of(trial: FrozenTrial) -> Mapping[str, Any]:
-    """Returns the host, process id and start time of a trial's owner; empty without an owner."""
+    """Returns the host, process ID, and start time of a trial's owner; empty without an owner."""
     owner: Mapping[str, Any] = json.loads(trial.user_attrs.get(OWNER, "{}"))
     return owner
 
 
 def is_of(trial: FrozenTrial, pid: int) -> bool:
-    """Whether a process of this machine runs a trial, or ran it."""
+    """Returns whether the owner of a trial is the process `pid` on this machine."""
     owner = owner_of(trial)
     return bool(owner.get("pid") == pid and owner["host"] == socket.gethostname())
 
 
 def is_lost(trial: FrozenTrial) -> bool:
-    """Whether the process of a running trial is dead; false if it ran on another machine."""
+    """Returns whether the process of a running trial has died.
+
+    The result is false for trials on other machines, because their processes cannot be checked.
+    """
     owner = owner_of(trial)
     if not owner:
         return trial.datetime_start is None or datetime.now() - trial.datetime_start > timedelta(
@@ -118,10 +121,10 @@ def _is_alive(pid: int, started: float) -> bool:
 
 
 def counted(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
-    """Returns the trials that count for `n_trials`.
+    """Returns the trials that count toward `n_trials`.
 
-    Trials that another one runs again do not count, nor do copies from another study and
-    duplicates that were not run.
+    Three kinds of trials do not count: trials that were queued again, copies from another study,
+    and duplicates that were not run.
     """
     trials = list(trials)
     others = {trial.user_attrs.get(RETRY_OF) for trial in trials}
@@ -134,7 +137,7 @@ def counted(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
 
 
 def has_room(trials: Sequence[FrozenTrial], n_trials: int) -> bool:
-    """Whether there is a trial to run: a waiting one, or a new one."""
+    """Returns whether a trial is waiting, or `n_trials` allows a new trial."""
     return (
         any(trial.state is TrialState.WAITING for trial in trials)
         or len(counted(trials)) < n_trials
@@ -142,7 +145,10 @@ def has_room(trials: Sequence[FrozenTrial], n_trials: int) -> bool:
 
 
 def claim(study: SweepStudy, storage: BaseStorage, folder: Path, n_trials: int) -> Trial | None:
-    """Claims a waiting trial or a new one for this process; `None` if the study is complete."""
+    """Claims a waiting trial or a new trial for this process.
+
+    Returns `None` if no trial is left to run.
+    """
     study_id = storage.get_study_id_from_name(study.study_name)
     while True:
         with claiming(folder):
@@ -161,7 +167,7 @@ def claim(study: SweepStudy, storage: BaseStorage, folder: Path, n_trials: int) 
 
 
 def _take(storage: BaseStorage, trial_id: int) -> bool:
-    """Takes a waiting trial, unless a worker on another machine was faster."""
+    """Claims a waiting trial; returns false if a worker on another machine claimed it first."""
     try:
         if not storage.set_trial_state_values(trial_id, TrialState.RUNNING):
             return False
@@ -171,13 +177,16 @@ def _take(storage: BaseStorage, trial_id: int) -> bool:
     return True
 
 
-# --- the end of a trial that cannot end itself
+# --- ending trials whose processes have died
 
 
 def requeue(study: Study, trial: FrozenTrial) -> None:
-    """Queues a trial's configuration once more; the new trial counts instead of the old one."""
+    """Queues a trial's configuration again, unless it is already queued.
+
+    The new trial counts toward `n_trials` instead of the old trial.
+    """
     folder = study.folder if isinstance(study, SweepStudy) else None
-    # the lock, because two commands may find the same dead process at once
+    # use a lock: two commands may find the same dead process simultaneously
     with nullcontext() if folder is None else claiming(folder):
         if all(
             other.user_attrs.get(RETRY_OF) != trial.number
@@ -189,7 +198,7 @@ def requeue(study: Study, trial: FrozenTrial) -> None:
 def fail(
     study: Study, storage: BaseStorage, trial: FrozenTrial, outcome: str, message: str
 ) -> None:
-    """Ends a trial whose process cannot; a trial that has ended meanwhile is not changed."""
+    """Marks a trial as failed; does nothing if the trial has already ended."""
     study_id = storage.get_study_id_from_name(study.study_name)
     trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, trial.number)
     try:
@@ -201,15 +210,15 @@ def fail(
 
 
 def interrupt(study: Study, storage: BaseStorage, trial: FrozenTrial, message: str) -> None:
-    """Ends a trial through no fault of its own, and queues it again."""
+    """Marks a trial as interrupted, and queues its configuration again."""
     requeue(study, trial)
     fail(study, storage, trial, StopReason.INTERRUPTED, message)
 
 
 def repair(study: Study, storage: BaseStorage) -> list[FrozenTrial]:
-    """Ends the running trials whose processes are dead; returns them.
+    """Ends the running trials whose processes have died; returns these trials.
 
-    Each is queued again, unless it was already the second try.
+    Each trial is queued again, unless it is a retry after an earlier crash.
     """
     lost = [
         trial
@@ -224,7 +233,7 @@ def repair(study: Study, storage: BaseStorage) -> list[FrozenTrial]:
 def give_up_or_retry(
     study: Study, storage: BaseStorage, trial: FrozenTrial, outcome: str, message: str
 ) -> None:
-    """Ends a trial whose process died; queues it again, unless it was already the second try."""
+    """Ends a trial whose process died; queues the trial again unless it is already a retry."""
     if not _died_before(study, trial):
         requeue(study, trial)
     fail(study, storage, trial, outcome, message)
@@ -246,6 +255,6 @@ def folder_of(study_folder: Path, number: int) -> Path:
 
 
 def resume_folder(study_folder: Path, trial: FrozenTrial) -> Path | None:
-    """Returns the folder of the trial that this one runs again; `None` for a first try."""
+    """Returns the folder of the earlier trial that `trial` repeats; `None` if it is not a retry."""
     before = trial.user_attrs.get(RETRY_OF)
     return None if before is None else folder_of(study_folder, before)

@@ -12,31 +12,32 @@ from nntrain.sweeps.errors import SweepError
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 THREADS = "OMP_NUM_THREADS"
-"""The number of CPU threads of a process in torch; by default it is the number of cores."""
+"""The environment variable for the number of CPU threads in torch; the default is all cores."""
 
 
 def slots(
     gpus: Any, workers_per_gpu: int, n_jobs: int | None, available: Sequence[str] | None = None
 ) -> list[dict[str, str]]:
-    """Returns the additional environment of each worker.
+    """Returns the additional environment variables of each worker.
 
     Args:
-        gpus: `"auto"` uses all GPUs, a number uses that many, and a list names them; `None` leaves
-            the choice of devices to the job.
-        workers_per_gpu: workers that share a GPU.
-        n_jobs: the number of workers; `None` fills the GPUs, or means one worker without GPUs.
-        available: the GPUs of this machine, as `CUDA_VISIBLE_DEVICES` names them; `None` asks the
+        gpus: `"auto"` for all GPUs, a number of GPUs, or a list of names; `None` lets the job
+            choose its devices.
+        workers_per_gpu: the number of workers that share a GPU.
+        n_jobs: the number of workers; `None` starts `workers_per_gpu` workers on each GPU, or one
+            worker without GPUs.
+        available: the GPUs of this machine, named as in `CUDA_VISIBLE_DEVICES`; `None` queries the
             driver.
 
     Raises:
-        SweepError: if there are not enough GPUs, or they have no room for `n_jobs` workers.
+        SweepError: if a requested GPU does not exist, or `n_jobs` workers do not fit on the GPUs.
     """
     if workers_per_gpu < 1:
         raise SweepError(f"hydra.sweeper.workers_per_gpu={workers_per_gpu} must be at least 1.")
     if n_jobs is not None and n_jobs < 1:
         raise SweepError(
-            f"hydra.sweeper.n_jobs={n_jobs} must be at least 1: it is the number of parallel "
-            "trials."
+            f"hydra.sweeper.n_jobs={n_jobs} must be at least 1: set the number of trials to run in "
+            "parallel."
         )
     if gpus is None:
         return [{} for _ in range(n_jobs or 1)]
@@ -47,8 +48,8 @@ def slots(
     if n_jobs is not None and n_jobs > len(places):
         raise SweepError(
             f"hydra.sweeper.n_jobs={n_jobs} workers do not fit on "
-            f"{len(places) // workers_per_gpu} GPUs with workers_per_gpu={workers_per_gpu}: set "
-            "fewer workers, or more workers per GPU."
+            f"{len(places) // workers_per_gpu} GPUs with workers_per_gpu={workers_per_gpu}: "
+            "decrease n_jobs or increase workers_per_gpu."
         )
     spread = [
         places[i]
@@ -66,12 +67,12 @@ def _chosen(gpus: Any, available: list[str]) -> list[str]:
             f"hydra.sweeper.gpus={gpus} must be auto, a number of GPUs, a list of GPUs, or null."
         )
     if not available:
-        raise SweepError(f"hydra.sweeper.gpus={gpus}: this machine has no GPU, remove the setting.")
+        raise SweepError(f"hydra.sweeper.gpus={gpus} must be null: this machine has no GPU.")
     if isinstance(gpus, int):
         if not 1 <= gpus <= len(available):
             raise SweepError(
-                f"hydra.sweeper.gpus={gpus} must be from 1 to {len(available)}, the number of GPUs "
-                f"here: {', '.join(available)}."
+                f"hydra.sweeper.gpus={gpus} must be from 1 to {len(available)}: this machine has "
+                f"the GPUs {', '.join(available)}."
             )
         return available[:gpus]
     names = (
@@ -86,7 +87,7 @@ def _chosen(gpus: Any, available: list[str]) -> list[str]:
     for name in names:
         if name not in available:
             raise SweepError(
-                f"hydra.sweeper.gpus names {name}, which does not exist here: choose from "
+                f"hydra.sweeper.gpus: this machine has no GPU {name}, choose from "
                 f"{', '.join(available)}."
             )
     return names
@@ -99,9 +100,9 @@ def n_cores() -> int:
 
 
 def threads(n_jobs: int, cores: int, environ: Mapping[str, str]) -> dict[str, str]:
-    """Returns the environment that gives each worker its share of the cores.
+    """Returns environment variables that divide the cores equally among the workers.
 
-    It is empty for a single worker, and if the user has set the number of threads.
+    The result is empty for a single worker, or if the user has set the number of threads.
     """
     return {} if n_jobs == 1 or THREADS in environ else {THREADS: str(max(1, cores // n_jobs))}
 
@@ -109,7 +110,8 @@ def threads(n_jobs: int, cores: int, environ: Mapping[str, str]) -> dict[str, st
 def visible_devices(environ: Mapping[str, str]) -> Sequence[str]:
     """Returns the GPUs that this process may use, without initializing CUDA.
 
-    They are those in `CUDA_VISIBLE_DEVICES`, or all that the driver knows.
+    These are the GPUs in `CUDA_VISIBLE_DEVICES`. If this variable is not set, the result contains
+    all GPUs that the driver reports.
     """
     if environ.get(VISIBLE) is not None:
         return [name.strip() for name in environ[VISIBLE].split(",") if name.strip()]
@@ -124,7 +126,7 @@ def visible_devices(environ: Mapping[str, str]) -> Sequence[str]:
 
 
 def _count_by_files() -> list[str]:
-    """Returns the GPUs according to the driver's device files, if NVIDIA's library is missing."""
+    """Returns the GPUs for which the driver created device files in `/dev`."""
     names = (
         name.removeprefix("nvidia") for name in os.listdir("/dev") if name.startswith("nvidia")
     )

@@ -1,4 +1,4 @@
-"""Workers as the jobs of another Hydra launcher: joblib, submitit for SLURM, Ray."""
+"""Runs workers as jobs of another Hydra launcher: joblib, submitit (SLURM), or Ray."""
 
 from __future__ import annotations
 
@@ -47,29 +47,29 @@ from nntrain.sweeps.workers.stop_signals import on_stop_signal
 from nntrain.sweeps.workers.supervisor import STOPPED, STUDY_POLL_S, Supervisor, announce_stop
 
 BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
-"""Hydra's default launcher; with it the workers are processes of this machine."""
+"""Hydra's default launcher. If it is selected, workers are processes on this machine."""
 
 STOP = "nntrain.stop."
-"""The prefix of a study attribute that stops the workers of a launch; its value is the signal."""
+"""The prefix of a study attribute that stops a launch; its value is the signal number."""
 
 MAX_FRUITLESS = 2
-"""The number of consecutive launches without a finished trial after which the sweep gives up."""
+"""The sweep gives up after this number of consecutive launches that finish no trial."""
 
 
 def has_other_launcher(config: DictConfig) -> bool:
-    """Whether a configuration selects a launcher other than Hydra's default."""
+    """Returns whether a configuration selects a launcher other than Hydra's default."""
     launcher = config.hydra.launcher
     return launcher is not None and launcher.get("_target_") not in (None, BASIC)
 
 
 @dataclass(frozen=True)
 class JobEnd:
-    """The report of a job.
+    """The return value of a job.
 
     Attributes:
-        exhausted: whether the sampler has nothing left to try.
-        signum: the signal that ended the job.
-        error: the message of an error.
+        exhausted: whether the sampler has no configuration left.
+        signum: the number of the signal, if one ended the job.
+        error: the error message; empty if the job succeeded.
     """
 
     exhausted: bool = False
@@ -81,13 +81,14 @@ class JobEnd:
 class WorkerJob:
     """The function that the launcher runs in each job.
 
-    It keeps one worker running in a separate process, which a trial may crash.
+    The job keeps one worker running in a separate process. If a trial crashes the worker, the job
+    starts another worker.
 
     Args:
         plan: the plan of the sweep.
         name: the name of this launch.
-        work: the arguments of the worker, from `packed`.
-        slots: the additional environment of each worker.
+        work: the arguments of the worker, serialized by `packed`.
+        slots: additional environment variables, one mapping per worker.
         cwd: the working directory of the sweep, for relative paths.
         trial_timeout_s: seconds after which a trial is killed.
         began: the start of the sweep, in seconds since 1970.
@@ -102,7 +103,7 @@ class WorkerJob:
     began: float
 
     def __call__(self, config: DictConfig) -> JobEnd:
-        """Runs trials until none is left."""
+        """Runs trials until no trial is left."""
         if Path(self.cwd).is_dir():
             os.chdir(self.cwd)
         number = int(HydraConfig.get().job.num)
@@ -133,16 +134,16 @@ class WorkerJob:
 
 
 class HydraLauncherWorkers:
-    """Launches one job per slot, and launches again while there are trials to run.
+    """Launches one job per slot, and repeats this while trials are left to run.
 
     Args:
         plan: the plan of the sweep.
-        study: its study.
+        study: the study of the sweep.
         storage: the storage of the study.
         hydra_context: Hydra's context.
-        config: the configuration, which names the launcher.
-        slots: the additional environment of each worker.
-        work: the arguments of the workers, from `packed`.
+        config: the configuration, which selects the launcher.
+        slots: additional environment variables, one mapping per worker.
+        work: the arguments of the workers, serialized by `packed`.
         trial_timeout_s: seconds after which a trial is killed.
         on_trials: called with all trials about twice per second.
         began: the start of the sweep, in seconds since 1970.
@@ -173,7 +174,7 @@ class HydraLauncherWorkers:
         """Launches the jobs; returns when no trial is left to run.
 
         Raises:
-            SweepError: if consecutive launches finish no trial.
+            SweepError: if `MAX_FRUITLESS` consecutive launches finish no trial and report an error.
         """
         while self._is_wanted():
             n_before = self._n_ended()
@@ -200,7 +201,7 @@ class HydraLauncherWorkers:
     # --- one launch
 
     def _launch(self, name: str) -> str:
-        """Launches the jobs and waits for them; returns the message of the first error."""
+        """Launches the jobs and waits for them; returns the first error message, if any."""
         with self._watched(name):
             try:
                 ends = self._ends(self._launched(name))
@@ -223,7 +224,7 @@ class HydraLauncherWorkers:
         job = WorkerJob(
             self.plan, name, self.work, self.slots, os.getcwd(), self.trial_timeout_s, self.began
         )
-        # the user's Hydra callbacks run for trials, not for these jobs
+        # no callbacks here: the user's Hydra callbacks run for trials, not for these jobs
         context = HydraContext(self.hydra_context.config_loader, Callbacks())
         first, self._n_launch = self._n_launch, self._n_launch + len(self.slots)
         overrides = [self._overrides(slot) for slot in range(len(self.slots))]
@@ -235,7 +236,7 @@ class HydraLauncherWorkers:
             raise SweepError(f"hydra.launcher: {what} failed: {type(err).__name__}: {err}") from err
 
     def _overrides(self, slot: int) -> list[str]:
-        """Returns the overrides of a job: its folder, and none of the parameters."""
+        """Returns the overrides of a job, which set its folder but no trial parameters."""
         folder = Override._get_value_element_as_str(
             QuotedString(str(self.plan.folder), Quote.single)
         )
@@ -244,7 +245,7 @@ class HydraLauncherWorkers:
         try:
             self.hydra_context.config_loader.load_sweep_config(self.config, own)
         except (HydraException, OmegaConfBaseException):
-            # a key without a value, which the first configuration of the space sets
+            # a required key has no value: use the first configuration of the search space
             return [
                 *self.plan.space.fixed,
                 *self.plan.space.overrides(first_params(self.plan.space)),
@@ -259,13 +260,13 @@ class HydraLauncherWorkers:
             raise SweepError(f"a worker failed: {type(err).__name__}: {err}") from err
 
     def _left_behind(self, name: str) -> None:
-        """Ends the trials that are still running although all jobs of the launch have ended."""
+        """Ends trials that are marked as running although all jobs of the launch have ended."""
         for trial in self._running(name):
             message = "its job ended without a message"
             give_up_or_retry(self.study, self.storage, trial, KILLED, message)
 
     def _wait(self, name: str) -> None:
-        """Waits for the workers on this machine that still run although one job has failed."""
+        """Waits for the remaining workers on this machine after one job has failed."""
         while any(
             owner_of(trial)["host"] == socket.gethostname() and not is_lost(trial)
             for trial in self._running(name)
@@ -276,11 +277,11 @@ class HydraLauncherWorkers:
         running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         return [trial for trial in running if owner_of(trial).get("launch") == name]
 
-    # --- while it runs
+    # --- watching a launch
 
     @contextmanager
     def _watched(self, name: str) -> Iterator[None]:
-        """Shows the trials as they end; a signal stops the workers on all machines."""
+        """Shows finished trials; after a signal, stops the workers on all machines."""
         over = threading.Event()
         thread = threading.Thread(
             target=self._watch, args=(name, over), name="nntrain-launch", daemon=True
@@ -302,10 +303,10 @@ class HydraLauncherWorkers:
                     self.study.set_user_attr(STOP + name, self.signum)
                     is_announced = True
             except STORAGE_ERRORS:
-                continue  # the workers report it
+                continue  # the workers report this error
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:
-        """Stops the workers at the next batch; a second signal abandons the launcher at once."""
+        """Stops the workers at the next batch; a second signal abandons the jobs immediately."""
         if self.signum is not None:
             raise KeyboardInterrupt
         self.signum = signum

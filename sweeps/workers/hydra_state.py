@@ -1,4 +1,4 @@
-"""Hydra's global state, which a worker in another process needs, as with Hydra's own launchers."""
+"""Copies Hydra's global state to worker processes, as Hydra's own launchers do."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from hydra.core.utils import setup_globals
 
 
 def hydra_state() -> dict[str, Any]:
-    """Returns the state of this process."""
+    """Returns Hydra's global state in this process."""
     return {"singletons": Singleton.get_state(), "argv": list(sys.argv)}
 
 
 def restore_hydra_state(state: dict[str, Any]) -> None:
-    """Sets the state of another process in this one."""
+    """Sets Hydra's global state in this process, given the state of another process."""
     setup_globals()
     Singleton.set_state(state["singletons"])
     sys.argv[:] = state["argv"]

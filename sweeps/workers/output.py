@@ -1,4 +1,4 @@
-"""Where the output of a trial goes."""
+"""Redirects the output of a trial."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from pathlib import Path
 from nntrain.sweeps.study.trials import LOG
 
 Output = Callable[[Path], AbstractContextManager[None]]
-"""Redirects the output of a trial in a `with` block, given the trial's folder."""
+"""A function that, given a trial's folder, returns a context manager that redirects the output."""
 
 
 def to_terminal(folder: Path) -> AbstractContextManager[None]:
-    """Leaves the output where the process writes it."""
+    """Does not redirect the output."""
     return nullcontext()
 
 
 @contextmanager
 def to_file(folder: Path) -> Iterator[None]:
-    """Writes the output to `LOG` in the trial's folder, that of compiled libraries included."""
+    """Writes all output, including that of compiled libraries, to `LOG` in the trial's folder."""
     sys.stdout.flush()
     sys.stderr.flush()
     before = [os.dup(1), os.dup(2)]

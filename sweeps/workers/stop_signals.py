@@ -1,4 +1,4 @@
-"""Routes the signals that stop a sweep, while the sweep runs."""
+"""Handles SIGINT and SIGTERM during a sweep."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from types import FrameType
 
 @contextmanager
 def on_stop_signal(receive: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Routes SIGINT and SIGTERM to a function.
+    """Calls `receive` on SIGINT or SIGTERM for the duration of a `with` block.
 
-    Python handles signals in the main thread; in other threads nothing changes.
+    Python handles signals only in the main thread, so this has no effect in other threads.
     """
     is_main = threading.current_thread() is threading.main_thread()
     before = {

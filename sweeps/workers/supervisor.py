@@ -1,4 +1,4 @@
-"""Workers as processes of this machine: starts, watches, replaces and stops them."""
+"""Starts, watches, replaces, and stops the worker processes on this machine."""
 
 from __future__ import annotations
 
@@ -48,22 +48,22 @@ STUDY_POLL_S = 0.5
 """Seconds between two reads of the study."""
 
 STALE_S = 10.0
-"""Seconds between two checks for trials without heartbeats, which ran on other machines."""
+"""Seconds between two checks for trials on other machines that have stopped sending heartbeats."""
 
 NUMBERS = 100
-"""The difference between the numbers of a worker and of the one that replaces it."""
+"""The number of a replacement worker is the number of the dead worker plus this constant."""
 
-STOPPED = "the sweep was stopped at once"
+STOPPED = "the sweep was stopped immediately"
 
 PATIENCE_S = 20.0
 """Seconds without a response from the storage after which the sweep ends."""
 
 _CRASHES = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE})
-"""The signals of a crash, which the same configuration would cause again."""
+"""Signals that indicate a crash. Trials are not retried, because they would crash again."""
 
 
 class WorkerProcess:
-    """A worker in a separate process, which Ctrl-C in the terminal does not reach."""
+    """A worker process that does not receive Ctrl-C from the terminal."""
 
     def __init__(self, work: bytes, environ: Mapping[str, str], log: Path) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -81,7 +81,7 @@ class WorkerProcess:
             )
         os.close(theirs)
         self.log = log
-        # in a thread, because the work may be larger than the buffer of the pipe
+        # use a thread, because writing blocks if the data exceed the buffer of the pipe
         threading.Thread(target=self._send, args=(work,), daemon=True).start()
 
     def _send(self, work: bytes) -> None:
@@ -89,7 +89,7 @@ class WorkerProcess:
             while work:
                 work = work[os.write(self._pipe, work) :]
         except BrokenPipeError:
-            return  # the process died, which the supervisor notices
+            return  # the process has died; the supervisor will notice
 
     @property
     def exit_code(self) -> int | None:
@@ -102,9 +102,10 @@ class WorkerProcess:
 
 
 def packed(**work: Any) -> bytes:
-    """Serializes the arguments of a worker, after `sys.path`, which is needed to read them.
+    """Serializes `sys.path` and then the arguments of a worker.
 
-    The worker's number follows in the pipe.
+    `sys.path` comes first because the worker must set it before it can unpickle the arguments. The
+    worker's number is sent separately.
     """
     buffer: IO[bytes] = io.BytesIO()
     pickle.dump(list(sys.path), buffer)
@@ -113,18 +114,18 @@ def packed(**work: Any) -> bytes:
 
 
 class Supervisor:
-    """Keeps one worker running in each slot until the study has all its trials.
+    """Keeps one worker running in each slot until the study is complete.
 
     Args:
         plan: the plan of the sweep.
-        study: its study.
+        study: the study of the sweep.
         storage: the storage of the study.
-        slots: the additional environment of each worker.
-        work: the arguments of the workers, from `packed`.
+        slots: additional environment variables, one mapping per worker.
+        work: the arguments of the workers, serialized by `packed`.
         trial_timeout_s: seconds after which a trial is killed.
         on_trials: called with all trials about twice per second.
         began: the start of the sweep, in seconds since 1970.
-        first: the number of the first worker, if there are others elsewhere.
+        first: the number of the first worker; other jobs of a Hydra launcher use other numbers.
     """
 
     def __init__(
@@ -155,7 +156,7 @@ class Supervisor:
         """Runs the workers; returns when no worker is left.
 
         Raises:
-            SweepError: if the workers die before they take a trial.
+            SweepError: if workers repeatedly exit before they start a trial.
         """
         with on_stop_signal(self._receive):
             try:
@@ -165,7 +166,10 @@ class Supervisor:
                 self._kill()
 
     def _patient_step(self) -> bool:
-        """Does a step; if the storage does not respond, waits while the trials continue."""
+        """Runs one step and returns whether to continue.
+
+        If the storage does not respond, retries for up to `PATIENCE_S` before raising the error.
+        """
         try:
             goes_on = self._step()
             self._silent_since = None
@@ -206,7 +210,10 @@ class Supervisor:
                 self._start(slot)
 
     def _is_wanted(self, trials: Sequence[FrozenTrial]) -> bool:
-        """Whether one more worker would find a trial; workers that just started take one each."""
+        """Returns whether another worker would find a trial.
+
+        Each running worker without a trial will claim a trial first.
+        """
         if self.signum is not None or self.is_exhausted or is_over(self.plan, trials, self.began):
             return False
         busy = sum(
@@ -230,7 +237,7 @@ class Supervisor:
     # --- the end of a worker
 
     def _bury(self, slot: int, worker: WorkerProcess) -> None:
-        """Removes a dead worker, and ends the trial that it left behind."""
+        """Removes a dead worker, and ends the trial that the worker was running."""
         code = worker.exit_code
         assert code is not None
         self.is_exhausted |= code == EXHAUSTED
@@ -238,12 +245,12 @@ class Supervisor:
         left = [trial for trial in running if is_of(trial, worker.process.pid) and is_lost(trial)]
         for trial in left:
             self._left_behind(trial, code)
-        del self._workers[slot]  # not earlier: if the storage does not respond, this is repeated
+        del self._workers[slot]  # last: if the storage does not respond, the next step tries again
         worker.close()
         self._n_fruitless = 0 if left or code in (0, EXHAUSTED) else self._n_fruitless + 1
         if self._n_fruitless > len(self.slots):
             raise SweepError(
-                f"the workers end before they take a trial (exit code {code}): see {worker.log}."
+                f"the workers exit before they start a trial (exit code {code}): see {worker.log}."
             )
 
     def _left_behind(self, trial: FrozenTrial, code: int) -> None:
@@ -260,7 +267,7 @@ class Supervisor:
         else:
             message = f"its process was killed by {signal.Signals(-code).name}"
             if -code == signal.SIGKILL:
-                message += ", which the system also sends when memory runs out"
+                message += "; the system may have run out of memory"
             give_up_or_retry(self.study, self.storage, trial, KILLED, message)
 
     def _stop_overdue(self, trials: Sequence[FrozenTrial]) -> None:
@@ -293,7 +300,7 @@ class Supervisor:
         self.stop(signum)
 
     def stop(self, signum: int) -> None:
-        """Passes a signal to the workers, which stop at the next batch; a second one kills them."""
+        """Asks the workers to stop at the next batch; a second call kills them."""
         if self.signum is not None:
             for worker in self._workers.values():
                 worker.process.kill()
@@ -307,6 +314,9 @@ class Supervisor:
 
 
 def announce_stop() -> None:
-    """Announces that the sweep is stopping; `print` is not safe in a signal handler."""
-    text = "the running trials stop and are queued again; one more Ctrl-C ends them at once"
+    """Prints that the sweep is stopping.
+
+    Uses `os.write`, because `print` is not safe in a signal handler.
+    """
+    text = "stopping the running trials and queuing them again; press Ctrl-C again to kill them"
     os.write(2, f"nntrain: {text}\n".encode())

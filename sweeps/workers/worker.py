@@ -1,4 +1,4 @@
-"""A worker: takes trials from the study, runs them, and tells Optuna the results."""
+"""A worker, which claims trials, runs the user's job, and reports the results to Optuna."""
 
 from __future__ import annotations
 
@@ -47,15 +47,18 @@ from nntrain.sweeps.workers.output import Output, to_terminal
 from nntrain.sweeps.workers.stop_signals import on_stop_signal
 
 CONFIG = "nntrain.config"
-"""The attribute with the digest of a trial's configuration: duplicates have the same one."""
+"""The attribute with the hash of a trial's configuration; duplicates have the same hash."""
 
 REPLICATES = "nntrain.replicates"
-"""The attribute with the values of each replicate of a trial; the trial's value is their mean."""
+"""The attribute with the values of each replicate of a trial; their mean is the trial's value."""
 
 TRACEBACK_LENGTH = 1500
 
 RESAMPLE_TRIES = 10
-"""The number of consecutive duplicates after which one is run anyway: the space may be used up."""
+"""After this number of consecutive duplicates, a worker runs a duplicate anyway.
+
+The search space may contain no new configuration.
+"""
 
 
 class Worker:
@@ -65,11 +68,11 @@ class Worker:
         plan: the plan of the sweep.
         task_function: the user's job.
         hydra_context: Hydra's context.
-        config: the configuration that each trial's overrides change.
+        config: the base configuration, to which each trial's overrides are applied.
         slot: the number of this worker, from 0.
         output: redirects the output of a trial.
-        after_trial: called with all trials after each one.
-        began: the start of the sweep, in seconds since 1970; `None` means now.
+        after_trial: called after each trial, with all trials of the study.
+        began: the start of the sweep, in seconds since 1970; `None` uses the current time.
     """
 
     def __init__(
@@ -100,9 +103,10 @@ class Worker:
         self._pruner = StudyPruner(plan, self.study, self.storage)
 
     def run(self) -> None:
-        """Runs trials until none is left, the time is up, too many have failed, or a signal comes.
+        """Runs trials until no trial is left, the sweep is over, or a signal arrives.
 
-        A signal interrupts the job, unless the job handles the signal itself, and ends the loop.
+        A signal ends the loop. It also interrupts the running job, unless the job handles the
+        signal itself.
         """
         with on_stop_signal(self._receive):
             while not self._is_over() and (
@@ -164,7 +168,7 @@ class Worker:
     ) -> TrialEnd:
         """Runs the replicates and returns the mean of their values.
 
-        The first replicate that does not complete is the last one, and decides.
+        If a replicate does not complete, returns the end of that replicate and skips the others.
         """
         ends, key = [first], self.plan.replicate_key
         for i in range(1, self.plan.replicates):
@@ -185,7 +189,7 @@ class Worker:
         )
 
     def _is_duplicate(self, trial: Trial, config: DictConfig) -> bool:
-        """Ends a trial whose configuration must not run again; returns whether it did."""
+        """Ends a trial whose configuration must not run again; returns whether it was ended."""
         if self.plan.duplicates == "rerun":
             return False
         key = digest(config)
@@ -211,7 +215,7 @@ class Worker:
         return True
 
     def _reuse(self, trial: Trial, done: FrozenTrial) -> None:
-        """Ends a trial with the result of an earlier one."""
+        """Ends a trial with the result of an earlier trial."""
         for step, value in done.intermediate_values.items():
             trial.report(value, step)
         trial.set_user_attr(OUTCOME, done.user_attrs[OUTCOME])
@@ -226,21 +230,21 @@ class Worker:
         job = _Job(self.task_function)
         try:
             self._in_job = True
-            if self._is_stopped:  # a signal came while the configuration was composed
+            if self._is_stopped:  # a signal arrived while the configuration was composed
                 raise KeyboardInterrupt
             run_job(job, config, "hydra.sweep.dir", "hydra.sweep.subdir", self.hydra_context)
         except (SystemExit, KeyboardInterrupt) as err:
-            if not job.has_ended:  # the signal came in Hydra's part of the job
+            if not job.has_ended:  # the signal arrived in Hydra's code, not in the user's job
                 job.error = err
         finally:
             self._in_job = False
-        if isinstance(job.error, STORAGE_ERRORS):  # not the fault of the trial
+        if isinstance(job.error, STORAGE_ERRORS):  # the storage failed, not the trial
             raise job.error
         end = self._end(job.returned, job.error, context.fit)
         if self._is_stopped and job.error is not None and end.reason is StopReason.ERROR:
-            # an import may swallow the exception of the signal, and fail later
+            # an import may swallow the KeyboardInterrupt and fail later with another error
             end = self._end(None, KeyboardInterrupt(), None)
-        job.error = None  # its traceback keeps the model alive
+        job.error = None  # the traceback would keep the model in memory
         if end.reason is StopReason.OUT_OF_MEMORY:
             free_memory()
         if end.reason is StopReason.INTERRUPTED:
@@ -279,9 +283,9 @@ class Worker:
 
 
 class _Job:
-    """Calls the user's job, and keeps what it returns or raises.
+    """Calls the user's job and stores its return value or exception.
 
-    Hydra's own record of an error would print the overrides, with their secrets.
+    Hydra's `JobReturn` is not used, because it prints the overrides, including secrets, on errors.
     """
 
     def __init__(self, task_function: TaskFunction) -> None:
@@ -302,9 +306,9 @@ class _Job:
 
 
 def digest(config: DictConfig) -> str:
-    """Returns a hash of a configuration without Hydra's part.
+    """Returns a hash of a configuration, excluding the `hydra` node.
 
-    Interpolations are not resolved, because some contain the folder of the trial.
+    Interpolations are not resolved, because some of them contain the folder of the trial.
     """
     plain = OmegaConf.to_container(config, resolve=False)
     assert isinstance(plain, dict)
@@ -315,7 +319,7 @@ def digest(config: DictConfig) -> str:
 
 
 def free_memory() -> None:
-    """Frees the memory that a job left behind when it ran out of memory."""
+    """Frees unused memory after a job ran out of memory."""
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():

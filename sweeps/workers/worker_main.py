@@ -1,4 +1,4 @@
-"""The process of a worker: reads its work from a pipe, and stops when its parent dies."""
+"""The main function of a worker process, which receives its arguments through a pipe."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import traceback
 from typing import Any
 
 EXHAUSTED = 3
-"""The exit code of a worker whose sampler has nothing left to try."""
+"""The exit code of a worker whose sampler has no configuration left."""
 
 UNREACHABLE = 4
 """The exit code of a worker whose storage stopped responding."""
 
 LAST_S = 30.0
-"""Seconds that a worker has to interrupt its trial after its parent died."""
+"""Seconds that a worker has to end its trial after its parent process has died."""
 
 
 def watch_parent(fd: int) -> None:
-    """Interrupts this process when its parent dies, which closes the other end of a pipe."""
+    """Waits for the parent to die (its end of the pipe closes), then interrupts this process."""
     while os.read(fd, 1):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
@@ -31,12 +31,12 @@ def watch_parent(fd: int) -> None:
 
 
 def main(fd: int) -> int:
-    """Reads the work from a pipe and does it; returns the exit code."""
-    # until a trial runs: an exception during numpy's imports would be swallowed
+    """Reads the arguments from a pipe and runs the worker; returns the exit code."""
+    # use the default action until a trial runs: numpy's imports would swallow a KeyboardInterrupt
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     with os.fdopen(os.dup(fd), "rb") as pipe:
         theirs = pickle.load(pipe)
-        # this machine may have paths of its own, which it needs
+        # keep the paths that exist only on this machine
         sys.path[:] = [*theirs, *(path for path in sys.path if path not in theirs)]
         work: dict[str, Any] = pickle.load(pipe)
         work["slot"] = pickle.load(pipe)

@@ -32,13 +32,13 @@ _WARM.set_forkserver_preload(
 def warm_nntrain_run(
     *args: str, cwd: Path, logs: Path, **env: str
 ) -> subprocess.CompletedProcess[str]:
-    """Does the same as `nntrain_run` in a fork of a process with all imports, to save seconds.
+    """Does the same as `nntrain_run`, but forks a process that has done all imports to save time.
 
     Args:
         args: arguments of the command line.
         cwd: working directory.
-        logs: another folder, for the output.
-        env: changes to the environment.
+        logs: folder for the output, different from `cwd`.
+        env: additional environment variables.
     """
     process = _WARM.Process(target=_run, args=(args, cwd, logs, {"OMP_NUM_THREADS": "1", **env}))
     process.start()
@@ -62,7 +62,7 @@ def _run(args: Sequence[str], cwd: Path, logs: Path, env: Mapping[str, str]) -> 
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """Returns the content of every file below a folder by name; names of folders end in a slash."""
+    """Returns the contents of all files below a folder by name; folder names end with a slash."""
     return {
         str(path.relative_to(folder)) + ("/" if path.is_dir() else ""): b""
         if path.is_dir()

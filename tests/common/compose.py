@@ -1,4 +1,4 @@
-"""Composition of the configuration as in `python -m nntrain.run`, without a run."""
+"""Composes configurations like `python -m nntrain.run`, without starting a run."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ register()  # an editable install hides the sweeper from Hydra
 
 
 def composed(*overrides: str, folder: Path | None = None) -> DictConfig:
-    """Composes a configuration; `hydra:runtime.output_dir` is `folder`, or the current folder."""
+    """Composes a configuration with `folder` (or the current folder) as the output folder."""
     with initialize_config_module("nntrain.conf", version_base="1.3"):
         cfg = compose("config", overrides=list(overrides), return_hydra_config=True)
     with open_dict(cfg):

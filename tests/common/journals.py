@@ -58,7 +58,7 @@ def batches(first: int, last: int, n_group: int = 4, time_ms: int = 1_000) -> li
 
 
 def losses(first: int, last: int) -> list[tuple[int, float]]:
-    """Returns the losses of `batches` that a tracker should hold."""
+    """Returns the losses that a tracker should contain after delivery of `batches`."""
     return [(step, step / 2) for step in range(first, last + 1)]
 
 
@@ -80,16 +80,17 @@ def deliver(journal: Path, tracker: Tracker, name: str = "memory") -> Delivery:
 
 @dataclass(frozen=True)
 class FailingTracker(MemoryTracker):
-    """Calls `before` and `after` with the name of each call of its client; they may raise.
+    """Calls `before` and `after` around each call of its client; these functions may raise.
 
-    With `counts_rows` it would store repeated rows, so its client reports how many rows it holds.
+    Both functions receive the name of the called method. With `counts_rows`, the tracker would
+    store repeated rows twice, so the client reports the number of stored rows.
     """
 
     before: Callable[[str], None] = str
     after: Callable[[str], None] = str
     counts_rows: bool = False
     taken: list[tuple[int, Any]] = field(default_factory=list, init=False)
-    """Each row, histogram, figure and table that arrived, with its step."""
+    """Each received row, histogram, figure and table, with its step."""
 
     def connect(self) -> TrackerClient:
         return FailingClient(self)
@@ -150,7 +151,7 @@ class FailingClient(MemoryClient):
 
 @dataclass(frozen=True)
 class PlainTracker(Tracker):
-    """Keeps only metrics; with `counts_rows` its client reports how many rows it holds."""
+    """Stores only metrics; with `counts_rows`, the client reports the number of stored rows."""
 
     counts_rows: bool = False
     rows: list[MetricRow] = field(default_factory=list, init=False)
@@ -175,7 +176,7 @@ class PlainClient(TrackerClient):
 
 
 def every(n: int, error: Callable[[], Exception]) -> Callable[[str], None]:
-    """Returns a function that raises at each n-th call."""
+    """Returns a function that raises an error on every n-th call."""
     calls = 0
 
     def call(_: str) -> None:

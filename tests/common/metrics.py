@@ -1,4 +1,4 @@
-"""Data for tests of metrics, from tests/reference/metrics.json, and learners that use it."""
+"""Test data for metrics from tests/reference/metrics.json, and learners that use this data."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +12,7 @@ from tests.common.toys import Lists, batches
 
 
 def data_of(name: str) -> tuple[Tensor, Tensor]:
-    """Returns predictions and labels: three `classes`, `binary`, several `labels`, or `values`."""
+    """Returns predictions and targets of the data set `classes`, `binary`, `labels` or `values`."""
     data = reference("metrics")["data"][name]
     return torch.tensor(data["pred"]), torch.tensor(data["target"])
 
@@ -22,7 +22,7 @@ def _mean_loss(pred: Tensor, target: Tensor) -> Tensor:
 
 
 def seen(pred: Tensor, target: Tensor, *metrics: Any, bs: int = 16) -> dict[str, float]:
-    """Returns the metrics recorded for predictions in batches; the last batch is smaller."""
+    """Returns the metrics that a learner records for the given predictions, in batches of `bs`."""
     learn = Learner(
         nn.Identity(),
         Lists([], batches(pred, target, bs)),

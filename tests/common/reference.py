@@ -1,4 +1,4 @@
-"""The fits of tests/reference/make_learner_reference.py in nntrain, and fastai's results."""
+"""Repeats the fits of tests/reference/make_learner_reference.py, and loads fastai's results."""
 
 import json
 from collections.abc import Callable
@@ -30,7 +30,7 @@ def reference(name: str) -> Any:
 
 
 def small_digits_lists() -> Lists:
-    """Returns the first 440 digits in order and in batches of 64, the first 340 to train on."""
+    """Returns the first 440 digits in batches of 64: 340 for training and 100 for validation."""
     whole = digits_lists(bs=1438)
     x, y = whole.train[0]  # type: ignore[index]
     return Lists(batches(x[:340], y[:340], 64), batches(x[340:440], y[340:440], 64))
@@ -88,12 +88,12 @@ FITS: dict[str, tuple[Callable[[], Learner], Callable[[Learner], object]]] = {
     "digits_sgdr": (digits_learner, lambda learn: learn.fit_sgdr(2, 1)),
     "digits_sgdr_options": (digits_learner, lambda learn: learn.fit_sgdr(2, 1, 5e-3, cycle_mult=3)),
 }
-"""Functions that make and fit each learner, by its name in learner.json."""
+"""Functions that create and fit each learner, by its name in learner.json."""
 
 
 @cache
 def fitted(name: str) -> Learner:
-    """Returns the learner `name` after its fit; it is shared between tests, so do not change it."""
+    """Returns the learner `name` after its fit. Tests share the learner, so do not change it."""
     make, fit = FITS[name]
     learn = make()
     fit(learn)

@@ -1,4 +1,4 @@
-"""Callbacks that script the metrics or losses of a fit, or record its course."""
+"""Callbacks that replace the metrics or losses of a fit, or record its weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nntrain.testing.toys import flat_weights as flat
 
 
 class ScriptedMetric(Callback):
-    """Replaces a metric of each epoch by a given value before other callbacks read it."""
+    """Replaces a metric of each epoch with a given value before other callbacks read it."""
 
     order: ClassVar[int] = 51
 
@@ -25,7 +25,7 @@ class ScriptedMetric(Callback):
 
 
 class ScriptedLoss(Callback):
-    """Replaces the loss of some training batches, or of every validation batch.
+    """Multiplies the loss of some training batches, or of every validation batch, by a value.
 
     Training batches are counted from 0 over the whole fit.
     """

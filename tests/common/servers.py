@@ -37,7 +37,7 @@ def free_port() -> int:
 
 
 def wait_until(is_so: Callable[[], bool], what: str, timeout_s: float = TIMEOUT_S) -> None:
-    """Waits until the condition `is_so` is true; after `timeout_s`, fails with `what`."""
+    """Waits until `is_so` returns True; fails with the message `what` after `timeout_s` seconds."""
     deadline = time.monotonic() + timeout_s
     while not is_so():
         assert time.monotonic() < deadline, f"{what}: not reached within {timeout_s} s"
@@ -272,7 +272,7 @@ class OptunaProxy:
 
 
 class Fault(Enum):
-    """The way in which a `FaultyServer` handles a request."""
+    """How a `FaultyServer` handles a request."""
 
     NONE = "forwards the request"
     ERROR = "answers 500"
@@ -287,7 +287,7 @@ class FaultyServer:
     Args:
         target: URI of the real server; `None` if the fault needs no server.
         fault: fault to apply.
-        every: number of requests per fault.
+        every: apply the fault to every n-th request.
     """
 
     def __init__(

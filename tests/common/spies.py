@@ -1,4 +1,4 @@
-"""Context managers that watch what torch does."""
+"""Context managers that observe torch operations."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class NoDoubles(TorchDispatchMode):
-    """Raises on tensors in double precision on MPS, as MPS does; works with fake tensors."""
+    """Raises an error for float64 tensors on MPS, even for fake tensors, as a real device does."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -23,7 +23,7 @@ class NoDoubles(TorchDispatchMode):
 
 
 class Transfers(TorchDispatchMode):
-    """Records whether the copy to each device blocks."""
+    """Records for each device whether copies to the device block."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Reads what TensorBoard shows of event files, with TensorBoard's own readers."""
+"""Reads event files with TensorBoard's own readers."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def scalars(folder: Path, tag: str) -> list[tuple[int, float]]:
 
 
 def cells(markdown: str) -> list[list[str]]:
-    """Returns the rows of a Markdown table, its header first, without escapes."""
+    """Returns the rows of a Markdown table, including the header, without escape characters."""
     lines = [re.split(r"(?<!\\) ?\| ?", line)[1:-1] for line in markdown.splitlines()]
     return [[re.sub(r"\\(.)", r"\1", cell) for cell in line] for line in lines if line[0] != "---"]
 

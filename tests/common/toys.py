@@ -10,7 +10,7 @@ from nntrain.testing.toys import Lists, batches, regression_lists
 
 
 def toy_learner(dls: Any = None, model: nn.Module | None = None, **kwargs: Any) -> Learner:
-    """Returns a linear regression on the CPU, with the same weights each time."""
+    """Returns a linear regression learner on the CPU with the same initial weights each time."""
     if model is None:
         with torch.random.fork_rng():
             torch.manual_seed(0)
@@ -21,7 +21,7 @@ def toy_learner(dls: Any = None, model: nn.Module | None = None, **kwargs: Any) 
 
 
 def digits_lists(bs: int = 64) -> Lists:
-    """Returns loaders of scikit-learn's 1797 digits, scaled to 0..1, the first 1438 to train on."""
+    """Returns loaders of scikit-learn's digits: 1438 for training and 359 for validation."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()

@@ -1,4 +1,4 @@
-"""Runs of the command line under faults, and checks of their journals and trackers."""
+"""Runs the command line under faults, and checks its journals and trackers."""
 
 import math
 import os
@@ -25,9 +25,9 @@ from tests.common.wandb_store import WandbRun
 REPOSITORY = Path(__file__).parents[2]
 
 LONGEST_STALL_MS = 500
-"""The maximum delay of a training step under faults, beyond its scripted pause.
+"""The maximum delay of a training step under faults, in addition to its scripted pause.
 
-It is generous, because the test machine may be busy; benchmarks measure the delay exactly.
+The limit is generous because the test machine may be busy. Benchmarks measure the exact delay.
 """
 
 Points = Mapping[str, list[tuple[int, int, str]]]
@@ -60,7 +60,7 @@ def small(
 
 
 class TrainingRun:
-    """A process with `python -m nntrain.run`, killed at the end of the context if still running.
+    """A `python -m nntrain.run` process, which is killed when the context exits.
 
     Args:
         cwd: working directory.
@@ -155,7 +155,7 @@ def nntrain_sync(cwd: Path, *args: str, **env: str) -> subprocess.CompletedProce
 
 
 def processes_in(folder: Path) -> list[psutil.Process]:
-    """Returns the processes whose working directory is `folder`, whatever their parent."""
+    """Returns the processes whose working directory is `folder`, regardless of their parents."""
     return [
         process
         for process in psutil.process_iter()
@@ -244,7 +244,7 @@ def wandb_points(run: WandbRun) -> dict[str, list[tuple[int, str]]]:
 
 
 def assert_delivered(record: RunRecord, database: Path) -> StoredRun:
-    """Checks that MLflow holds exactly the points of the journal, once each and in order."""
+    """Checks that MLflow contains exactly the points of the journal, once each and in order."""
     run = stored_run(database, record.run.uid)
     assert run is not None
     assert record.damaged == {}
@@ -253,7 +253,7 @@ def assert_delivered(record: RunRecord, database: Path) -> StoredRun:
 
 
 def assert_unhurt(run: TrainingRun, expected: list[float], batch_ms: float = 0.0) -> None:
-    """Checks that the losses equal those of an untracked run bit for bit and no step stalled."""
+    """Checks that the losses are exactly the expected losses and that no step stalled."""
     times, losses = zip(*run.seen, strict=True)
     assert list(losses) == expected[: len(losses)]
     stalls = [after - before - batch_ms for before, after in pairwise(times)]
@@ -261,7 +261,7 @@ def assert_unhurt(run: TrainingRun, expected: list[float], batch_ms: float = 0.0
 
 
 def assert_journal_is_whole(run: TrainingRun) -> None:
-    """Checks that the journal holds every trained batch."""
+    """Checks that the journal contains every training batch."""
     losses = run.record.metrics["batch/loss"]
     assert losses.step.tolist() == list(range(1, len(run.seen) + 1))
     assert losses.value.tolist() == [loss for _, loss in run.seen]

@@ -1,4 +1,4 @@
-"""Checks that an action does not change training, by comparing two equal learners."""
+"""Checks that an action does not change training by comparing two identical learners."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.common.toys import Lists
 
 
 class Noise(Callback):
-    """Adds noise from every global generator to the batches, and counts them."""
+    """Adds noise from every global random generator to the batches, and counts the batches."""
 
     def __init__(self) -> None:
         self.n = 0
@@ -69,9 +69,9 @@ class StatefulNet(nn.Module):
 def shuffled_learner(
     own_generator: bool = False, opt_func: Any = torch.optim.SGD, **loader_kwargs: Any
 ) -> Learner:
-    """Returns a learner with randomness and state wherever possible, the same each time.
+    """Returns a reproducible learner that uses many kinds of randomness and state.
 
-    It learns three classes from shuffled batches.
+    The learner classifies three classes from shuffled batches.
     """
     seed_everything(3)
     x = torch.randn(96, 4)

@@ -1,7 +1,7 @@
-"""A stand-in for W&B's server, which is not available locally, for requests of the real SDK.
+"""A fake W&B server for tests with the real W&B SDK.
 
-It implements the requests that start, resume, fill and end a run. On a resume it returns the data
-that it received before, so the real SDK decides where to continue.
+The server implements the requests that start, resume, fill and end a run. On a resume, the server
+returns the data that it received before, and the real SDK decides where to continue.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ ENTITY = {"id": "e", "name": "team"}
 class WandbServer(ThreadingHTTPServer):
     """Stores the rows of one run.
 
-    `status` is the HTTP status of the answer to rows; if `hangs`, requests are answered too late.
+    `status` is the HTTP status of the response to rows. If `hangs` is True, responses arrive only
+    after the client's timeout.
     """
 
     daemon_threads = True
@@ -184,7 +185,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def wandb_server() -> Iterator[WandbServer]:
-    """Runs a server on a free port of the loopback."""
+    """Runs a server on a free port of the loopback interface."""
     with WandbServer() as server:
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         yield server

@@ -1,4 +1,4 @@
-"""A reader of the `.wandb` file of an offline W&B run.
+"""Reads the `.wandb` file of an offline W&B run.
 
 The file has LevelDB's log format with an additional header of 7 bytes. It consists of blocks of 32
 KiB; the header is part of the first block. Each fragment of a record starts with 7 bytes: CRC-32C,
@@ -23,7 +23,7 @@ FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
 @dataclass
 class WandbRun:
-    """The content of an offline run; updated values are the newest ones."""
+    """The content of an offline run, with the latest value of each key."""
 
     folder: Path
     run: pb.RunRecord = field(default_factory=pb.RunRecord)
@@ -38,7 +38,7 @@ class WandbRun:
     artifacts: list[pb.ArtifactRecord] = field(default_factory=list)
     console: str = ""
     stats: list[dict[str, float]] = field(default_factory=list)
-    """The samples of processor and memory use."""
+    """The samples of CPU and memory usage."""
     exit_code: int | None = None
 
     def series(self, key: str) -> list[tuple[int, float]]:
@@ -47,7 +47,7 @@ class WandbRun:
 
     @property
     def params(self) -> dict[str, Any]:
-        """The config, flattened as on W&B's page, without W&B's own keys and the tags."""
+        """The flattened config, without the tags and the keys that W&B adds."""
         return dict(
             _flat(
                 {

@@ -1,4 +1,4 @@
-"""The default run, trained once through the command line for all tests that look at it."""
+"""The default run, which all tests that read it share."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from tests.common.cli import nntrain_run
 
 @pytest.fixture(scope="session")
 def default_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """The folder in which the default was trained, and what it printed."""
+    """The folder and the output of a run with the default configuration."""
     folder = tmp_path_factory.mktemp("default")
     done = nntrain_run(cwd=folder)
     assert done.returncode == 0, done.stderr
@@ -18,5 +18,5 @@ def default_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 @pytest.fixture
 def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for what a process prints."""
+    """A folder for the output of processes."""
     return tmp_path_factory.mktemp("logs")

@@ -1,4 +1,4 @@
-"""The client of `tests.e2e.user.Flaky`, for the shipper only, since it imports mlflow."""
+"""The client of `tests.e2e.user.Flaky`; only the shipper imports it, because it needs mlflow."""
 
 from collections.abc import Sequence
 from typing import ClassVar

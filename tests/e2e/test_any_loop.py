@@ -1,4 +1,4 @@
-"""`nntrain.track` with real stores and processes: outcomes, kills, resumes, and the docs' loops."""
+"""`nntrain.track` with real stores and processes: outcomes, kills, resumes, documented loops."""
 
 import os
 import re
@@ -36,12 +36,12 @@ pytestmark = pytest.mark.slow
 
 PAGE = REPOSITORY / "docs/tracking.md"
 LATE_S = 1.0
-"""Seconds after which a point must be in the journal, even if the process is killed."""
+"""The time in seconds after which a point must be in the journal, even after a kill."""
 
 
 @pytest.fixture
 def database(empty_store: Path, tmp_path: Path) -> Path:
-    """MLflow's database in the folder of the test, which is the default one there."""
+    """MLflow's default database in the folder of the test."""
     return Path(shutil.copy(empty_store, tmp_path / "mlflow.db"))
 
 
@@ -109,7 +109,7 @@ print("torch" in sys.modules)
 
 @contextmanager
 def loop(*args: str, steps: int = 10**6) -> Iterator[subprocess.Popen[str]]:
-    """A process that runs `LOOP`, killed at the latest at the end of the block."""
+    """Runs `LOOP` in a process that is killed at the end of the block if still running."""
     env = {**os.environ, "STEPS": str(steps), "OMP_NUM_THREADS": "1"}
     Path("loop.py").write_text(LOOP)
     command = [sys.executable, "loop.py", *args]
@@ -124,14 +124,14 @@ def loop(*args: str, steps: int = 10**6) -> Iterator[subprocess.Popen[str]]:
 
 
 def seen() -> list[tuple[int, float]]:
-    """The steps that the loop has logged, and when."""
+    """Returns the steps that the loop has logged, with their Unix times in seconds."""
     path = Path("seen")
     lines = path.read_text().splitlines() if path.exists() else []
     return [(int(step), float(at)) for step, at in (line.split() for line in lines)]
 
 
 def wait_until_ended(database: Path) -> StoredRun:
-    """Waits until MLflow says that the run has ended, and its shipper has."""
+    """Waits until MLflow says that the run has ended and its shipper has exited."""
 
     def has_ended() -> bool:
         stored = stored_run(database, read_journal("run").run.uid)
@@ -142,7 +142,7 @@ def wait_until_ended(database: Path) -> StoredRun:
     return assert_delivered(read_journal("run"), database)
 
 
-def test_the_end_of_the_process_waits_for_the_delivery_and_torch_is_not_imported(
+def test_the_process_waits_for_the_delivery_and_does_not_import_torch(
     database: Path,
 ) -> None:
     with loop("1", steps=50) as process:
@@ -168,7 +168,7 @@ def test_ctrl_c_ends_the_run_as_killed(database: Path) -> None:
 
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
-def test_a_killed_loop_loses_no_point_older_than_a_second_and_ends_as_killed(
+def test_a_killed_loop_keeps_all_points_older_than_a_second_and_its_run_is_killed(
     database: Path, signum: signal.Signals
 ) -> None:
     with loop("1") as process:
@@ -185,14 +185,14 @@ def test_a_killed_loop_loses_no_point_older_than_a_second_and_ends_as_killed(
     assert len(steps) >= len(early)
 
 
-def test_a_killed_loop_that_resumes_at_once_is_one_run_without_double_points(
+def test_a_killed_loop_that_resumes_at_once_is_one_run_without_duplicate_points(
     database: Path,
 ) -> None:
     with loop("1") as process:
         wait_until(lambda: len(seen()) >= 600, "600 steps")
         process.kill()
         process.wait()
-    with loop("101", "run", steps=100) as process:  # its checkpoint was of step 100
+    with loop("101", "run", steps=100) as process:  # as from a checkpoint of step 100
         _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert n_runs(database) == 1
@@ -202,7 +202,7 @@ def test_a_killed_loop_that_resumes_at_once_is_one_run_without_double_points(
     assert stored.status == "FINISHED"
     assert record.metrics["loss"].step.tolist() == list(range(1, 201))
     points = stored.points["loss"]
-    # MLflow keeps what it got of the killed process after step 100.
+    # MLflow keeps the points after step 100 that the killed process has delivered.
     assert sorted({step for step, _, _ in points})[:200] == list(range(1, 201))
     assert len(points) == len({step for step, _, _ in points})
 
@@ -211,7 +211,7 @@ def test_a_killed_loop_that_resumes_at_once_is_one_run_without_double_points(
 
 
 def blocks(section: str) -> list[tuple[int, str]]:
-    """The Python blocks of a section, each with the number of its first line."""
+    """Returns the Python blocks of a section, each with the number of its first line."""
     text = PAGE.read_text()
     start = text.index(f"\n{section}\n")
     level = section.split()[0]
@@ -224,7 +224,7 @@ def blocks(section: str) -> list[tuple[int, str]]:
 
 
 def run_block(names: dict[str, Any], line: int, block: str) -> Run:
-    """Runs a block, and waits until the trackers have its run."""
+    """Runs a block and waits for the delivery of its run."""
     exec(compile("\n" * line + block, str(PAGE), "exec"), names)
     run = names["run"]
     assert isinstance(run, Run)
@@ -240,7 +240,7 @@ def stored(database: Path, run: Run) -> StoredRun:
 
 @pytest.fixture
 def plain(database: Path) -> dict[str, Any]:
-    """The names of the first block of the section, which has run."""
+    """Runs the first block of the section and returns its names."""
     names: dict[str, Any] = {"__name__": "tracking"}
     run_block(names, *blocks("## Any training loop")[0])
     return names
@@ -282,7 +282,9 @@ def test_the_trainer_of_the_docs_is_tracked(database: Path, plain: dict[str, Any
     assert (params["learning_rate"], params["hub_token"]) == (0.1, "***")
 
 
-def test_a_trainer_that_stops_early_says_so(database: Path, plain: dict[str, Any]) -> None:
+def test_the_run_of_a_trainer_that_stops_early_has_stopped_early(
+    database: Path, plain: dict[str, Any]
+) -> None:
     (line, callback), (next_line, training) = blocks("### Hugging Face Trainer")
     exec(compile("\n" * line + callback, str(PAGE), "exec"), plain)
 
@@ -298,7 +300,7 @@ def test_a_trainer_that_stops_early_says_so(database: Path, plain: dict[str, Any
     assert (found.status, found.tags["nntrain.outcome"]) == ("FINISHED", "early_stopped")
 
 
-@pytest.mark.filterwarnings("default")  # Lightning's own
+@pytest.mark.filterwarnings("default")  # from Lightning
 def test_the_lightning_callback_of_the_docs_is_tracked(
     database: Path, plain: dict[str, Any]
 ) -> None:

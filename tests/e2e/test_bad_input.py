@@ -28,7 +28,7 @@ def loaders(n: int, bad: bool = False, **kwargs):
 
 
 def own(**keys: object) -> list[str]:
-    """Overrides that take the data from the user's own module."""
+    """Returns overrides that load the data with the user's module."""
     node = ", ".join(["_target_: own.loaders", *(f"{key}: {value}" for key, value in keys.items())])
     return ["trusted_targets=[own]", "~data", "+data={" + node + "}", "callbacks=none"]
 
@@ -61,24 +61,24 @@ CASES = {
     ),
     "a metric that does not fit": (
         ["data=diabetes", "model.n_in=10", "model.n_out=1", "loss=mse"],
-        ["metrics.accuracy does not"],
+        ["metrics.accuracy rejected the output"],
     ),
-    "a folder that cannot be made": (
+    "a folder that cannot be created": (
         ["hydra.run.dir=keep.txt/run"],
         ["keep.txt/run cannot be created"],
     ),
-    "a key that was taken away": (["~lr"], ["lr was removed from the configuration: drop '~lr'"]),
-    "a value that is no config": (
+    "a removed key": (["~lr"], ["lr was removed from the configuration: drop the override '~lr'"]),
+    "a value instead of a node": (
         ["callbacks.progress=42"],
         ["callbacks.progress has no _target_"],
     ),
     "null as a group": (["model=null"], ["must be a string or a list"]),
     "null as a value": (["seed=null"], ["seed needs a value, not null."]),
-    "a learning rate of the optimizer's": (
+    "a learning rate of the optimizer": (
         ["+optimizer.lr=0.1"],
         ["optimizer.lr=0.1 would have no effect: set lr instead."],
     ),
-    "a schedule that cannot be": (["schedule.pct_start=2"], ["schedule: ", "pct_start"]),
+    "an invalid argument of the schedule": (["schedule.pct_start=2"], ["schedule: ", "pct_start"]),
     "a loss that does not fit": (["loss=mse"], ["MSELoss", "(64, 10)", "(64,)"]),
     "a model that does not fit": (["model.n_in=63"], ["(64, 1, 8, 8)", "63"]),
     "an empty dataset": (own(n=0, batch_size=4), ["empty"]),
@@ -87,24 +87,27 @@ CASES = {
         ["64", "10", "drop_last"],
     ),
     "NaN in the data": (own(n=100, bad="true", batch_size=16), ["NaN", "1024"]),
-    "no such device": (
+    "unavailable device": (
         ["device=cuda"],
-        ["device=cuda cannot be used on this machine: choose one of auto, cpu"],
+        ["device=cuda is not available on this machine: choose one of auto, cpu"],
     ),
-    "nonsense as device": (["device=gpu7"], ["device=gpu7 cannot be used on this machine"]),
+    "unknown device": (["device=gpu7"], ["device=gpu7 is not available on this machine"]),
     "untrusted target": (
         ["model._target_=os.system"],
         ["model._target_=os.system is not trusted", "trusted_targets=[os]"],
     ),
-    "unreadable store": (
+    "invalid store": (
         ["tracker.mlflow.tracking_uri=foo://bar"],
-        ["tracker.mlflow.tracking_uri=foo://bar is not a store of MLflow", "sqlite:///mlflow.db"],
+        [
+            "tracker.mlflow.tracking_uri=foo://bar is not a valid MLflow store",
+            "sqlite:///mlflow.db",
+        ],
     ),
-    "no server in the URL": (
+    "a URL without a server": (
         ["tracker.mlflow.tracking_uri=http://"],
-        ["tracker.mlflow.tracking_uri=http:// names no server"],
+        ["tracker.mlflow.tracking_uri=http:// does not name a server"],
     ),
-    "no mode of W&B's": (
+    "unknown mode of W&B": (
         ["tracker=wandb", "tracker.wandb.mode=nosuch"],
         ["nosuch", "online, offline, disabled"],
     ),
@@ -116,11 +119,11 @@ CASES = {
         ["+tracker.mlflow.url=x"],
         ["Unknown key tracker.mlflow.url for "],
     ),
-    "a tracker that is none": (
+    "an object that is not a tracker": (
         ["+tracker.mine._target_=torch.nn.ReLU"],
-        ["tracker.mine makes ReLU, which is not a tracker"],
+        ["tracker.mine must be a subclass of nntrain.integrations.tracker.Tracker but is ReLU"],
     ),
-    "no time": (
+    "a time that is not a number": (
         ["tracker.finish_timeout_s=soon"],
         ["tracker.finish_timeout_s=soon must be a number of seconds"],
     ),
@@ -128,29 +131,29 @@ CASES = {
         ["tracker.finish_timeout_s=-1"],
         ["tracker.finish_timeout_s=-1 must be a number of seconds"],
     ),
-    "a misspelt key of the trackers": (
+    "a misspelled key of the trackers": (
         ["+tracker.finish_timeout=3"],
-        ["tracker.finish_timeout=3 is not a key", "did you mean 'finish_timeout_s'?"],
+        ["Unknown key tracker.finish_timeout=3", "did you mean 'finish_timeout_s'?"],
     ),
-    "no truth value": (
+    "a value that is not true or false": (
         ["tracker.offline=perhaps"],
         ["tracker.offline=perhaps must be true or false"],
     ),
-    "a pattern that is none": (["redact=['(']"], ["redact[0]=( is not a regular expression"]),
+    "an invalid pattern": (["redact=['(']"], ["redact[0]=( is not a valid regular expression"]),
     "infinite learning rate": (["lr=inf"], ["lr=inf must be a finite number"]),
-    "no epochs": (["n_epoch=0"], ["n_epoch=0 must be a whole number of at least 1"]),
+    "zero epochs": (["n_epoch=0"], ["n_epoch=0 must be an integer of at least 1"]),
     "missing value": (["seed=???"], ["seed needs a value: add 'seed=VALUE'."]),
-    "no override": (["lr 3"], ["'lr 3' is not an override"]),
+    "not an override": (["lr 3"], ["'lr 3' is not a valid override"]),
     "missing checkpoint": (["resume=nowhere.ckpt"], ["nowhere.ckpt"]),
 }
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_bad_input_is_told_in_one_sentence_and_writes_nothing(
+def test_bad_input_is_reported_in_one_sentence_and_writes_nothing(
     name: str, tmp_path: Path, logs: Path
 ) -> None:
     (tmp_path / "own.py").write_text(USER_DATA)
-    (tmp_path / "keep.txt").write_text("what was there")
+    (tmp_path / "keep.txt").write_text("content")
     before = tree(tmp_path)
     args, parts = CASES[name]
     done = warm_nntrain_run(*args, cwd=tmp_path, logs=logs)
@@ -164,7 +167,7 @@ def test_bad_input_is_told_in_one_sentence_and_writes_nothing(
     assert tree(tmp_path) == before
 
 
-def test_the_traceback_is_shown_when_asked_for(tmp_path: Path) -> None:
+def test_hydra_full_error_shows_the_traceback(tmp_path: Path) -> None:
     done = nntrain_run("model=nosuch", cwd=tmp_path, HYDRA_FULL_ERROR="1")
     assert done.returncode == 1
     assert "Traceback" in done.stderr

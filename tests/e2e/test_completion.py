@@ -40,7 +40,7 @@ def test_groups_and_keys_are_completed(typed: str, expected: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("args", [["--help"], ["-sc", "query=bash"], ["--cfg", "job"]], ids=str)
-def test_help_and_completion_do_not_wait_for_large_imports(args: list[str], tmp_path: Path) -> None:
+def test_help_and_completion_do_not_import_large_libraries(args: list[str], tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "nntrain.run", *args],
         cwd=tmp_path,

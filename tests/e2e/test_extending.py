@@ -25,7 +25,7 @@ FILES = {
         r"^```(?:python|yaml)\n(# (\S+)\n.*?)^```$", PAGE.read_text(), re.M | re.S
     )
 }
-"""The blocks of the page by the file that their first line names."""
+"""The blocks of the page by file name, which is in their first line."""
 
 COMMANDS = re.findall(
     r"^    python -m nntrain\.run (.*)$", PAGE.read_text().replace("\\\n", ""), re.M
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder with all files of the page."""
+    """Writes all files of the page to a folder."""
     for name, content in FILES.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(content)
@@ -44,7 +44,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def run(folder: Path, word: str) -> subprocess.CompletedProcess[str]:
-    """Runs the command of the page that has this word in it."""
+    """Runs the command of the page that contains a word."""
     [command] = [command for command in COMMANDS if word in command]
     done = nntrain_run(*shlex.split(command), "device=cpu", "hydra.run.dir=run", cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -79,7 +79,7 @@ def test_the_tests_of_the_page_pass_and_run_the_contracts(folder: Path) -> None:
         assert name in done.stdout
 
 
-def test_the_callback_acts_in_a_run(folder: Path) -> None:
+def test_the_callback_works_in_a_run(folder: Path) -> None:
     run(folder, "gradient_noise")
     record = read_journal(folder / "run")
     assert [float(value) for value in record.metrics["noise/std"].value] == pytest.approx(
@@ -95,7 +95,7 @@ def test_the_metric_is_recorded_in_a_run(folder: Path) -> None:
     assert all(metrics["valid/max_error"].value > metrics["valid/mae"].value)
 
 
-def test_the_tracker_has_the_run(folder: Path) -> None:
+def test_the_tracker_stores_the_run(folder: Path) -> None:
     assert "SQLite run:" in run(folder, "tracker=sqlite").stdout
     with closing(sqlite3.connect(folder / "runs.db")) as database:
         [(uid, status)] = database.execute("SELECT uid, status FROM run").fetchall()
@@ -123,7 +123,7 @@ def test_the_sampler_chooses_the_trials_of_a_sweep(folder: Path) -> None:
         assert (best + 0.001) / 2 <= trials[number][1] <= (best + 0.1) / 2
 
 
-def test_every_link_leads_somewhere() -> None:
+def test_every_link_works() -> None:
     links = re.findall(r"\]\((?!https?:)([^)#]+)", PAGE.read_text())
     assert links
     assert [link for link in links if not (PAGE.parent / link).exists()] == []

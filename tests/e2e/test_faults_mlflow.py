@@ -1,4 +1,4 @@
-"""Whatever becomes of MLflow or of the shipper, training is unhurt, and every point is delivered in the end, once."""
+"""Faults of MLflow or the shipper do not affect training; every point is delivered once."""
 
 import shutil
 import sqlite3
@@ -30,7 +30,7 @@ N_STEP = N_BATCH * N_EPOCH
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> list[float]:
-    """The losses of the run that is not tracked."""
+    """The losses of an untracked run."""
     with TrainingRun(
         tmp_path_factory.mktemp("untracked"), small(N_BATCH, "tracker=none", n_epoch=N_EPOCH)
     ) as run:
@@ -40,7 +40,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> list[float]:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
-    """A server that lives."""
+    """A server without faults."""
     with MlflowServer(tmp_path_factory.mktemp("server")) as server:
         yield server
 
@@ -57,7 +57,7 @@ def tracked_by(uri: str, *args: str, batch_ms: float = 0.0, folder: str = "run")
 
 
 def n_stored(database: Path, run: TrainingRun) -> int:
-    """How many batches of a run MLflow has."""
+    """Returns the number of batches of a run in MLflow."""
     found = stored_run(database, run.record.run.uid) if run.folder.exists() else None
     return len(found.points.get("batch/loss", [])) if found else 0
 
@@ -67,7 +67,7 @@ def wait_until_stored(n: int, database: Path, run: TrainingRun) -> None:
     wait_until(lambda: run.lives() and n_stored(database, run) >= n, f"{n} batches in {database}")
 
 
-def test_a_server_that_is_never_there_costs_a_warning_and_sync_delivers_later(
+def test_an_unreachable_server_causes_one_warning_and_sync_delivers_later(
     tmp_path: Path, expected: list[float]
 ) -> None:
     server = MlflowServer(tmp_path / "server")
@@ -91,7 +91,7 @@ def test_a_server_that_is_never_there_costs_a_warning_and_sync_delivers_later(
         again = nntrain_sync(tmp_path, "run")
         assert (again.returncode, again.stdout, again.stderr) == (
             0,
-            "Everything under 'run' is delivered.\n",
+            "All runs under 'run' are delivered.\n",
             "",
         )
         assert tree(run.folder) == before
@@ -99,7 +99,7 @@ def test_a_server_that_is_never_there_costs_a_warning_and_sync_delivers_later(
         assert n_runs(server.folder / "server.db") == 1
 
 
-def test_a_server_that_is_killed_and_back_after_10_s_gets_everything(
+def test_a_server_that_restarts_after_10_s_gets_everything(
     tmp_path: Path, expected: list[float]
 ) -> None:
     with (
@@ -121,7 +121,7 @@ def test_a_server_that_is_killed_and_back_after_10_s_gets_everything(
     assert_journal_is_whole(run)
 
 
-def test_a_server_that_never_comes_back_is_left_after_the_time_set(
+def test_a_server_that_stays_dead_delays_the_end_only_up_to_the_timeout(
     tmp_path: Path, expected: list[float]
 ) -> None:
     with MlflowServer(tmp_path / "server") as server:
@@ -143,52 +143,52 @@ def test_a_server_that_never_comes_back_is_left_after_the_time_set(
 
 
 @pytest.fixture(scope="module")
-def ill(
+def faulty_runs(
     server: MlflowServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[Fault, tuple[TrainingRun, FaultyServer]]]:
-    """A run against each ill server, all at once: ill from the 100th batch on, for 5 requests at least, then well."""
+    """Simultaneous runs on faulty servers, which fail some requests after 100 batches."""
     with ExitStack() as stack:
         runs = {
-            fault: _ill_run(stack, server, fault, tmp_path_factory.mktemp(fault.name))
-            for fault in ILL
+            fault: _run_on_faulty(stack, server, fault, tmp_path_factory.mktemp(fault.name))
+            for fault in N_FAULTS
         }
         for run, _ in runs.values():
             wait_until_stored(N_STEP // 8, server.folder / "server.db", run)
         for fault, (_, faulty) in runs.items():
             faulty.every, faulty.fault = (4 if fault is Fault.LOST_REPLY else 1), fault
         for fault, (_, faulty) in runs.items():
-            wait_until(lambda faulty=faulty, n=ILL[fault]: faulty.n_faults >= n, fault.name)
+            wait_until(lambda faulty=faulty, n=N_FAULTS[fault]: faulty.n_faults >= n, fault.name)
             faulty.fault = Fault.NONE
         yield runs
 
 
-ILL = {Fault.ERROR: 5, Fault.TOO_MANY: 5, Fault.HANG: 1, Fault.LOST_REPLY: 5}
-"""How many requests fail."""
+N_FAULTS = {Fault.ERROR: 5, Fault.TOO_MANY: 5, Fault.HANG: 1, Fault.LOST_REPLY: 5}
+"""The minimum number of requests that fail."""
 
 
-def _ill_run(
+def _run_on_faulty(
     stack: ExitStack, server: MlflowServer, fault: Fault, cwd: Path
 ) -> tuple[TrainingRun, FaultyServer]:
     faulty = stack.enter_context(FaultyServer(server.uri))
     return stack.enter_context(TrainingRun(cwd, tracked_by(faulty.uri, batch_ms=15))), faulty
 
 
-@pytest.mark.parametrize("fault", ILL)
-def test_an_ill_server_gets_everything_once_when_it_is_well(
+@pytest.mark.parametrize("fault", N_FAULTS)
+def test_a_faulty_server_gets_everything_once_after_it_has_recovered(
     fault: Fault,
-    ill: dict[Fault, tuple[TrainingRun, FaultyServer]],
+    faulty_runs: dict[Fault, tuple[TrainingRun, FaultyServer]],
     server: MlflowServer,
     expected: list[float],
 ) -> None:
-    run, faulty = ill[fault]
+    run, faulty = faulty_runs[fault]
     assert run.wait() == 0, run.output
-    assert faulty.n_faults >= ILL[fault]
+    assert faulty.n_faults >= N_FAULTS[fault]
     assert_unhurt(run, expected, 15)
     assert_journal_is_whole(run)
     assert assert_delivered(run.record, server.folder / "server.db").status == "FINISHED"
 
 
-def test_a_database_that_another_locks_for_10_s_gets_everything(
+def test_a_database_that_is_locked_for_10_s_gets_everything(
     tmp_path: Path, empty_store: Path, expected: list[float]
 ) -> None:
     database = shutil.copy(empty_store, tmp_path / "mlflow.db")
@@ -207,7 +207,7 @@ def test_a_database_that_another_locks_for_10_s_gets_everything(
     assert assert_delivered(run.record, database).status == "FINISHED"
 
 
-def test_a_shipper_that_is_killed_is_followed_by_another_one(
+def test_a_killed_shipper_is_replaced(
     tmp_path: Path, empty_store: Path, expected: list[float]
 ) -> None:
     database = shutil.copy(empty_store, tmp_path / "mlflow.db")
@@ -215,14 +215,14 @@ def test_a_shipper_that_is_killed_is_followed_by_another_one(
         wait_until_stored(N_STEP // 8, database, run)
         run.shipper().kill()
         assert run.wait() == 0, run.output
-    assert run.output.count("the shipper died (exit code -9): it is restarted and continues.") == 1
+    assert run.output.count("the shipper died (exit code -9): restarting it.") == 1
     assert_unhurt(run, expected, 10)
     assert_journal_is_whole(run)
     assert assert_delivered(run.record, database).status == "FINISHED"
     assert n_runs(database) == 1
 
 
-def test_a_tracker_that_raises_now_and_then_gets_everything(
+def test_a_tracker_that_sometimes_raises_gets_everything(
     tmp_path: Path, empty_store: Path, expected: list[float]
 ) -> None:
     database = shutil.copy(empty_store, tmp_path / "mlflow.db")
@@ -237,9 +237,7 @@ def test_a_tracker_that_raises_now_and_then_gets_everything(
     assert assert_delivered(run.record, database).status == "FINISHED"
 
 
-def test_eight_runs_at_once_on_one_server_are_all_kept(
-    server: MlflowServer, tmp_path: Path
-) -> None:
+def test_one_server_stores_eight_simultaneous_runs(server: MlflowServer, tmp_path: Path) -> None:
     names = [f"run{i}" for i in range(8)]
     with ExitStack() as stack:
         runs = [

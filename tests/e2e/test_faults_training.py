@@ -1,4 +1,4 @@
-"""However the training process ends, its journal is whole, its run is closed, and no process of it is left."""
+"""However training ends, its journal is complete, its run has ended, and no process is left."""
 
 import random
 import resource
@@ -27,17 +27,17 @@ from tests.common.training import (
 pytestmark = pytest.mark.slow
 
 LATE_MS = 1500
-"""A batch of a killed process is in the journal if it is older than this: groups are written at least once a second."""
+"""The age from which a batch must be in the journal; groups are written once a second."""
 
 
 @pytest.fixture
 def database(empty_store: Path, tmp_path: Path) -> Path:
-    """MLflow's database in the folder in which the test trains."""
+    """MLflow's database in the folder of the test."""
     return Path(shutil.copy(empty_store, tmp_path / "mlflow.db"))
 
 
 def wait_until_ended(database: Path, run: TrainingRun, timeout_s: float = 15) -> StoredRun:
-    """Waits until a run is no longer RUNNING, and its shipper has ended."""
+    """Waits until MLflow says that the run has ended and its processes have exited."""
 
     def has_ended() -> bool:
         stored = stored_run(database, run.record.run.uid)
@@ -51,9 +51,7 @@ def wait_until_ended(database: Path, run: TrainingRun, timeout_s: float = 15) ->
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_killed_run_is_closed_by_its_shipper(
-    tmp_path: Path, database: Path, workers: int
-) -> None:
+def test_the_shipper_closes_a_killed_run(tmp_path: Path, database: Path, workers: int) -> None:
     rng = random.Random(workers)
     folders = [f"run{i}" for i in range(3)]
     with ExitStack() as stack:
@@ -96,9 +94,9 @@ def _n_journal(run: TrainingRun) -> int:
         ("sqlite:///mlflow.db", 0.5, 1),
         ("http://127.0.0.1:9", 0.5, 0),
     ],
-    ids=["soon", "with a loader's process", "dead server"],
+    ids=["after 50 ms", "with a loader process", "dead server"],
 )
-def test_a_second_ctrl_c_leaves_at_once_and_keeps_the_journal(
+def test_a_second_ctrl_c_ends_training_at_once_with_a_complete_journal(
     tmp_path: Path, database: Path, uri: str, pause_s: float, workers: int
 ) -> None:
     args = small(9999, f"tracker.mlflow.tracking_uri={uri}", batch_ms=1500, workers=workers)
@@ -112,20 +110,20 @@ def test_a_second_ctrl_c_leaves_at_once_and_keeps_the_journal(
         assert time.monotonic() - second_s < 2
     assert_journal_is_whole(run)
     assert run.output.endswith("nntrain: interrupted\n")
-    wait_until(lambda: processes_in(tmp_path) == [], "no process is left", 60)
+    wait_until(lambda: processes_in(tmp_path) == [], "the end of all processes", 60)
     nntrain_sync(tmp_path, "run", "--to", "mlflow", "--set", f"tracking_uri=sqlite:///{database}")
     stored = assert_delivered(run.record, database)
     assert (stored.status, stored.tags["nntrain.outcome"]) == ("KILLED", "interrupted")
 
 
 def limit_file_size(process: psutil.Process, limit: int) -> None:
-    """No file of the process may grow beyond so many bytes: to the process that is a full disk."""
+    """Limits the size in bytes of the files a process writes, which simulates a full disk."""
     _, hard = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (limit, hard))
 
 
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="Linux only")
-def test_where_the_disk_is_full_for_a_while_nothing_is_lost(tmp_path: Path, database: Path) -> None:
+def test_a_disk_that_is_full_for_a_while_loses_nothing(tmp_path: Path, database: Path) -> None:
     with TrainingRun(tmp_path, small(100, n_epoch=8, batch_ms=8)) as run:
         run.wait_for_batches(100)
         shipper = run.shipper()
@@ -145,7 +143,7 @@ def test_where_the_disk_is_full_for_a_while_nothing_is_lost(tmp_path: Path, data
 
 
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="Linux only")
-def test_where_the_disk_stays_full_training_ends_well_and_says_what_is_lost(
+def test_with_a_disk_that_stays_full_training_completes_and_reports_lost_records(
     tmp_path: Path, database: Path
 ) -> None:
     with TrainingRun(
@@ -161,7 +159,9 @@ def test_where_the_disk_stays_full_training_ends_well_and_says_what_is_lost(
     assert assert_delivered(run.record, database).status != "RUNNING"
 
 
-def test_a_tracked_run_imports_no_trackers_library(tmp_path: Path, database: Path) -> None:
+def test_a_tracked_run_does_not_import_the_libraries_of_the_trackers(
+    tmp_path: Path, database: Path
+) -> None:
     both = [
         "tracker=[mlflow,wandb]",
         "tracker.wandb.mode=offline",
@@ -181,7 +181,7 @@ SECRETS = {
 }
 
 
-def test_no_secret_is_anywhere(tmp_path: Path) -> None:
+def test_no_file_of_a_run_contains_a_secret(tmp_path: Path) -> None:
     with MlflowServer(tmp_path / "server") as server:
         uri = server.uri.replace("http://", f"http://user:{SECRETS['url']}@")
         args = [
@@ -197,7 +197,7 @@ def test_no_secret_is_anywhere(tmp_path: Path) -> None:
         with TrainingRun(tmp_path, small(100, *args), MY_SECRET=SECRETS["environment"]) as run:
             assert run.wait() == 1, run.output
         stored = assert_delivered(run.record, server.folder / "server.db")
-    assert stored.tags["nntrain.message"] == "RuntimeError: the user's own mistake***"
+    assert stored.tags["nntrain.message"] == "RuntimeError: a bug of the user***"
     assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     found = [
@@ -238,5 +238,5 @@ def test_100_000_batches_are_delivered_in_order_in_constant_memory(
         float(line.split()[1]) for line in run.output.splitlines() if line.startswith("memory: ")
     ]
     assert len(training) == 10
-    assert training[-1] - training[1] < 20  # the recorder itself keeps some 100 bytes a batch
+    assert training[-1] - training[1] < 20  # the recorder keeps about 100 bytes per batch
     assert max(shipper) - shipper[len(shipper) // 5] < 50

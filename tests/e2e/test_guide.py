@@ -22,7 +22,7 @@ def blocks() -> list[tuple[int, str]]:
     ]
 
 
-def promised(block: str) -> list[str]:
+def documented(block: str) -> list[str]:
     """Returns the comments after the prints of a block, on the same line or the next."""
     return re.findall(r"^print\(.*\)(?:  |\n)# (.*)$", block, re.MULTILINE)
 
@@ -31,17 +31,17 @@ def test_every_block_runs_and_prints_the_documented_output(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     names: dict[str, object] = {"__name__": "guide"}
-    n_promised = 0
+    n_documented = 0
     for line, block in blocks():
         exec(compile("\n" * line + block, str(GUIDE), "exec"), names)
         printed = capsys.readouterr().out.splitlines()
-        missing = [text for text in promised(block) if text not in printed]
+        missing = [text for text in documented(block) if text not in printed]
         assert not missing, f"guide.md, block of line {line}: {missing} not in {printed}"
-        n_promised += len(promised(block))
-    assert n_promised > 15
+        n_documented += len(documented(block))
+    assert n_documented > 15
 
 
-def test_every_link_leads_somewhere() -> None:
+def test_every_link_works() -> None:
     links = re.findall(r"\]\(([^)#:]+)\)", GUIDE.read_text())
     assert links
     assert [link for link in links if not (GUIDE.parent / link).exists()] == []

@@ -1,4 +1,4 @@
-"""The MLflow UI, in headless Chromium, lists the runs, compares them, and draws what their journals hold."""
+"""The MLflow UI in headless Chromium lists runs, compares them, and draws their curves."""
 
 import json
 import os
@@ -39,42 +39,41 @@ pytestmark = [
         CHROMEDRIVER is None and not os.environ.get("CI"),
         reason="needs Chromium: apt install chromium chromium-driver",
     ),
-    pytest.mark.filterwarnings(
-        "ignore::ResourceWarning"
-    ),  # the driver's sockets are closed by its process
+    # the driver's process closes its sockets
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
 
 TIMEOUT_S = 90
 
 LR = {"high": "0.01", "low": "0.001"}
-"""The runs that are compared: their learning rates by name."""
+"""The learning rates of the compared runs by name."""
 
 LONG = "low"
-"""The run that takes so long that the use of the machine is measured while it goes on."""
+"""The run that is long enough for system metrics to be measured."""
 
 Curve: TypeAlias = tuple[list[float], list[float]]
-"""Where the points of a curve lie: steps and values."""
+"""The points of a curve: steps and values."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """Runs of one MLflow store: the folder of `mlflow.db`, and by name the runs and their journals."""
+    """The folder of an MLflow store, and its runs and their journals by name."""
 
     folder: Path
     runs: dict[str, Run]
     journals: dict[str, RunRecord]
 
     def curve(self, name: str, metric: str) -> Curve:
-        """What a run's journal has of a metric."""
+        """Returns the points of a metric in the journal of a run."""
         series = self.journals[name].metrics[metric]
         return series.step.tolist(), series.value.tolist()
 
     def curves(self, metric: str) -> dict[str, Curve]:
-        """The same of all runs."""
+        """Returns the points of a metric for all runs."""
         return {name: self.curve(name, metric) for name in self.runs}
 
     def page(self, name: str, tab: str = "") -> str:
-        """Where the UI shows a run."""
+        """Returns the page of a run in the UI."""
         info = self.runs[name].info
         return f"#/experiments/{info.experiment_id}/runs/{info.run_id}{tab}"
 
@@ -93,7 +92,7 @@ WITH_PAUSES = [
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """Two runs that differ in their learning rates."""
+    """Trains two runs that differ in their learning rates."""
     folder = tmp_path_factory.mktemp("compared")
     for name, lr in LR.items():
         args = [
@@ -125,7 +124,7 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def server(trained: Trained) -> Iterator[str]:
-    """`mlflow ui` beside the store, as the runs' last lines say."""
+    """Starts `mlflow ui` in the folder of the store, as the output of the runs says."""
     port = free_port()
     command = [
         sys.executable,
@@ -179,14 +178,14 @@ def driver() -> Iterator[webdriver.Chrome]:
 
 
 class Browser:
-    """The UI as a user sees it; every look waits until there is what is looked for."""
+    """The UI as a user sees it; methods wait until elements appear."""
 
     def __init__(self, driver: webdriver.Chrome, url: str) -> None:
         self.driver = driver
         self.url = url
 
     def open(self, page: str) -> None:
-        """Opens a page anew: nothing of the last one is taken for it, and what was searched for there is forgotten."""
+        """Opens a page without elements or search terms of an earlier page."""
         self.driver.get("about:blank")
         self.driver.execute_cdp_cmd(
             "Storage.clearDataForOrigin", {"origin": self.url, "storageTypes": "all"}
@@ -194,66 +193,68 @@ class Browser:
         self.driver.get(f"{self.url}/{page}")
 
     def wait_for(self, script: str, *args: str) -> Any:
-        """What a script returns, as soon as that is something."""
+        """Returns the first truthy result of a script."""
         wait = WebDriverWait(self.driver, TIMEOUT_S)
         return wait.until(
             lambda driver: driver.execute_script(script, *args),
-            f"in vain for {args} on {self.driver.current_url}",
+            f"{args} did not appear on {self.driver.current_url}",
         )
 
     def find(self, selector: str) -> WebElement:
-        """An element by its CSS selector, wherever in a long list it stands."""
+        """Returns an element by its CSS selector, and scrolls long lists to find it."""
         found: WebElement = self.wait_for(FIND, selector)
         return found
 
     def click(self, selector: str) -> None:
-        """Clicks on an element, even one that stands behind what is drawn in its place."""
+        """Clicks on an element, even if another element covers it."""
         self.driver.execute_script("arguments[0].click()", self.find(selector))
 
     def wait_for_text(self, text: str) -> None:
-        """Waits until a text can be read, however it is laid out."""
+        """Waits until the page shows a text, whatever its whitespace."""
         self.wait_for(
             "return document.body.innerText.replace(/\\s+/g, ' ').includes(arguments[0])", text
         )
 
     def row(self, head: str) -> list[str]:
-        """The cells of the table row with that head."""
+        """Returns the cells of the table row with this header."""
         cells: list[str] = self.wait_for(ROW, head)
         return cells
 
     def search_charts(self, metric: str) -> None:
-        """Leaves only the chart of that metric."""
+        """Filters the charts by the name of a metric."""
         self.find("input[placeholder='Search metric charts']").send_keys(f"^{metric}$")
 
     def curves(self, metric: str) -> dict[str, Curve]:
-        """What is drawn of a metric, by the name of the run in the legend."""
+        """Returns the drawn curves of a metric by the run's name in the legend."""
         return {
             trace["name"]: (trace["x"], trace["y"])
             for trace in self.driver.execute_script(TRACES, metric)
         }
 
-    def n_colour(self) -> int:
-        """How many colours the lines have that can be seen."""
-        return len(set(self.driver.execute_script(COLOURS)))
+    def n_color(self) -> int:
+        """Returns the number of colors of the visible lines."""
+        return len(set(self.driver.execute_script(COLORS)))
 
     def assert_drawn(self, metric: str, expected: Mapping[str, Curve]) -> None:
-        """These curves of a metric are drawn, each in a colour of its own, and no others."""
+        """Checks that exactly these curves of a metric are drawn, each in a different color."""
         with suppress(TimeoutException):
             WebDriverWait(self.driver, TIMEOUT_S).until(
-                lambda _: self.n_colour() == len(expected) == len(self.curves(metric))
+                lambda _: self.n_color() == len(expected) == len(self.curves(metric))
             )
         assert self.curves(metric) == expected
-        assert self.n_colour() == len(expected)
+        assert self.n_color() == len(expected)
 
 
 FIND = """
 const found = document.querySelector(arguments[0]);
-if (!found) for (const list of document.querySelectorAll('.ReactVirtualized__Grid')) list.scrollTop += list.clientHeight;
+const lists = document.querySelectorAll('.ReactVirtualized__Grid');
+if (!found) for (const list of lists) list.scrollTop += list.clientHeight;
 return found;
 """
 
 ROW = """
-const row = [...document.querySelectorAll('tr')].find(row => row.querySelector('th')?.textContent === arguments[0]);
+const rows = [...document.querySelectorAll('tr')];
+const row = rows.find(row => row.querySelector('th')?.textContent === arguments[0]);
 return row && [...row.querySelectorAll('td')].map(cell => cell.textContent);
 """
 
@@ -268,7 +269,7 @@ const image = document.querySelector(arguments[0]);
 return image?.naturalWidth && [image.naturalWidth, image.naturalHeight];
 """
 
-COLOURS = """
+COLORS = """
 return [...document.querySelectorAll('.js-plotly-plot .scatterlayer .trace path.js-line')]
   .filter(path => path.getTotalLength() > 0).map(path => getComputedStyle(path).stroke);
 """
@@ -303,7 +304,7 @@ def test_the_status_and_the_outcome_are_shown(browser: Browser, trained: Trained
     browser.wait_for_text("nntrain.outcome : completed")
 
 
-def test_the_use_of_the_machine_is_drawn(browser: Browser, trained: Trained) -> None:
+def test_system_metrics_are_drawn(browser: Browser, trained: Trained) -> None:
     latest = {
         key: value
         for key, value in trained.runs[LONG].data.metrics.items()
@@ -337,11 +338,12 @@ def test_the_console_log_is_shown(browser: Browser, trained: Trained) -> None:
 
 
 def compare_page(trained: Trained) -> str:
-    ids = [trained.runs[name].info.run_id for name in LR]
-    return f"#/compare-runs?runs={quote(json.dumps(ids))}&experiments={quote(json.dumps([trained.experiment]))}"
+    runs = quote(json.dumps([trained.runs[name].info.run_id for name in LR]))
+    experiments = quote(json.dumps([trained.experiment]))
+    return f"#/compare-runs?runs={runs}&experiments={experiments}"
 
 
-def test_runs_chosen_in_the_list_are_compared(browser: Browser, trained: Trained) -> None:
+def test_runs_selected_in_the_list_are_compared(browser: Browser, trained: Trained) -> None:
     browser.open(f"#/experiments/{trained.experiment}/runs")
     browser.wait_for_text("2 matching runs")
     browser.click("input[aria-label='Select all runs']")
@@ -351,7 +353,9 @@ def test_runs_chosen_in_the_list_are_compared(browser: Browser, trained: Trained
     assert shown == LR
 
 
-def test_the_compare_page_tells_how_the_runs_ended(browser: Browser, trained: Trained) -> None:
+def test_the_compare_page_shows_the_outcomes_of_the_runs(
+    browser: Browser, trained: Trained
+) -> None:
     browser.open(compare_page(trained))
     assert browser.row("Run Name:") == list(LR)
     assert browser.row("nntrain.outcome") == ["completed", "completed"]

@@ -1,4 +1,4 @@
-"""However a run ends, the exit code, both trackers' status and the outcome tag agree."""
+"""However a run ends, exit code, status in both trackers, and outcome tag agree."""
 
 import math
 import shutil
@@ -32,14 +32,14 @@ BOTH = ("tracker=[mlflow,wandb]", "tracker.wandb.mode=offline")
 
 @pytest.fixture
 def database(empty_store: Path, tmp_path: Path) -> Path:
-    """MLflow's database in the folder in which the test trains."""
+    """MLflow's database in the folder of the test."""
     return Path(shutil.copy(empty_store, tmp_path / "mlflow.db"))
 
 
 def assert_outcome(
     run: TrainingRun, database: Path, status: str, outcome: str, code: int
 ) -> StoredRun:
-    """Both trackers have all of the run, and say how it ended."""
+    """Checks that both trackers have the complete run and its outcome."""
     stored = assert_delivered(run.record, database)
     assert (stored.status, stored.tags["nntrain.outcome"]) == (status, outcome)
     assert stored.end_time is not None
@@ -54,7 +54,7 @@ def assert_outcome(
     }
     wait_until(
         lambda: processes_in(run.cwd) == [],
-        "the end of wandb-core, which sees that the shipper has ended",
+        "the end of wandb-core, which follows that of the shipper",
         15,
     )
     return stored
@@ -90,18 +90,20 @@ def test_a_diverged_run_failed_and_keeps_finite_weights(tmp_path: Path, database
     assert all(torch.isfinite(value).all() for value in weights.values())
 
 
-def test_a_run_whose_callback_raises_failed_and_shows_where(tmp_path: Path, database: Path) -> None:
+def test_a_run_whose_callback_raises_failed_and_shows_the_place(
+    tmp_path: Path, database: Path
+) -> None:
     with TrainingRun(tmp_path, small(20, *BOTH, own("Raises"), n_epoch=3)) as run:
         assert run.wait() == 1, run.output
     stored = assert_outcome(run, database, "FAILED", "error", 1)
-    assert stored.tags["nntrain.message"] == "RuntimeError: the user's own mistake"
+    assert stored.tags["nntrain.message"] == "RuntimeError: a bug of the user"
     assert "Raises.after_step (order=0), epoch 1" in run.output
     assert run.output.count("Traceback") == 1
     assert_journal_is_whole(run)
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_an_interrupted_run_is_killed_and_goes_on_where_it_stopped(
+def test_an_interrupted_run_is_killed_and_continues_where_it_stopped(
     tmp_path: Path, database: Path, signum: signal.Signals, code: int
 ) -> None:
     both = [*BOTH, "callbacks=[signals,checkpoint]"]
@@ -164,7 +166,7 @@ def test_an_interrupted_sweep_stops(tmp_path: Path) -> None:
     assert not (tmp_path / "sweep/1").exists()
 
 
-def test_an_interrupt_before_the_fit_is_one_word(tmp_path: Path) -> None:
+def test_an_interrupt_before_the_fit_prints_one_line(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "import time\n\ndef slow():\n    print('waiting', flush=True)\n    time.sleep(60)\n"
     )

@@ -82,12 +82,12 @@ def test_every_command_line_works(command: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_groups_are_those_that_exist() -> None:
+def test_the_readme_lists_all_config_groups() -> None:
     (sentence,) = re.findall(r"The groups are (.*?)\.", README, re.DOTALL)
     assert sorted(re.findall(r"`(\w+)`", sentence)) == groups()
 
 
-def test_every_link_leads_somewhere() -> None:
+def test_every_link_works() -> None:
     root = Path(nntrain.__file__).parents[1]
     links = re.findall(r"\]\(([^)#:]+)\)", README)
     assert len(links) >= 5

@@ -1,4 +1,4 @@
-"""A training process that is interrupted, killed and resumed ends as the one that was left alone."""
+"""A training process that is interrupted, killed and resumed equals an uninterrupted one."""
 
 import multiprocessing
 import os
@@ -27,7 +27,7 @@ N_BATCH = 16
 def _start(
     folder: Path, place: Place | None, resume: str | None
 ) -> tuple[ForkServerProcess, Connection]:
-    # the server imports torch once for all; each process is nevertheless one of its own, with its own signals
+    # the fork server imports torch once, and each process has its own signals
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([train.__module__])
     ours, theirs = context.Pipe()
@@ -51,11 +51,10 @@ def _run_to_the_end(folder: Path, resume: str | None = None) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
-    """What the run that was left alone leaves."""
+    """The results of an uninterrupted run."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(
-            "PYTHONPATH", str(Path(__file__).parents[2])
-        )  # the server does not know pytest's sys.path
+        # the fork server does not know pytest's sys.path
+        patch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
         yield _run_to_the_end(tmp_path_factory.mktemp("alone"))
 
 
@@ -75,7 +74,7 @@ def _position() -> Place:
     return state["epoch"], state["n_done"], not state["trained"]
 
 
-def test_run_that_was_interrupted_and_killed_and_resumed_equals_the_one_left_alone(
+def test_run_that_is_interrupted_killed_and_resumed_equals_an_uninterrupted_one(
     expected: dict[str, Any],
 ) -> None:
     rng = random.Random(0)
@@ -96,7 +95,7 @@ def test_run_that_was_interrupted_and_killed_and_resumed_equals_the_one_left_alo
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_run_killed_at_a_random_step_and_resumed_equals_the_one_left_alone(
+def test_run_killed_at_a_random_step_and_resumed_equals_an_uninterrupted_one(
     seed: int, expected: dict[str, Any]
 ) -> None:
     rng = random.Random(seed)

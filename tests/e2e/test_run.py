@@ -1,4 +1,4 @@
-"""The main job, through the real command line and a real MLflow store."""
+"""Training on the real command line with a real MLflow store."""
 
 import re
 import shutil
@@ -19,7 +19,7 @@ def steps(client: MlflowClient, run: Run, key: str) -> list[int]:
     return [point.step for point in client.get_metric_history(run.info.run_id, key)]
 
 
-def test_the_default_reaches_95_percent_and_says_where_the_run_is(
+def test_the_default_reaches_95_percent_and_shows_how_to_open_the_run(
     default_run: tuple[Path, str],
 ) -> None:
     folder, output = default_run
@@ -117,7 +117,7 @@ def test_git_commit_and_dirty_flag_are_tags(tmp_path: Path) -> None:
 
 
 def losses_printed(output: str) -> list[str]:
-    """The rows of the final table, less the time column, which is never the same."""
+    """Returns the rows of the printed table without the column of times, which always differ."""
     return [
         re.sub(r"\s+\S+$", "", line) for line in output.splitlines() if re.match(r"\s+\d+\s", line)
     ]
@@ -140,10 +140,10 @@ def test_the_same_seed_gives_the_same_weights_with_and_without_tracking(
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_an_interrupted_run_goes_on_in_the_same_mlflow_run(
+def test_a_resumed_run_continues_the_same_mlflow_run(
     default_run: tuple[Path, str], tmp_path: Path
 ) -> None:
-    """A fit with fewer epochs stands for an interruption here; other tests send signals."""
+    """Resumes a completed run with more epochs; other tests send signals."""
     shutil.copytree(default_run[0], tmp_path / "again")
     (folder,) = (tmp_path / "again").glob("outputs/*/*")
     done = nntrain_run("n_epoch=13", f"resume={folder}", cwd=tmp_path / "again")
@@ -180,7 +180,7 @@ class Greet(Callback):
 """
 
 
-def test_a_users_own_package_gives_model_data_and_callbacks(tmp_path: Path) -> None:
+def test_a_users_package_can_define_model_data_and_callbacks(tmp_path: Path) -> None:
     (tmp_path / "my_package.py").write_text(USER_PACKAGE)
     (tmp_path / "my_conf" / "model").mkdir(parents=True)
     (tmp_path / "my_conf" / "model" / "net.yaml").write_text(
@@ -223,7 +223,7 @@ def test_cfg_job_prints_the_whole_configuration(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_importing_nntrain_loads_torch_and_little_else(tmp_path: Path) -> None:
+def test_importing_nntrain_does_not_import_other_libraries(tmp_path: Path) -> None:
     import subprocess
     import sys
 

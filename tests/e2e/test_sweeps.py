@@ -1,4 +1,4 @@
-"""Sweeps on the command line: Optuna, trackers, folders and exit code agree; studies continue."""
+"""In sweeps on the command line Optuna, trackers and folders agree, and studies continue."""
 
 import csv
 import os
@@ -121,10 +121,11 @@ def expected(trial: FrozenTrial) -> tuple[TrialState, str, str, int]:
 def test_the_command_succeeds_and_leaves_no_process(swept: Swept) -> None:
     assert swept.code == 0, swept.errors
     assert "20 completed, 20 pruned, 0 failed" in swept.output
-    assert "lacks" not in swept.errors
+    assert "not received" not in swept.errors
+    assert "not fully delivered" not in swept.errors
     wait_until(
         lambda: processes_in(swept.cwd) == [],
-        "the end of wandb-core, which sees that the shippers have ended",
+        "the end of wandb-core, which follows that of the shippers",
         15,
     )
 
@@ -161,7 +162,7 @@ def test_optuna_trackers_and_folders_agree_on_each_trial(swept: Swept) -> None:
     assert len(runs) == N_TRIAL + 1
 
 
-def test_the_study_has_a_run_of_its_own_with_the_results(swept: Swept) -> None:
+def test_the_study_has_its_own_run_with_the_results(swept: Swept) -> None:
     uid = swept.study.user_attrs["nntrain.run"]
     run, kept = swept.stored[uid], swept.wandb(uid)
     assert (run.info.run_name, run.info.status) == (STUDY, "FINISHED")
@@ -196,10 +197,10 @@ def test_the_study_has_a_run_of_its_own_with_the_results(swept: Swept) -> None:
 
 
 @pytest.fixture(scope="module")
-def begun(tmp_path_factory: pytest.TempPathFactory) -> Swept:
+def small_study(tmp_path_factory: pytest.TempPathFactory) -> Swept:
     """Runs a study of two trials without a tracker."""
     done = run_sweep(
-        tmp_path_factory.mktemp("begun"),
+        tmp_path_factory.mktemp("small_study"),
         *sweep(SPACE, "tracker=none", "objective=valid/loss"),
         "hydra.sweeper.n_trials=2",
     )
@@ -207,29 +208,29 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Swept:
     return done
 
 
-def test_the_best_configuration_runs_again_with_the_same_result(begun: Swept) -> None:
-    best = begun.study.best_trial
+def test_the_best_configuration_runs_again_with_the_same_result(small_study: Swept) -> None:
+    best = small_study.study.best_trial
     assert (
-        yaml.safe_load((begun.folder / "optimization_results.yaml").read_text())["best_value"]
+        yaml.safe_load((small_study.folder / "optimization_results.yaml").read_text())["best_value"]
         == best.value
     )
-    args = ["--config-dir", str(begun.folder), "--config-name", "best", "hydra.run.dir=best"]
-    done = nntrain_run(*args, cwd=begun.cwd, PYTHONPATH=str(REPOSITORY))
+    args = ["--config-dir", str(small_study.folder), "--config-name", "best", "hydra.run.dir=best"]
+    done = nntrain_run(*args, cwd=small_study.cwd, PYTHONPATH=str(REPOSITORY))
     assert done.returncode == 0, done.stderr
     assert f"valid/loss:      {best.value:.6g}\n" in done.stdout
 
 
-def test_the_same_command_runs_nothing_and_more_trials_only_the_difference(
-    begun: Swept,
+def test_the_same_command_runs_no_trial_and_a_larger_n_trials_only_the_difference(
+    small_study: Swept,
 ) -> None:
-    first = begun.study.trials
-    again = run_sweep(begun.cwd, *begun.args)
+    first = small_study.study.trials
+    again = run_sweep(small_study.cwd, *small_study.args)
     assert again.code == 0, again.errors
-    assert "nothing to do:   n_trials=2 is the study's total" in again.output
-    assert begun.study.trials == first
-    more = run_sweep(begun.cwd, *begun.args[:-1], "hydra.sweeper.n_trials=3")
+    assert "nothing to do:   n_trials=2 includes the trials of earlier" in again.output
+    assert small_study.study.trials == first
+    more = run_sweep(small_study.cwd, *small_study.args[:-1], "hydra.sweeper.n_trials=3")
     assert more.code == 0, more.errors
-    trials = begun.study.trials
+    trials = small_study.study.trials
     assert trials[:2] == first
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 3
 
@@ -248,7 +249,7 @@ def test_an_interrupted_study_is_killed_and_finished_by_the_same_command(
     ]
     args.append("hydra.sweeper.n_trials=2")
     with TrainingRun(tmp_path, args) as run:
-        run.wait_for_batches(55)  # five of the second trial
+        run.wait_for_batches(55)  # the second trial has trained five batches
         run.process.send_signal(signal.SIGINT)
         assert run.wait() == 130, run.output
     assert "the same command again" in run.output
@@ -284,7 +285,7 @@ def test_an_interrupted_study_is_killed_and_finished_by_the_same_command(
     ]
 
 
-def test_a_killed_worker_ends_a_try_of_its_trial_and_no_run_stays_open(
+def test_the_trial_of_a_killed_worker_runs_again_and_no_run_stays_open(
     tmp_path: Path, empty_store: Path
 ) -> None:
     shutil.copy(empty_store, tmp_path / "mlflow.db")
@@ -295,10 +296,8 @@ def test_a_killed_worker_ends_a_try_of_its_trial_and_no_run_stays_open(
         SPACE,
         f"hydra.sweeper.study_name={STUDY}",
     ]
-    args += [
-        "objective=valid/loss",
-        "hydra.sweeper.pruning_metric=valid/accuracy",
-    ]  # so that each trial is in two studies
+    # with a pruning metric each trial is in two studies
+    args += ["objective=valid/loss", "hydra.sweeper.pruning_metric=valid/accuracy"]
     args += ["hydra.sweeper.n_trials=4", "hydra.sweeper.n_jobs=2"]
     with TrainingRun(tmp_path, args) as run:
         run.wait_for_batches(1)
@@ -342,16 +341,16 @@ def parent(cwd: Path) -> tuple[Run, str]:
     return run, uid
 
 
-def test_a_changed_space_is_an_error_that_says_what_changed(begun: Swept) -> None:
-    before, trials = list(tree(begun.folder)), begun.study.trials
-    args = [arg.replace("1e-1", "1e-2") for arg in begun.args]
-    changed = run_sweep(begun.cwd, *args)
+def test_a_changed_space_is_an_error_that_says_what_changed(small_study: Swept) -> None:
+    before, trials = list(tree(small_study.folder)), small_study.study.trials
+    args = [arg.replace("1e-1", "1e-2") for arg in small_study.args]
+    changed = run_sweep(small_study.cwd, *args)
     assert changed.code == 1
     assert changed.errors.count("\n") == 1
     assert (
-        "lr was float from 0.001 to 0.1, log and is float from 0.001 to 0.01, log" in changed.errors
+        "lr was float from 0.001 to 0.1, log and is now float from 0.001 to 0.01, log" in changed.errors
     )
-    assert (list(tree(begun.folder)), begun.study.trials) == (before, trials)
+    assert (list(tree(small_study.folder)), small_study.study.trials) == (before, trials)
 
 
 # --- the report
@@ -376,16 +375,14 @@ return [...document.querySelectorAll('.js-plotly-plot')].map(plot => plot.layout
     CHROMEDRIVER is None and not os.environ.get("CI"),
     reason="needs Chromium: apt install chromium chromium-driver",
 )
-@pytest.mark.filterwarnings(
-    "ignore::ResourceWarning"
-)  # the driver's sockets are closed by its process
-def test_the_report_opens_offline(begun: Swept) -> None:
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # the driver's process closes its sockets
+def test_the_report_opens_offline(small_study: Swept) -> None:
     options = webdriver.ChromeOptions()
     for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
         options.add_argument(argument)
     driver = webdriver.Chrome(options=options, service=Service(CHROMEDRIVER))
     try:
-        driver.get((begun.folder / "report.html").as_uri())
+        driver.get((small_study.folder / "report.html").as_uri())
         wait_until(lambda: driver.execute_script(DRAWN) == FIGURES, "all figures")
         assert STUDY in driver.execute_script("return document.body.innerText")
         assert (
@@ -407,15 +404,15 @@ CASES = {
         ["hydra/sweeper/sampler=nosuch", SPACE],
         ["sampler=nosuch", "gp, grid", "tpe"],
     ),
-    "a misspelt key": (
+    "a misspelled key": (
         ["lrr=interval(1e-3,1e-1)"],
         ["Unknown key lrr: did you mean 'lr'?"],
     ),
     "an objective that is not recorded": (
         ["objective=valid/acc", SPACE],
-        ["objective=valid/acc is not going to be recorded", "valid/loss, valid/accuracy"],
+        ["objective=valid/acc will not be recorded", "valid/loss, valid/accuracy"],
     ),
-    "no trials": (
+    "zero trials": (
         ["hydra.sweeper.n_trials=0", SPACE],
         ["hydra.sweeper.n_trials=0 must be at least 1"],
     ),
@@ -423,7 +420,7 @@ CASES = {
         ["hydra.sweeper.storage=postgresql+psycopg2://u:hidden@127.0.0.1:9/x", SPACE],
         ["storage=postgresql+psycopg2://u:***@127.0.0.1:9/x cannot be reached", "refused"],
     ),
-    "a wrong tracker": (
+    "an invalid setting of the trackers": (
         ["tracker.finish_timeout_s=-1", SPACE],
         ["tracker.finish_timeout_s=-1 must be"],
     ),

@@ -1,4 +1,4 @@
-"""`python -m nntrain.sync` delivers later, once, from the journal and its files alone."""
+"""`python -m nntrain.sync` delivers later and once, from only the journal and its files."""
 
 import os
 import shutil
@@ -28,7 +28,7 @@ Capture = pytest.CaptureFixture[str]
 
 @pytest.fixture(autouse=True)
 def _client_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`MLflowTracker.connect` adds these, and no test may leave them to the next one."""
+    """Sets what `MLflowTracker.connect` adds, so that it does not leak into other tests."""
     for name, value in CLIENT_SETTINGS.items():
         monkeypatch.setenv(name, value)
 
@@ -54,14 +54,14 @@ def status(folder: Path) -> str:
     return str(only_run(folder)[1].info.status)
 
 
-def test_it_lists_delivers_and_then_changes_nothing(
+def test_it_lists_and_delivers_and_afterward_changes_nothing(
     tmp_path: Path, tracker: MLflowTracker, capsys: Capture
 ) -> None:
     journal = append(tmp_path / "outputs/a", [start(tracker), *batches(1, 12), END])
     assert sync.main(["--list", "outputs"]) == 1
     assert (
         capsys.readouterr().out
-        == f"mlflow lacks 12 rows of metrics of {journal.relative_to(tmp_path)}.\n"
+        == f"mlflow has not received 12 rows of metrics of {journal.relative_to(tmp_path)}.\n"
     )
     assert MlflowClient(tracker.uri).search_runs([str(i) for i in range(3)]) == []
     assert sync.main(["outputs"]) == 0
@@ -81,11 +81,11 @@ def test_it_lists_delivers_and_then_changes_nothing(
     ):
         assert sync.main(args) == 0
         folders = ", ".join(repr(name) for name in args if name != "--list") or "'.'"
-        assert capsys.readouterr() == (f"Everything under {folders} is delivered.\n", "")
+        assert capsys.readouterr() == (f"All runs under {folders} are delivered.\n", "")
     assert tree(tmp_path) == before
 
 
-def test_it_says_what_the_tracker_does_not_keep(
+def test_it_reports_records_that_the_tracker_does_not_keep(
     tmp_path: Path, tracker: MLflowTracker, capsys: Capture
 ) -> None:
     histograms = {"kind": "histograms", "time_ms": 1, "step": 4, "edges": [0.0, 1.0]}
@@ -93,13 +93,13 @@ def test_it_says_what_the_tracker_does_not_keep(
     append(tmp_path / "run", [start(tracker), *batches(1, 4), record, record, END])
     assert sync.main(["run"]) == 0
     said = capsys.readouterr()
-    expected = "mlflow does not keep histograms (2): they stay in the journal."
+    expected = "mlflow does not store histograms (2): they stay in the journal."
     assert expected in said.out.splitlines()
     assert said.err == ""
     assert sync.main(["--list", "run"]) == 0
 
 
-def test_a_run_recorded_offline_goes_to_a_server_from_a_copy_of_journal_and_files(
+def test_an_offline_run_can_be_delivered_from_a_copy_of_its_journal_and_files(
     tmp_path: Path,
 ) -> None:
     done = nntrain_run("tracker.offline=true", "n_epoch=1", "hydra.run.dir=run", cwd=tmp_path)
@@ -137,7 +137,7 @@ def test_a_run_recorded_offline_goes_to_a_server_from_a_copy_of_journal_and_file
         assert len(points(client, run)) == n_point
 
 
-def test_another_store_is_another_delivery(
+def test_a_journal_can_be_delivered_to_several_stores(
     tmp_path: Path, tracker: MLflowTracker, capsys: Capture
 ) -> None:
     append(tmp_path / "run", [start(tracker), *batches(1, 4), END])
@@ -173,7 +173,7 @@ def test_the_same_setting_in_another_folder_is_another_store(
         assert points(*only_run(tmp_path / name)) == losses(1, 4)
 
 
-def test_what_the_environment_says_is_part_of_which_store_it_is(
+def test_a_store_named_by_the_environment_is_another_store(
     tmp_path: Path, store_uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     append(tmp_path / "run", [START, *batches(1, 4), END])
@@ -192,12 +192,12 @@ def test_a_run_whose_process_died_is_closed(tmp_path: Path, tracker: MLflowTrack
     assert run.info.status == "KILLED"
     assert run.data.tags["nntrain.outcome"] == "interrupted"
     assert run.data.tags["nntrain.message"].startswith(
-        "the process ended without a word after batch 4"
+        "the process ended unexpectedly after batch 4"
     )
     assert points(client, run) == losses(1, 4)
 
 
-def test_a_run_that_goes_on_is_delivered_as_far_as_it_is_and_left_open(
+def test_a_running_run_is_delivered_up_to_now_and_stays_open(
     tmp_path: Path, tracker: MLflowTracker, capsys: Capture
 ) -> None:
     with JournalWriter(tmp_path / "run" / JOURNAL) as writer:
@@ -206,7 +206,8 @@ def test_a_run_that_goes_on_is_delivered_as_far_as_it_is_and_left_open(
         assert sync.main(["--list", "run"]) == 1
         assert (
             capsys.readouterr().out
-            == "mlflow lacks 4 rows of metrics of run/journal.jsonl, which is still running.\n"
+            == "mlflow has not received 4 rows of metrics of run/journal.jsonl, "
+            "which is still running.\n"
         )
         assert sync.main(["run"]) == 0
         assert (points(*only_run(tmp_path)), status(tmp_path)) == (losses(1, 4), "RUNNING")
@@ -217,7 +218,7 @@ def test_a_run_that_goes_on_is_delivered_as_far_as_it_is_and_left_open(
 
 
 @pytest.mark.parametrize("number", [2, 3, 4])
-def test_a_damaged_line_is_told_and_the_rest_delivered(
+def test_a_damaged_line_is_reported_and_the_rest_is_delivered(
     tmp_path: Path, tracker: MLflowTracker, capsys: Capture, number: int
 ) -> None:
     journal = append(tmp_path / "run", [start(tracker), *batches(1, 12), END])
@@ -240,7 +241,7 @@ def test_a_torn_line_of_a_killed_process_is_cut_off(tmp_path: Path, tracker: MLf
     assert read_journal("run").damaged == {}
 
 
-def test_a_journal_that_goes_on_elsewhere_is_passed_over(
+def test_a_journal_that_continues_elsewhere_is_skipped(
     tmp_path: Path, tracker: MLflowTracker
 ) -> None:
     append(
@@ -251,7 +252,7 @@ def test_a_journal_that_goes_on_elsewhere_is_passed_over(
     assert MlflowClient(tracker.uri).search_runs([str(i) for i in range(3)]) == []
 
 
-def test_a_dead_server_costs_the_time_that_was_given_and_the_next_journal_is_delivered(
+def test_after_the_timeout_of_a_dead_server_the_next_journal_is_delivered(
     tmp_path: Path, tracker: MLflowTracker, capsys: Capture
 ) -> None:
     dead = MLflowTracker(f"http://127.0.0.1:{free_port()}", system_metrics=False)
@@ -262,14 +263,14 @@ def test_a_dead_server_costs_the_time_that_was_given_and_the_next_journal_is_del
     assert "b/journal.jsonl: delivered." in said.out
     (line,) = said.err.splitlines()
     assert line.startswith(
-        "mlflow lacks 4 rows of metrics of a/journal.jsonl because delivery fails ("
+        "mlflow has not received 4 rows of metrics of a/journal.jsonl because delivery fails ("
     )
     assert line.endswith(
-        "): fix the cause and run this again, or choose another tracker by --to and --set."
+        "): fix the cause and run this command again, or use another tracker with --to and --set."
     )
 
 
-def test_a_journal_that_is_being_delivered_is_left_alone(
+def test_a_journal_that_another_process_delivers_is_an_error(
     tmp_path: Path, tracker: MLflowTracker, capsys: Capture
 ) -> None:
     journal = append(tmp_path / "run", [start(tracker), *batches(1, 4), END])
@@ -286,19 +287,19 @@ FUNCTION = "nntrain.integrations.shipping.continuation.continue_journal"
 MISTAKES = {
     "missing": (
         ["nowhere"],
-        "nowhere does not exist: give the folder of a run, or a folder that contains runs.",
+        "nowhere does not exist: pass the folder of a run, or a folder that contains runs.",
     ),
-    "no setting": (
+    "not a setting": (
         ["run", "--to", "mlflow", "--set", "tracking_uri"],
-        "--set tracking_uri is not a setting: give KEY=VALUE, for example tracking_uri=http",
+        "--set tracking_uri must have the form KEY=VALUE, for example tracking_uri=http",
     ),
     "unknown setting": (
         ["run", "--to", "mlflow", "--set", "uri=x"],
-        "--set uri: mlflow has no such setting; choose from ",
+        "Unknown setting --set uri for mlflow: choose from ",
     ),
     "set without to": (
         ["run", "--set", "tracking_uri=x"],
-        "--set needs --to: name the tracker to which the settings belong.",
+        "--set requires --to: name the tracker that the settings are for.",
     ),
     "newer": (
         ["newer"],
@@ -306,21 +307,23 @@ MISTAKES = {
     ),
     "empty": (
         ["empty"],
-        "empty/journal.jsonl has no start record: expected a journal that nntrain wrote.",
+        "empty/journal.jsonl has no start record: expected a journal written by nntrain.",
     ),
     "untrusted": (
         ["untrusted"],
-        "subprocess.Popen is not trusted: if it is your own tracker, add --trust subprocess.",
+        "subprocess.Popen is not trusted: add '--trust subprocess' if you trust its code.",
     ),
     "function": (
         ["function"],
-        f"tracker._target_={FUNCTION} is not a tracker: name a dataclass that derives from ",
+        f"tracker._target_={FUNCTION} is not a tracker class: use a dataclass that derives from ",
     ),
 }
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_one_sentence(tmp_path: Path, capsys: Capture, mistake: str) -> None:
+def test_a_mistake_is_reported_in_one_sentence(
+    tmp_path: Path, capsys: Capture, mistake: str
+) -> None:
     append(tmp_path / "run", [START, END])
     append(tmp_path / "newer", [{**START, "version": 2}])
     append(tmp_path / "empty", [])
@@ -345,7 +348,7 @@ def test_a_mistake_is_one_sentence(tmp_path: Path, capsys: Capture, mistake: str
 
 
 @pytest.mark.parametrize("bad", ["newer", "empty", "untrusted"])
-def test_one_bad_journal_holds_up_no_other(
+def test_a_bad_journal_does_not_stop_the_delivery_of_others(
     tmp_path: Path, tracker: MLflowTracker, capsys: Capture, bad: str
 ) -> None:
     contents: dict[str, Sequence[dict[str, object]]] = {
@@ -359,6 +362,6 @@ def test_one_bad_journal_holds_up_no_other(
     assert "b/journal.jsonl: delivered." in capsys.readouterr().out
 
 
-def test_a_folder_without_journals_is_told_of(capsys: Capture) -> None:
+def test_a_folder_without_journals_is_reported(capsys: Capture) -> None:
     assert sync.main(["."]) == 0
-    assert capsys.readouterr().out == "There is no journal.jsonl under '.'.\n"
+    assert capsys.readouterr().out == "No journal.jsonl found under '.'.\n"

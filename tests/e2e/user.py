@@ -1,4 +1,4 @@
-"""A user's own parts for the tests of faults: data, callbacks, and a failing tracker."""
+"""A user's data, callbacks and failing tracker, for tests of faults."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Witness(Callback):
 
     Args:
         path: the file; each batch adds two doubles, milliseconds since 1970 and the loss.
-        batch_ms: how long it sleeps after each training batch.
+        batch_ms: the sleep after each training batch, in milliseconds.
     """
 
     purposes: ClassVar[frozenset[Purpose]] = frozenset({Purpose.FIT})
@@ -67,7 +67,7 @@ class Raises(Callback):
     """Fails after 30 batches.
 
     Args:
-        variable: environment variable of which it tells the value.
+        variable: an environment variable, whose value is added to the message.
     """
 
     def __init__(self, variable: str = "") -> None:
@@ -75,7 +75,7 @@ class Raises(Callback):
 
     def after_step(self, learn: Learner) -> None:
         if learn.train_iter == 30:
-            raise RuntimeError(f"the user's own mistake{os.environ.get(self.variable, '')}")
+            raise RuntimeError(f"a bug of the user{os.environ.get(self.variable, '')}")
 
 
 class Prunes(Callback):
@@ -90,7 +90,7 @@ class Prunes(Callback):
 class PrunesOddTrials(Callback):
     """Ends the fit after the first epoch in every second trial of a sweep."""
 
-    order: ClassVar[int] = 101  # after the trial has reported
+    order: ClassVar[int] = 101  # after the trial has reported its metric
 
     def after_epoch(self, learn: Learner) -> None:
         trial = current_trial()
@@ -107,7 +107,7 @@ class Poisons(Callback):
 
 
 class Modules(Callback):
-    """Prints which tracker libraries the training process has imported at the end of the fit."""
+    """Prints at the end of the fit which tracker libraries the process has imported."""
 
     order: ClassVar[int] = 100
 
@@ -116,7 +116,7 @@ class Modules(Callback):
 
 
 class Memory(Callback):
-    """Prints the resident memory of this process in MiB at so many places of the fit."""
+    """Prints the resident memory of this process in MiB after every `every` training batches."""
 
     def __init__(self, every: int) -> None:
         self.every = every
@@ -129,7 +129,7 @@ class Memory(Callback):
 
 @dataclass(frozen=True)
 class Flaky(MLflowTracker):
-    """Has a client that fails now and then."""
+    """A tracker whose client sometimes fails."""
 
     def connect(self) -> MLflowTrackerClient:
         from tests.e2e.flaky_client import FlakyClient

@@ -1,4 +1,4 @@
-"""Every test of trackers and shipping has the environment of a shipper process."""
+"""Runs all tests of trackers and shipping in the environment of a shipper process."""
 
 import pytest
 
@@ -7,6 +7,6 @@ from nntrain.integrations.mlflow import CLIENT_SETTINGS
 
 @pytest.fixture(autouse=True)
 def _client_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sets what `MLflowTracker.connect` adds, so that it does not leak into other tests."""
+    """Sets the variables that `MLflowTracker.connect` adds, and removes them after the test."""
     for name, value in CLIENT_SETTINGS.items():
         monkeypatch.setenv(name, value)

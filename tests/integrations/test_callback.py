@@ -35,7 +35,7 @@ def callback(folder: str = "run", **kwargs: Any) -> tuple[TrackerCallback, Memor
 
 
 def tracked(options: dict[str, Any] | None = None, **kwargs: Any) -> tuple[Learner, MemoryTracker]:
-    """Returns a tracked toy learner; `options` are those of the callback."""
+    """Returns a tracked toy learner; `options` are passed to the callback."""
     tracking, memory = callback(**(options or {}))
     return toy_learner(cbs=[tracking, *kwargs.pop("cbs", ())], **kwargs), memory
 
@@ -219,7 +219,7 @@ def test_validation_and_lr_find_are_not_tracked() -> None:
 
 
 class Drawing:
-    """A figure: an object with `savefig`."""
+    """A fake figure with a `savefig` method."""
 
     def savefig(self, fname: Any, **kwargs: Any) -> None:
         Path(fname).write_bytes(b"drawn")
@@ -285,7 +285,7 @@ def test_values_logged_after_the_fit_are_dropped_with_one_warning(
     learn.tracker.log_metrics({"late": 1.0})
     learn.tracker.log_metrics({"late": 2.0})
     assert [record.message for record in caplog.records] == [
-        "The run has ended and records nothing more: log in after_fit or earlier."
+        "Not recorded because the run has ended: log in after_fit or earlier."
     ]
     assert "late" not in memory.run.keys
 
@@ -307,7 +307,8 @@ def test_a_folder_with_the_journal_of_another_run_is_refused() -> None:
     before = Path("run/journal.jsonl").read_bytes()
     other, _ = tracked()
     with pytest.raises(
-        FileExistsError, match="the journal of another run: name another folder, or resume that run"
+        FileExistsError,
+        match="the journal of another run: choose another folder, or resume that run",
     ):
         other.fit(1)
     assert Path("run/journal.jsonl").read_bytes() == before

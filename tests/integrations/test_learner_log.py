@@ -57,7 +57,7 @@ def test_metrics_are_recorded_at_the_batch_or_the_given_step(tmp_path: Path) -> 
 
 @dataclass
 class Drawing:
-    """A figure: an object with `savefig`."""
+    """A fake figure with a `savefig` method."""
 
     content: bytes = b"an image"
 

@@ -1,4 +1,4 @@
-"""MLflow on real SQLite stores; see test_trackers.py for the contract of all trackers."""
+"""Tests the MLflow tracker on real SQLite stores; test_trackers.py tests all trackers."""
 
 import hashlib
 import json
@@ -119,7 +119,7 @@ def test_an_invalid_uri_is_an_error_of_one_sentence(
     message = str(caught.value)
     assert message.startswith(f"{key}={uri} ")
     assert "\n" not in message
-    assert "give " in message
+    assert "set it to " in message
 
 
 def test_logins_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -439,7 +439,7 @@ def test_a_locked_database_can_be_tried_again(store_uri: str, tmp_path: Path) ->
 
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
-    """A checkpoint of the model in `MLP`."""
+    """Returns a checkpoint of the model that is configured in `MLP`."""
     torch.manual_seed(0)
     torch.save({"model": mlp(4, 3, 2).state_dict()}, tmp_path / "last.ckpt")
     return tmp_path / "last.ckpt"
@@ -457,14 +457,14 @@ def test_by_default_only_the_weights_of_a_model_are_stored(store_uri: str, weigh
 
 @pytest.fixture
 def registered(store_uri: str, weights: Path) -> tuple[MlflowClient, str]:
-    """The store after the same model was logged twice."""
+    """Returns the store and the run after the same model was logged twice."""
     client, store = started(store_uri, registered_model_name="digits")
     for _ in range(2):
         client.model(ModelFile(weights, "checkpoints/best.ckpt", ["best", "latest"], MLP))
     return store, client.run_id
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # from MLflow, about its own models
+@pytest.mark.filterwarnings("ignore::UserWarning")  # MLflow warns about its own models
 def test_a_model_is_registered_in_the_given_store_and_not_in_the_default_one(
     empty_store: Path, weights: Path, tmp_path: Path
 ) -> None:
@@ -479,7 +479,7 @@ def test_a_model_is_registered_in_the_given_store_and_not_in_the_default_one(
     assert "MLFLOW_TRACKING_URI" not in os.environ
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # from MLflow, about its own models
+@pytest.mark.filterwarnings("ignore::UserWarning")  # MLflow warns about its own models
 def test_mlflow_can_load_a_registered_model(
     registered: tuple[MlflowClient, str], weights: Path, store_uri: str
 ) -> None:
@@ -515,7 +515,7 @@ def test_logging_the_same_model_twice_creates_one_version(
 @pytest.mark.parametrize(
     ("node", "message"),
     [
-        (None, "was made without a configuration"),
+        (None, "has no configuration"),
         ({"_target_": "os.system", "command": "touch hacked"}, "is not trusted"),
         ({**MLP, "n_in": 5}, "size mismatch"),
         ({**MLP, "nin": 5}, "did you mean 'n_in'"),

@@ -1,4 +1,4 @@
-"""MLflow on real servers, with and without faults; like the shipper, each call tries once."""
+"""Tests the MLflow tracker on real servers, with and without faults, with a single try per call."""
 
 import os
 import socket
@@ -47,7 +47,7 @@ def rows_of(n: int) -> list[MetricRow]:
 def track_a_run(client: MLflowTrackerClient, folder: Path, uid: str) -> str:
     """Tracks a run with every kind of record and returns its id."""
     params = {f"key_{i}": "é" * 5_000 for i in range(120)}  # too large for one request
-    params["nul"] = "\0"  # PostgreSQL does not store it
+    params["nul"] = "\0"  # PostgreSQL cannot store NUL characters
     run_id = client.start(RunInfo(uid=uid, params=params, texts={"config.yaml": "lr: 1\n"})).run_id
     client.metrics(rows_of(1_200))
     (folder / "file").write_text("a,b\n")
@@ -86,7 +86,7 @@ def test_a_server_stores_a_run(server: MlflowServer, tmp_path: Path) -> None:
     assert n_runs(server.uri, UID) == 1
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # from MLflow, about its own models
+@pytest.mark.filterwarnings("ignore::UserWarning")  # MLflow warns about its own models
 def test_a_server_registers_a_model_once(server: MlflowServer, tmp_path: Path) -> None:
     torch.save({"model": mlp(4, 3, 2).state_dict()}, tmp_path / "last.ckpt")
     node = {"_target_": "nntrain.models.mlp", "n_in": 4, "hidden": 3, "n_out": 2}
@@ -130,7 +130,7 @@ def test_a_server_with_logins_stores_a_run_only_with_the_right_password(
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "wrong")
     with pytest.raises(
         MlflowException, match="401"
-    ):  # not `Refused`, because the password may be corrected
+    ):  # not `Refused`, because the user may correct the password
         MLflowTracker(guarded.uri).connect().start(RunInfo(uid=UID))
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
     assert_stored(guarded.uri, track_a_run(MLflowTracker(guarded.uri).connect(), tmp_path, UID))
@@ -164,7 +164,7 @@ def test_a_faulty_server_is_an_error_within_the_limit_and_works_once_it_has_reco
 
 
 def retried(client: MLflowTrackerClient, uid: str, batches: Sequence[Sequence[MetricRow]]) -> int:
-    """Starts the run again after each error, as the shipper does; returns the number of errors."""
+    """Restarts the run after each error, as the shipper does, and returns the number of errors."""
     n_error = 0
     pending = list(batches)
     is_started = False
@@ -198,7 +198,7 @@ def test_a_lost_reply_when_a_run_is_created_does_not_create_a_second_run(
 ) -> None:
     uid = "8" * 16
     with FaultyServer(server.uri) as faulty:
-        for every in range(1, 12):  # each request of the start in turn
+        for every in range(1, 12):  # loses the reply to each request of `start` in turn
             faulty.fault, faulty.every, faulty.n_requests = Fault.LOST_REPLY, every, 0
             try:
                 MLflowTracker(faulty.uri).connect().start(

@@ -51,7 +51,7 @@ def test_logged_metrics_reach_the_tracker() -> None:
 
 
 class Drawing:
-    """A figure: an object with `savefig`."""
+    """A fake figure with a `savefig` method."""
 
     def savefig(self, fname: Any, **kwargs: Any) -> None:
         Path(fname).write_bytes(b"drawn")
@@ -121,7 +121,7 @@ OUTCOMES = [
 
 
 def run_of(block: Callable[[Run], None]) -> tuple[MemoryRun, BaseException | None]:
-    """Returns the run of a block in a tracker, and the exception that left the block."""
+    """Tracks a block; returns the stored run and the exception that the block raised."""
     memory = MemoryTracker()
     try:
         with tracked(memory=memory) as (run, _):
@@ -222,19 +222,19 @@ def test_bad_values_are_counted_and_bad_names_raise(caplog: pytest.LogCaptureFix
         run.log_model("missing.pt")
         with pytest.raises(ValueError, match=r"rename it, for example to 'mem/peak_gib'"):
             run.log_metrics({"mem/peak(GiB)": 1.0}, 1)
-        with pytest.raises(ValueError, match="Tag name 1 must be a string"):
+        with pytest.raises(ValueError, match="Tag name 1 must be a non-empty string"):
             run.set_tags({1: "a"})  # type: ignore[dict-item]
     assert run.refused == {"bad": 3, "good": 1, "missing.pt": 1}
     assert memory.series("good") == [(0, 1.0), (1, 1.0), (2, 1.0)]
     warned = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warned) == 3
-    assert all("run.refused counts further cases" in text for text in warned)
+    assert all("Further values are counted in run.refused" in text for text in warned)
 
 
 def test_a_run_records_only_inside_its_block(caplog: pytest.LogCaptureFixture) -> None:
     run = nntrain.track(folder="run")
     for use in (lambda: run.uid, lambda: run.log_metrics({"a": 1.0}, 1)):
-        with pytest.raises(RuntimeError, match="The run has not begun"):
+        with pytest.raises(RuntimeError, match="The run has not started"):
             use()
     with run:
         pass
@@ -243,9 +243,9 @@ def test_a_run_records_only_inside_its_block(caplog: pytest.LogCaptureFixture) -
     assert read_journal("run").metrics == {}
     (record,) = caplog.records
     assert record.getMessage() == (
-        "The run has ended and records nothing more: log inside the with block."
+        "Not recorded because the run has ended: log inside the with block."
     )
-    with pytest.raises(RuntimeError, match="A run begins once"), run:
+    with pytest.raises(RuntimeError, match="A run starts only once"), run:
         pass
 
 
@@ -293,7 +293,7 @@ def names(trackers: Any) -> list[str]:
         ({"team": MLflowTracker()}, ["team"]),
         ([], []),
     ],
-    ids=["one", "a list", "two of one class", "a mapping", "none"],
+    ids=["one", "a list", "two trackers of the same class", "a mapping", "none"],
 )
 def test_trackers_are_named_after_their_class_or_by_the_caller(
     trackers: Any, expected: list[str]
@@ -404,7 +404,7 @@ def test_a_run_that_another_process_still_writes_cannot_be_resumed(
     monkeypatch.setattr(run_writer, "RESUME_WAIT_S", 0.2)
     with nntrain.track(folder="run") as run:
         with (
-            pytest.raises(JournalInUseError, match="is still written by another process"),
+            pytest.raises(JournalInUseError, match="is still being written by another process"),
             nntrain.track(resume="run"),
         ):
             pass

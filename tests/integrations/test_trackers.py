@@ -1,4 +1,4 @@
-"""Each tracker of nntrain passes the contract of trackers on its real store."""
+"""Each tracker of nntrain passes the tracker contract on a real store."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ class TestMLflow(TrackerContract):
 
 @pytest.mark.slow
 class TestWandb(TrackerContract):
-    """Offline runs."""
+    """Tests the W&B tracker with offline runs."""
 
     library = "wandb"
     statuses = {

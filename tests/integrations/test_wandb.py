@@ -1,4 +1,4 @@
-"""W&B with its real SDK: offline, where the file is read back, and online with a fake server."""
+"""Tests the W&B tracker with the real SDK, offline and online with a fake server."""
 
 import json
 import math
@@ -64,7 +64,7 @@ def _no_service_left() -> Iterator[None]:
     yield
     import wandb
 
-    if session.SESSIONS:  # a test has failed, and W&B would never stop trying to upload its run
+    if session.SESSIONS:  # after a failed test, W&B would retry the upload forever
         for child in psutil.Process().children():
             child.kill()
     with suppress(ConnectionError):
@@ -100,7 +100,7 @@ def loss_rows(start: int, end: int) -> list[MetricRow]:
 
 
 def finished(run: RunInfo, *rows: MetricRow, uid: str = UID, **settings: object) -> WandbRun:
-    """Tracks these rows offline and returns the run as read from its file."""
+    """Tracks rows offline and returns the run that is read back from its file."""
     client = offline(**settings).connect()
     client.start(run)
     client.metrics(rows)
@@ -318,7 +318,7 @@ def test_run_name_replaces_the_name_of_the_run() -> None:
     assert finished(info(uid="2", name="mine"), uid="2", run_name="set").run.display_name == "set"
 
 
-def test_it_says_how_to_upload_the_folder() -> None:
+def test_the_command_that_uploads_the_folder_is_shown() -> None:
     client = offline().connect()
     started = client.start(info())
     folder = started.where.rpartition("wandb sync ")[2]
@@ -434,7 +434,7 @@ def test_the_console_log_is_stored_once_as_wandbs_own_console() -> None:
     assert run.artifacts == []
 
 
-def test_what_wandb_never_accepts_is_refused_and_still_counts_as_a_row() -> None:
+def test_records_that_wandb_never_accepts_are_refused_and_still_count_as_rows() -> None:
     Path("bad.png").write_text("no image")
     client = offline().connect()
     client.start(info())
@@ -552,7 +552,7 @@ def test_nothing_is_printed_and_all_files_are_in_the_folder(
     assert {path.name for path in tmp_path.iterdir()} <= {"here", "home"}
 
 
-# --- the process that trains
+# --- the training process
 
 
 def test_program_arguments_executable_host_and_git_describe_the_training_process(
@@ -616,7 +616,7 @@ def test_memory_is_measured_for_the_training_process_only_while_it_runs() -> Non
     with busy_process() as process:
         now = time.time_ns() // 1_000_000
         assert 200 < track_process(process.pid, now).stats[0]["proc.memory.rssMB"] < 300
-        # a run from a minute ago cannot belong to this process
+        # a run that started a minute ago cannot belong to this process
         assert track_process(process.pid, now - 60_000).stats == []
         process.kill()
     assert track_process(process.pid, now).stats == []
@@ -739,7 +739,7 @@ def test_online_a_run_whose_upload_failed_can_be_sent_again(
     client.start(info())
     server.status = status
     client.metrics(loss_rows(0, 10))
-    with pytest.raises(ConnectionError, match="may not hold all"):
+    with pytest.raises(ConnectionError, match="may be incomplete in W&B"):
         client.finish(DONE)
     server.status = 200
     rows = client.start(info()).rows
@@ -760,7 +760,7 @@ def test_online_finish_respects_its_timeout_and_can_be_called_again(
     client.metrics(loss_rows(0, 10))
     for call in (lambda: client.finish(DONE), lambda: client.start(info())):
         began = time.monotonic()
-        with pytest.raises(TimeoutError, match="has not finished the upload"):
+        with pytest.raises(TimeoutError, match="has not finished uploading"):
             call()
         assert time.monotonic() - began < 4
     server.status = 200

@@ -85,7 +85,7 @@ def test_damaged_file_is_refused(damage: Callable[[bytes], bytes]) -> None:
     path = write_checkpoint(_state(), "last.ckpt")
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(
-        CheckpointError, match=r"^last.ckpt cannot be loaded: it is damaged, or holds more than"
+        CheckpointError, match=r"^last.ckpt cannot be loaded: the file is damaged or contains"
     ):
         read_checkpoint(path)
 
@@ -111,7 +111,7 @@ def test_missing_file_and_folder_are_named() -> None:
 def test_state_that_could_not_be_loaded_is_not_written(value: Any, name: str) -> None:
     write_checkpoint(_state(1.0), "last.ckpt")
     with pytest.raises(
-        CheckpointError, match=rf"last.ckpt was not written because .* the state holds {name}"
+        CheckpointError, match=rf"last.ckpt was not written because .* the state contains {name}"
     ):
         write_checkpoint(_state(2.0) | {"extra": value}, "last.ckpt", previous="previous.ckpt")
     assert os.listdir() == ["last.ckpt"]
@@ -158,7 +158,7 @@ def test_full_disk_leaves_the_old_file_and_names_the_path() -> None:
             print(err)
     """)
     out, err = process.communicate(timeout=60)
-    assert out.startswith("last.ckpt could not be written, the previous file is unchanged: "), err
+    assert out.startswith("last.ckpt could not be written (the previous file is unchanged): "), err
     assert os.listdir() == ["last.ckpt"]
     assert read_checkpoint("last.ckpt")["model"]["weight"][0] == 1
 
@@ -333,15 +333,15 @@ def test_nothing_in_the_repository_loads_files_that_could_run_code() -> None:
     [
         (
             {"model": nn.Linear(2, 1)},
-            r"model.pt does not fit the model: it has weight \(1, 1\) instead of \(1, 2\)\.$",
+            r"does not match the model: wrong shapes: weight \(1, 1\) instead of \(1, 2\)\.$",
         ),
         (
             {"model": nn.Linear(1, 1, bias=False)},
-            r"model.pt does not fit the model: it has, unexpectedly, bias\.$",
+            r"model.pt does not match the model: unexpected bias\.$",
         ),
         (
             {"opt_func": torch.optim.Adam},
-            r"model.pt does not fit the optimizer: it was made with SGD, not Adam\.$",
+            r"model.pt does not match the optimizer: saved with SGD, not Adam\.$",
         ),
     ],
 )

@@ -298,22 +298,20 @@ def test_start_epoch_must_be_within_the_fit(n_epoch: int, start_epoch: int) -> N
 
 @pytest.mark.parametrize("n_epoch", [-1, 1.5, None])
 def test_n_epoch_must_be_a_whole_number_of_at_least_0(n_epoch: Any) -> None:
-    with pytest.raises(
-        ValueError, match=f"^n_epoch={n_epoch} must be a whole number of epochs, 0 or more"
-    ):
+    with pytest.raises(ValueError, match=f"^n_epoch={n_epoch} must be an integer of at least 0"):
         toy_learner().fit(n_epoch)
 
 
 @pytest.mark.parametrize("lr", [-0.1, math.nan, math.inf])
 def test_a_learning_rate_is_finite_and_not_negative(lr: float) -> None:
     with pytest.raises(
-        ValueError, match=f"lr={lr} must be finite and at least 0, but one rate is {lr}"
+        ValueError, match=f"lr={lr} must be finite and at least 0 but contains {lr}"
     ):
         toy_learner(lr=lr).fit(1)
     learn = toy_learner()
     learn.fit(1)
     with pytest.raises(
-        ValueError, match=f"lr={lr} must be finite and at least 0, but one rate is {lr}"
+        ValueError, match=f"lr={lr} must be finite and at least 0 but contains {lr}"
     ):
         learn.fit(1, lr=lr)
 
@@ -656,7 +654,7 @@ def test_a_loss_that_does_not_fit_the_predictions_shows_their_shapes() -> None:
     with pytest.raises(IndexError) as info:
         learn.fit(1)
     assert (
-        "nntrain: the loss was given pred float32 (4, 7) and target int64 (4,)"
+        "nntrain: the loss was called with pred float32 (4, 7) and target int64 (4,)"
         in info.value.__notes__
     )
 

@@ -74,7 +74,7 @@ def test_the_learner_trains_on_the_sum_and_records_the_parts() -> None:
         (
             {"a": recon, "b": size},
             {"c": 1.0},
-            "MultiLoss has a weight for the unknown loss 'c'; it has a, b.",
+            "MultiLoss got a weight for the unknown loss 'c': choose from a, b.",
         ),
     ],
 )

@@ -193,7 +193,7 @@ def test_suggestions_are_named_after_their_rule_also_a_users_own() -> None:
         ({"start_lr": 1.0, "end_lr": 1.0}, "0 < start_lr < end_lr"),
         ({"start_lr": 0.0}, "0 < start_lr < end_lr"),
         ({"end_lr": math.nan}, "0 < start_lr < end_lr"),
-        ({"num_it": 15}, "num_it of at least 16 batches but got 15"),
+        ({"num_it": 15}, "num_it to be at least 16 batches but got 15"),
     ],
 )
 def test_invalid_arguments_are_errors(kwargs: dict[str, float], message: str) -> None:
@@ -206,15 +206,15 @@ def test_invalid_arguments_are_errors(kwargs: dict[str, float], message: str) ->
     [
         (
             [math.nan] * 100,
-            "only 0 usable losses where 12 are needed, because the loss became NaN: check the data",
+            "needs 12 usable losses but got only 0 because the loss became NaN: check the data",
         ),
         (
             [1.0] * 11 + [math.nan] * 89,
-            "only 11 usable losses where 12 are needed, because the loss became NaN",
+            "needs 12 usable losses but got only 11 because the loss became NaN",
         ),
         (
             [1.0] + [500.0] * 99,
-            "only 2 usable losses where 17 are needed, because the loss diverged",
+            "needs 17 usable losses but got only 2 because the loss diverged",
         ),
     ],
 )

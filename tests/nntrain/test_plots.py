@@ -146,7 +146,7 @@ def test_plot_histograms_has_a_panel_per_layer_with_the_log_of_the_counts(
     stats: ActivationStats,
 ) -> None:
     figure = drawn(plots.plot_histograms(stats))
-    *panels, colourbar = figure.axes
+    *panels, colorbar = figure.axes
     assert [axes.get_title() for axes in panels] == ["0", "1", "2"]
     counts = torch.log1p(stats.histograms())
     for i, axes in enumerate(panels):
@@ -156,7 +156,7 @@ def test_plot_histograms_has_a_panel_per_layer_with_the_log_of_the_counts(
         )
         assert list(image.get_extent()) == [0, 12, 0, 81]
     assert (panels[0].get_ylabel(), panels[0].get_xlabel()) == ("activation", "training batch")
-    assert colourbar.get_ylabel() == "log(1 + count), most = 1"
+    assert colorbar.get_ylabel() == "log(1 + count), scaled to 1"
 
 
 def test_histogram_ticks_are_at_the_positions_of_their_bins() -> None:
@@ -205,7 +205,7 @@ def test_a_layer_that_runs_in_every_second_batch_shows_those_batches() -> None:
 
 @pytest.mark.parametrize("plot", [plots.plot_layer_stats, plots.plot_dead, plots.plot_histograms])
 def test_statistics_without_rows_are_an_error(plot: Any) -> None:
-    with pytest.raises(ValueError, match="train with ActivationStats"):
+    with pytest.raises(ValueError, match="train with the callback ActivationStats"):
         plot(ActivationStats())
 
 

@@ -180,14 +180,14 @@ def test_last_returns_the_latest_value_and_lists_the_names_if_one_is_unknown() -
     assert learn.recorder.last("valid/l1_loss") == learn.recorder.rows[-1]["valid/l1_loss"]
     with pytest.raises(
         LookupError,
-        match="'valid/acc' was not recorded; recorded were epoch, train/loss, train/l1_loss",
+        match="'valid/acc' was not recorded; recorded metrics: epoch, train/loss, train/l1_loss",
     ):
         learn.recorder.last("valid/acc")
 
 
 def test_the_error_of_last_says_that_nothing_was_recorded() -> None:
     with pytest.raises(
-        LookupError, match="'valid/loss' was not recorded; recorded were no metrics"
+        LookupError, match="'valid/loss' was not recorded; recorded metrics: none"
     ):
         toy_learner().recorder.last("valid/loss")
 
@@ -301,6 +301,6 @@ def test_get_preds_needs_tensors() -> None:
             return x, x
 
     with pytest.raises(
-        TypeError, match="get_preds needs a model that returns a tensor but got tuple"
+        TypeError, match="returns a tensor, but this model returned a tuple"
     ):
         toy_learner(model=Two()).get_preds()

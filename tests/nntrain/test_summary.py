@@ -125,7 +125,7 @@ def test_the_text_is_an_aligned_table_with_totals() -> None:
         "body.0  Linear  (64, 640)  (64, 50)      32,050     32,050  2,048,000",
         "head    ReLU    -          -                  0          0          0",
         "---------------------------------------------------------------------",
-        "Parameters: 32,050, of which trainable: 32,050",
+        "Parameters: 32,050 (32,050 trainable)",
         "Multiply-accumulates for this batch: 2,048,000",
     ]
 

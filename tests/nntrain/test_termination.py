@@ -293,7 +293,7 @@ def failing_loss(pred: Tensor, target: Tensor) -> Tensor:
 
 def test_the_notes_of_an_error_in_the_loss_have_its_arguments() -> None:
     assert notes_of(toy_learner(loss_func=failing_loss)) == [
-        "nntrain: the loss was given pred float32 (8, 1) and target float32 (8, 1)",
+        "nntrain: the loss was called with pred float32 (8, 1) and target float32 (8, 1)",
         "nntrain: raised in the loop, epoch 0, iteration 0, train",
     ]
 
@@ -500,7 +500,7 @@ def test_the_failure_does_not_keep_the_batch_alive() -> None:
 
 def test_an_empty_training_loader_is_an_error_that_says_why() -> None:
     with pytest.raises(
-        ValueError, match="The training loader yielded no batch: it is empty, or drop_last dropped"
+        ValueError, match="yielded no batches: the dataset is empty, or drop_last dropped"
     ):
         toy_learner(Lists([], regression_lists().valid)).fit(1)
 

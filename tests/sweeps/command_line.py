@@ -1,4 +1,4 @@
-"""A Hydra application that uses only the sweeps of nntrain, started from the command line."""
+"""A Hydra application that uses only nntrain's sweeps, and helpers to start it as a command."""
 
 from __future__ import annotations
 
@@ -82,12 +82,12 @@ STUDY = "parabola"
 
 
 class SweepCommand:
-    """A sweep over the application, as a command that can be repeated.
+    """A command that runs a sweep over the application, and that a test can run several times.
 
     Args:
         folder: the working directory.
         overrides: overrides in addition to the search space and the name of the study.
-        storage: the URL of the storage; `None` means the file in the study's folder.
+        storage: the URL of the storage; `None` uses the file in the study's folder.
     """
 
     def __init__(self, folder: Path, *overrides: str, storage: str | None = None) -> None:
@@ -117,10 +117,10 @@ class SweepCommand:
     def started(
         self, faults: Sequence[str] = (), sleep_s: float = 0.0
     ) -> Iterator[subprocess.Popen[str]]:
-        """Starts the command; kills it and all processes that it started at the end.
+        """Starts the command; finally kills the command and all processes that it started.
 
         Args:
-            faults: what the first trials do, by key of `FAULTS`.
+            faults: the faults of the first trials, as keys of `FAULTS`.
             sleep_s: the duration of the other trials, in seconds.
         """
         process = subprocess.Popen(
@@ -167,7 +167,7 @@ class SweepCommand:
         wait_until(is_so, f"{n} trials {state.name}")
 
     def wait_until_started(self, numbers: Sequence[int], process: subprocess.Popen[str]) -> None:
-        """Waits until the jobs of these trials are running."""
+        """Waits until the jobs of the given trials are running."""
 
         def is_so() -> bool:
             assert process.poll() is None, process.communicate()
@@ -176,7 +176,7 @@ class SweepCommand:
         wait_until(is_so, f"the start of trials {numbers}")
 
     def processes(self) -> list[psutil.Process]:
-        """Returns all processes that run in the folder."""
+        """Returns all processes whose working directory is the folder."""
         return [process for process in psutil.process_iter() if _cwd(process) == str(self.folder)]
 
     def workers(self) -> list[psutil.Process]:
@@ -188,7 +188,7 @@ class SweepCommand:
         ]
 
     def assert_no_process_is_left(self) -> None:
-        """Waits until all processes have ended; orphaned ones need a moment to exit."""
+        """Waits until all processes have exited; orphaned processes need a moment."""
         wait_until(lambda: not self.processes(), f"the end of the processes in {self.folder}")
 
 
@@ -200,12 +200,12 @@ def _cwd(process: psutil.Process) -> str | None:
 
 
 def states(trials: Sequence[FrozenTrial]) -> Counter[str]:
-    """Counts the trials in each state."""
+    """Returns the number of trials in each state."""
     return Counter(trial.state.name for trial in trials)
 
 
 def assert_all_done(command: SweepCommand, n: int) -> None:
-    """Asserts that `n` configurations completed once each and that no process is left."""
+    """Asserts that `n` configurations completed exactly once and that all processes have exited."""
     trials = command.trials()
     assert [trial.number for trial in trials] == list(range(len(trials)))
     assert states(counted(trials)) == {"COMPLETE": n}
@@ -214,7 +214,7 @@ def assert_all_done(command: SweepCommand, n: int) -> None:
 
 
 def causes(trials: Sequence[FrozenTrial]) -> dict[int, tuple[str, str, str]]:
-    """Returns state, outcome and message of the trials that did not complete."""
+    """Returns the state, outcome, and message of each trial that did not complete."""
     return {
         trial.number: (
             trial.state.name,

@@ -1,4 +1,4 @@
-"""A Hydra application with a few keys, and plans and studies of sweeps over them."""
+"""A small Hydra application for tests of sweeps, with plans and studies for it."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ SAMPLERS, PRUNERS = _configs("sampler"), _configs("pruner")
 
 
 def job(cfg: DictConfig) -> float:
-    """Returns the value to minimize: a parabola."""
+    """Returns the value to minimize, which is `x` squared."""
     return float(cfg.x) ** 2
 
 
 @dataclass
 class App:
-    """The application, with its config loader."""
+    """The application and its config loader."""
 
     loader: ConfigLoader
 
@@ -63,7 +63,7 @@ class App:
         return self.loader.load_configuration("config", list(overrides), run_mode=RunMode.MULTIRUN)
 
     def sweep(self, *overrides: str) -> Sweep:
-        """Returns the sweep for a command line, with the settings that Hydra gives the sweeper."""
+        """Returns the sweep for a command line, with the settings that Hydra passes to sweepers."""
         config = self.config(*overrides)
         context = HydraContext(config_loader=self.loader, callbacks=Callbacks())
         sweeper = Plugins.instance().instantiate_sweeper(
@@ -73,17 +73,17 @@ class App:
         return make_sweep(sweeper.settings, list(config.hydra.overrides.task), job, context, config)
 
     def plan(self, *overrides: str) -> SweepPlan:
-        """Returns the plan of that sweep."""
+        """Returns the plan of the sweep for a command line."""
         return self.sweep(*overrides).plan
 
     def space(self, *arguments: str, params: Mapping[str, Any] | None = None) -> Space:
-        """Returns the search space of overrides and `params`."""
+        """Returns the search space that overrides and `params` define."""
         return make_space(params or {}, arguments, self.loader)
 
 
 @contextmanager
 def small_app(folder: Path) -> Iterator[App]:
-    """Writes the application into a folder, and initializes Hydra with it."""
+    """Writes the application's configs to a folder and initializes Hydra with that folder."""
     (folder / "model").mkdir(parents=True)
     for name in ("cnn", "mlp", "mlp_wide"):
         (folder / "model" / f"{name}.yaml").write_text(f"kind: {name}\nhidden: 8\n")
@@ -94,7 +94,7 @@ def small_app(folder: Path) -> Iterator[App]:
 
 
 def make_plan(folder: Path, *arguments: str, **options: Any) -> SweepPlan:
-    """Returns a plan with a seeded random sampler and no pruner; options replace its fields."""
+    """Returns a plan with a seeded random sampler and no pruner; `options` override its fields."""
     chosen: dict[str, Any] = {
         "study_name": "small",
         "folder": folder,
@@ -109,7 +109,7 @@ def make_plan(folder: Path, *arguments: str, **options: Any) -> SweepPlan:
 
 
 def completed(study: SweepStudy, plan: SweepPlan, values: Sequence[float]) -> None:
-    """Adds completed trials with these values and sampled parameters."""
+    """Adds one completed trial per value, with sampled parameters."""
     for value in values:
         trial = study.ask()
         suggest(trial, plan.space)

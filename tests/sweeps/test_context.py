@@ -1,4 +1,4 @@
-"""How a job finds its trial."""
+"""A job can access its trial."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def a_trial() -> optuna.Trial:
     return optuna.create_study().ask()
 
 
-def test_outside_a_sweep_there_is_no_trial() -> None:
+def test_outside_a_sweep_the_current_trial_is_none() -> None:
     assert current_trial() is None
     assert trial_context() is None
 

@@ -1,4 +1,4 @@
-"""When trials, workers, sweeps or storages die, the rest continues and no process is left."""
+"""If a trial, worker, sweep, or storage fails, other trials complete and all processes exit."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ CAUSES = {
     "sigkill": (
         "FAIL",
         "killed",
-        "its process was killed by SIGKILL, which the system also sends when memory runs out",
+        "its process was killed by SIGKILL; the system may have run out of memory",
     ),
     "exit": ("FAIL", "error", "the job called sys.exit(7)"),
     "out_of_memory": ("FAIL", "out_of_memory", "MemoryError: no room for 1 TiB"),
@@ -31,7 +31,7 @@ CAUSES = {
 
 
 def sweep(tmp_path: Path, *overrides: str, storage: str | None = None) -> SweepCommand:
-    """Returns a sweep of forty short trials with two workers; overrides change it."""
+    """Returns a sweep of forty short trials with two workers; `overrides` change the settings."""
     options = [f"hydra.sweeper.n_trials={N}", "hydra.sweeper.n_jobs=2", *overrides]
     return SweepCommand(tmp_path / "app", *options, storage=storage)
 
@@ -57,7 +57,7 @@ def test_each_way_to_die_ends_only_its_trial_and_is_named(tmp_path: Path) -> Non
     again = [trial for trial in trials if RETRY_OF in trial.user_attrs]
     assert [trial.user_attrs[RETRY_OF] for trial in again] == [
         faults.index("sigkill")
-    ]  # because the system may have sent the signal
+    ]  # only this trial is retried, because the system may have sent the signal
     assert len(counted(trials)) == 14
     command.assert_no_process_is_left()
 
@@ -94,7 +94,7 @@ def test_a_killed_worker_is_replaced_and_its_trial_run_again(tmp_path: Path) -> 
         if (before := trial.user_attrs.get(RETRY_OF)) is not None:
             assert (
                 trial.params.items() >= first[before].params.items()
-            )  # it may have died before all parameters were suggested
+            )  # the worker may have died before all parameters were suggested
 
 
 def test_the_same_command_finishes_a_killed_sweep(tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_the_same_command_finishes_a_sweep_whose_storage_died(
         proxy.kill()
         _, err = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert f"nntrain: storage={proxy.uri} stopped responding" in err
+    assert f"nntrain: hydra.sweeper.storage={proxy.uri} stopped responding" in err
     assert "Traceback" not in err
     command.assert_no_process_is_left()
     proxy.start()

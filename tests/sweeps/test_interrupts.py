@@ -1,4 +1,4 @@
-"""A signal outside the job, between trials or in Hydra's code, loses no trial and no time."""
+"""A signal that arrives outside a job stops the worker immediately and loses no trial."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a command line to a sweep: plan, study, workers, and one sentence for each mistake."""
+"""Creating a sweep from a command line: plan, study, workers, and messages for each mistake."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     (
         [],
         "The search space is empty: add an override such as 'lr=tag(log, interval(1e-4, 1))', or "
-        "hydra.sweeper.params.",
+        "set hydra.sweeper.params.",
     ),
     (["size=3"], "The search space is empty"),
     (["opt.lrr=interval(0,1)"], "Unknown key opt.lrr: did you mean 'opt.lr'?"),
@@ -37,11 +37,11 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["zzzzzz=1,2"], "Unknown key zzzzzz: expected one of model, "),
     (
         ["+x=1,2"],
-        "+x=1 cannot be composed: Could not append to config. An item is already at 'x'.",
+        "Hydra rejected +x=1: Could not append to config. An item is already at 'x'.",
     ),
     (
         ["model=cnn,cnnn"],
-        "model=cnnn cannot be composed: ",
+        "Hydra rejected model=cnnn: ",
     ),
     (["=interval(0,1)"], "=interval(0,1) has no key: write KEY=VALUE."),
     (
@@ -54,7 +54,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     ),
     (
         [X, "hydra.sweeper.objective=loss", "hydra.sweeper.direction=[minimize,maximize]"],
-        "hydra.sweeper.direction has 2 directions for 1 objectives: give one for each.",
+        "hydra.sweeper.direction has 2 directions for 1 objectives: set one direction",
     ),
     ([X, "hydra.sweeper.n_trials=0"], "hydra.sweeper.n_trials=0 must be at least 1."),
     ([X, "hydra.sweeper.replicates=0"], "hydra.sweeper.replicates=0 must be at least 1."),
@@ -85,30 +85,33 @@ MISTAKES: list[tuple[list[str], str]] = [
     ),
     (
         [X, "hydra.sweeper.replicates=2", "hydra.sweeper.replicate_key=none"],
-        "hydra.sweeper.replicates needs a seed, but none is not a whole number",
+        "hydra.sweeper.replicates needs an integer seed, but none is not an integer",
     ),
     (
         [X, "hydra.sweeper.replicates=2", "hydra.sweeper.replicate_key=opt"],
-        "hydra.sweeper.replicates needs a seed, but opt is not a whole number",
+        "hydra.sweeper.replicates needs an integer seed, but opt is not an integer",
     ),
     (
         [X, "hydra.sweeper.gpus=99"],
-        "hydra.sweeper.gpus=99 must be from 1 to 2, the number of GPUs here: 0, 1.",
+        "hydra.sweeper.gpus=99 must be from 1 to 2: this machine has the GPUs 0, 1.",
     ),
     (
         [X, "hydra.sweeper.gpus=[0,7]"],
-        "hydra.sweeper.gpus names 7, which does not exist here: choose from 0, 1.",
+        "hydra.sweeper.gpus: this machine has no GPU 7, choose from 0, 1.",
     ),
-    (["x=interval(1,0)"], "x=interval(1,0) cannot be sampled: its end 0 is below its start 1."),
+    (
+        ["x=interval(1,0)"],
+        "x=interval(1,0) cannot be sampled: the upper bound 0 is less than the lower bound 1.",
+    ),
     (
         ["x=tag(exp,interval(1,2))"],
-        "x=tag(exp,interval(1,2)) cannot be sampled: the tag exp is unknown",
+        "x=tag(exp,interval(1,2)) cannot be sampled: the only supported tag is log, but found exp",
     ),
     (
         ["+hydra.sweeper.params.x='interval(1,0)'"],
-        "x=interval(1,0) cannot be sampled: its end 0 is below its start 1.",
+        "x=interval(1,0) cannot be sampled: the upper bound 0 is less than the lower bound 1.",
     ),
-    (["+hydra.sweeper.params.x='interval(1'"], "x=interval(1 cannot be read: "),
+    (["+hydra.sweeper.params.x='interval(1'"], "x=interval(1 is not a valid override: "),
     (
         [X, "hydra.sweeper.objective=valid/accuracy", "hydra.sweeper.prune_every=5"],
         "hydra.sweeper.prune_every: valid/accuracy is measured once per epoch",
@@ -140,15 +143,16 @@ MISTAKES: list[tuple[list[str], str]] = [
     ),
     (
         [X, "hydra.sweeper.enqueue=[{y:1}]"],
-        "hydra.sweeper.enqueue: y is not swept over: expected one of x.",
+        "hydra.sweeper.enqueue: y is not in the search space: expected one of x.",
     ),
     (
         [X, "hydra.sweeper.enqueue=[{x:2}]"],
-        "hydra.sweeper.enqueue: x=2 is outside the search space, float from 0 to 1.",
+        "hydra.sweeper.enqueue: x=2 is outside the search space: expected float from 0 to 1.",
     ),
     (
         ["name=sgd,adam", "hydra.sweeper.enqueue=[{name:adagrad}]"],
-        "hydra.sweeper.enqueue: name=adagrad is outside the search space, choice(sgd, adam).",
+        "hydra.sweeper.enqueue: name=adagrad is outside the search space: "
+        "expected choice(sgd, adam).",
     ),
 ]
 
@@ -184,7 +188,7 @@ CALLBACK = "hydra.sweeper.callbacks.mine"
 
 
 class CheckingCallback:
-    """A user's callback that refuses every sweep."""
+    """A user-defined callback that rejects every sweep."""
 
     def check(self, plan: SweepPlan, config: DictConfig) -> None:
         """Raises for every configuration."""
@@ -200,7 +204,7 @@ class CheckingCallback:
 
 
 def with_callback(target: str) -> list[str]:
-    """Returns the command line of a sweep with one callback."""
+    """Returns the command line of a sweep with one study callback."""
     return [X, "hydra.sweeper.study_name=s", f"+{CALLBACK}={{_target_: {target}}}"]
 
 
@@ -217,13 +221,13 @@ def test_a_callback_of_a_trusted_package_is_instantiated_and_called(app: App) ->
         (f"{__name__}.CheckingCallback", "CheckingCallback is not trusted"),
         (
             "optuna.samplers.RandomSampler",
-            f"{CALLBACK} makes an object of RandomSampler, which does not implement "
+            f"{CALLBACK} creates an object of type RandomSampler, which does not implement "
             "nntrain.sweeps.StudyCallback.",
         ),
         (
             "nntrain.study_run.StudyRun",
-            f"{CALLBACK}._target_=nntrain.study_run.StudyRun has moved: write "
-            "nntrain.app.study_run.StudyRun.",
+            f"{CALLBACK}._target_=nntrain.study_run.StudyRun has moved: use "
+            "nntrain.app.study_run.StudyRun instead.",
         ),
     ],
     ids=["no callback", "not trusted", "another class", "the path of version 0.1.0"],
@@ -427,7 +431,7 @@ def test_the_workers_share_gpus_and_cores(app: App, monkeypatch: pytest.MonkeyPa
 
 
 def free_choice(config: DictConfig, trial: Any) -> None:
-    """A search space that a user's function defines."""
+    """A user-defined function that adds parameters to a trial."""
     trial.suggest_float("x", 0, config.size)
 
 

@@ -36,7 +36,7 @@ N_BATCH = 5
 
 
 class AskedPruner(BasePruner):
-    """Prunes at one step, or never, and records when it is asked."""
+    """A pruner that prunes from step `at` on, or never, and records the steps of all calls."""
 
     def __init__(self, at: int | None = None) -> None:
         self.at = at
@@ -48,7 +48,7 @@ class AskedPruner(BasePruner):
 
 
 class Small:
-    """A small study with its pruner."""
+    """A small study and its pruner."""
 
     def __init__(self, folder: Path, pruner: BasePruner | None = None, **options: Any) -> None:
         self.plan = make_plan(folder, **options)
@@ -59,7 +59,7 @@ class Small:
 
     @contextmanager
     def trial(self) -> Iterator[TrialContext]:
-        """A running trial."""
+        """Yields the context of a running trial."""
         trial = self.study.ask()
         one = TrialContext(trial, self.study_pruner.of(trial))
         with active_trial(one):
@@ -74,7 +74,7 @@ class Small:
     def fit(
         self, values: Sequence[float], *cbs: Callback, n_epoch: int | None = None
     ) -> TrialContext:
-        """Runs a trial with these values of valid/loss, and ends it as a worker does."""
+        """Runs a trial with the given values of valid/loss, and ends the trial as a worker does."""
         with self.trial() as one:
             toy_learner(cbs=[ScriptedMetric(list(values)), PruningCallback(), *cbs]).fit(
                 n_epoch or len(values)
@@ -89,7 +89,7 @@ class Small:
         return one
 
     def reported(self, number: int = -1) -> dict[int, float]:
-        """Returns the reports of a trial."""
+        """Returns the values that a trial reported, by step."""
         return (self.study_pruner._reports or self.study).trials[number].intermediate_values
 
 
@@ -144,7 +144,8 @@ def test_the_median_pruner_stops_a_worse_trial_and_the_reason_has_the_values_of_
     assert one.fit is not None
     assert (one.fit.reason, one.fit.n_epoch) == (StopReason.PRUNED, 1)
     assert one.fit.message == (
-        "valid/loss=0.3 at step 1, MedianPruner; 3 other trials had 0.1 to 0.6, median 0.2"
+        "valid/loss=0.3 at step 1, MedianPruner; 3 other trials had values from 0.1 to 0.6, "
+        "median 0.2"
     )
     good = small.fit([0.15, 0.15]).fit
     assert good is not None
@@ -301,9 +302,9 @@ def test_a_missing_metric_is_an_error_that_lists_the_recorded_ones(tmp_path: Pat
     learn = toy_learner(cbs=[PruningCallback()])
     with small.trial() as one, pytest.raises(LookupError) as caught:
         learn.fit(2)
-    assert caught.value.args[0].startswith("'valid/f1' was not recorded; recorded were ")
+    assert caught.value.args[0].startswith("'valid/f1' was not recorded; recorded metrics: ")
     assert {"train/loss", "valid/loss"} <= set(
-        caught.value.args[0].rstrip(".").partition("were ")[2].split(", ")
+        caught.value.args[0].rstrip(".").partition("metrics: ")[2].split(", ")
     )
     assert one.fit is not None
     assert one.fit.reason is StopReason.ERROR

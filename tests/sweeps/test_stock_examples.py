@@ -1,4 +1,4 @@
-"""The examples of hydra-optuna-sweeper's documentation work with this sweeper."""
+"""The examples in hydra-optuna-sweeper's documentation work with this sweeper."""
 
 import os
 import subprocess
@@ -120,7 +120,7 @@ APPS = {
 
 
 def run(app: str, *overrides: str) -> subprocess.CompletedProcess[str]:
-    """Runs `python APP.py --multirun` in the folder of the test; returns the finished process."""
+    """Runs `python APP.py --multirun` in the test's folder; returns the finished process."""
     source, config = APPS[app]
     Path(f"{app}.py").write_text(REGISTER + source)
     Path(f"{app}.yaml").write_text(config)
@@ -140,7 +140,7 @@ def results(folder: str | Path) -> Any:
 
 
 def configured(folder: str | Path) -> list[Any]:
-    """Returns the configuration of each trial, as Hydra wrote it."""
+    """Returns the configuration of each trial, from the file that Hydra wrote."""
     files = sorted(Path(folder).glob("*/.hydra/config.yaml"), key=lambda path: int(path.parts[-3]))
     return [OmegaConf.to_container(OmegaConf.load(file)) for file in files]
 

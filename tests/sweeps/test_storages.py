@@ -1,4 +1,4 @@
-"""On each storage two workers run exactly the requested trials, with unique numbers."""
+"""With each storage, two workers run exactly the requested number of trials, numbered uniquely."""
 
 import os
 from collections.abc import Iterator

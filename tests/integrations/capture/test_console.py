@@ -1,4 +1,4 @@
-"""The file has the output of the process in plain lines; the terminal shows it unchanged."""
+"""The log file contains the output as plain lines; the terminal shows the output unchanged."""
 
 import io
 import logging
@@ -25,7 +25,7 @@ from tests.common.toys import toy_learner
 
 
 def recorded(path: Path, *texts: str) -> list[str]:
-    """Writes the texts to standard output and returns the lines of the file."""
+    """Writes strings to standard output and returns the lines of the log file."""
     with ConsoleLog(path, str):
         for text in texts:
             sys.stdout.write(text)
@@ -125,7 +125,7 @@ def test_nested_tqdm_bars_leave_their_last_state_or_nothing_if_erased(
 
 @contextmanager
 def _terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.TextIOWrapper]:
-    """Makes a pseudo-terminal, which a thread reads, the standard output."""
+    """Redirects `sys.stdout` to a pseudo-terminal that a background thread drains."""
     reader, writer = pty.openpty()
     stream = io.TextIOWrapper(
         os.fdopen(writer, "wb", buffering=0), encoding="utf-8", write_through=True
@@ -141,7 +141,7 @@ def _terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.TextIOWrapper]:
 
 
 def _drain(reader: int) -> None:
-    with suppress(OSError):  # Linux raises this when the other end is closed
+    with suppress(OSError):  # Linux raises an error when the other end is closed
         while os.read(reader, 4096):
             pass
 

@@ -1,4 +1,4 @@
-"""System metrics of another process: a real process, and a fake NVML library for GPUs."""
+"""Tests system metrics with a real process and a fake NVML library for GPUs."""
 
 import os
 import subprocess
@@ -84,7 +84,7 @@ def test_a_busy_process_uses_one_core_and_an_idle_one_none() -> None:
     assert 0 < samples[0]["system/machine_cpu_percent"] <= 100
 
 
-def test_cpu_time_is_that_of_the_kernel() -> None:
+def test_cpu_time_equals_that_of_the_kernel() -> None:
     with _child(BURN) as child:
         process = psutil.Process(child.pid)
         _wait_for(lambda: process.cpu_times().user > 0.5)
@@ -116,7 +116,7 @@ def test_memory_is_that_of_the_process() -> None:
     assert many - few == pytest.approx(200, abs=5)
 
 
-def test_children_count_too() -> None:
+def test_children_are_included() -> None:
     with _child(PARENT, BURN) as parent:
         metrics = SystemMetrics(parent.pid)
         _wait_for(lambda: len(psutil.Process(parent.pid).children()) == 1)
@@ -213,7 +213,7 @@ def _gpu_samples(visible: str | None, card: Card) -> dict[str, float]:
     env = {"CUDA_VISIBLE_DEVICES": visible} if visible is not None else {}
     with _child("print(flush=True)\ninput()", env=env) as child:
         assert child.stdout is not None
-        child.stdout.readline()  # its environment cannot be read right after it has started
+        child.stdout.readline()  # the environment of a new process is not readable yet
         values = SystemMetrics(child.pid, card).sample()
     return {key.removeprefix("system/gpu_"): value for key, value in values.items() if "gpu" in key}
 

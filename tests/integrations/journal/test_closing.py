@@ -1,4 +1,4 @@
-"""Closing the journal of a process that died."""
+"""The journal of a process that died is closed."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def test_a_journal_without_an_end_is_closed_once(tmp_path: Path) -> None:
     assert close_journal(journal) is True
     assert close_journal(journal) is False
     record = read_journal(journal)
-    message = "the process ended without a word after batch 7: killed, out of memory, or crashed"
+    message = "the process ended unexpectedly after batch 7: killed, out of memory, or crashed"
     assert record.tags == {"nntrain.outcome": "interrupted", "nntrain.message": message}
     assert record.end is not None
     assert (record.end.reason, record.end.message, record.end.signum) == (

@@ -250,12 +250,12 @@ def test_a_journal_without_a_start_is_refused_in_one_sentence(
     (tmp_path / JOURNAL).write_bytes(content)
     with pytest.raises(
         JournalError,
-        match=r"journal\.jsonl has no start record: expected a journal that",
+        match=r"journal\.jsonl has no start record: expected a journal written by nntrain",
     ):
         read_journal(tmp_path)
 
 
-def test_a_missing_journal_is_a_missing_file(tmp_path: Path) -> None:
+def test_a_missing_journal_raises_file_not_found(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read_journal(tmp_path)
 

@@ -1,4 +1,4 @@
-"""The journal is written in order and complete, without torn lines and without blocking."""
+"""The journal is written completely and in order, without torn lines and without blocking."""
 
 import errno
 import fcntl
@@ -112,7 +112,7 @@ def test_a_job_that_fails_loses_only_its_record_and_is_logged_once(
     assert steps(tmp_path) == [1, 2, 3]
     assert journal.n_lost == 2
     first, last = [record.getMessage() for record in caplog.records]
-    assert "a record failed (RuntimeError: CUDA error" in first
+    assert "a record is lost because of an error (RuntimeError: CUDA error" in first
     assert last == f"{tmp_path / JOURNAL}: 2 records could not be written and are lost."
 
 
@@ -143,7 +143,7 @@ def test_only_one_writer_at_a_time_is_possible(tmp_path: Path) -> None:
         assert is_being_written(path)
         with pytest.raises(
             JournalInUseError,
-            match=r"journal\.jsonl is being written by another process: name another folder",
+            match=r"journal\.jsonl is being written by another process: choose another folder",
         ):
             JournalWriter(path)
         assert append_if_free(path, [END]) is False
@@ -196,8 +196,8 @@ def test_a_full_disk_is_logged_once_and_all_records_are_written_when_space_is_fr
             record.getMessage() for record in caplog.records if record.levelno == logging.WARNING
         ]
         assert message == (
-            f"{path} cannot be written (No space left on device): training continues; "
-            "records wait in memory."
+            f"{path} cannot be written (No space left on device): training continues, "
+            "and records stay in memory."
         )
         ballast.unlink()
         wait_until(lambda: path.stat().st_size > 100_000, "the journal is written", 10)
@@ -225,7 +225,7 @@ def test_a_full_disk_is_not_retried_all_the_time(
         wait_until(lambda: n_try == 1, "the first try", 5)
         time.sleep(3 * writer.EVERY_S)
         assert n_try == 1
-        assert not journal.wait()  # `wait` tries again
+        assert not journal.wait()  # `wait` retries immediately
         assert n_try >= 2
 
 

@@ -218,7 +218,7 @@ def test_a_killed_shipper_is_replaced_once(
     write(writer, *batches(401, 800))
     check_until(shipper, lambda: n_delivered(writer.path) == 201, "all rows")
     (message,) = warnings(caplog)
-    assert message == "the shipper died (exit code -9): it is restarted and continues."
+    assert message == "the shipper died (exit code -9): restarting it."
     (second,) = shippers(os.getpid())
     second.kill()
     second.wait(10)
@@ -231,9 +231,9 @@ def test_a_killed_shipper_is_replaced_once(
     writer.close()
     (missing,) = shipper.finish()
     first, second = warnings(caplog)
-    assert "it is restarted" in first
+    assert "restarting it" in first
     assert "the shipper died again" in second
-    assert str(missing) == f"mlflow lacks 4 rows of metrics of {writer.path}"
+    assert str(missing) == f"mlflow has not received 4 rows of metrics of {writer.path}"
     assert missing.remedy == f"python -m nntrain.sync {writer.path.parent}"
     assert read_journal(writer.path).metrics["batch/loss"].step.tolist() == list(range(1, 805))
     assert sync.main([str(writer.path.parent)]) == 0
@@ -296,7 +296,7 @@ def test_a_run_whose_process_was_killed_is_delivered_and_closed(
     assert run.info.end_time is not None
     assert run.data.tags["nntrain.outcome"] == "interrupted"
     assert run.data.tags["nntrain.message"].startswith(
-        "the process ended without a word after batch 400"
+        "the process ended unexpectedly after batch 400"
     )
     assert series(tmp_path) == losses(1, 400)
     assert sync.main([str(tmp_path), "--list"]) == 0
@@ -420,8 +420,8 @@ def test_a_dead_server_delays_the_end_only_up_to_the_timeout(
         assert 2.5 < time.monotonic() - began < 5
     tell_backlog(left)
     told = capsys.readouterr().err
-    assert told.startswith(f"nntrain: mlflow lacks 4 rows of metrics of {writer.path}")
-    assert told.endswith(f"Deliver it with: python -m nntrain.sync {writer.path.parent}\n")
+    assert told.startswith(f"nntrain: mlflow has not received 4 rows of metrics of {writer.path}")
+    assert told.endswith(f"To deliver the rest, run: python -m nntrain.sync {writer.path.parent}\n")
     assert told.count("\n") == 1
     assert len(warnings(caplog)) == (0 if fault is Fault.HANG else 1)
 

@@ -116,7 +116,7 @@ def test_a_run_that_is_resumed_twice_equals_an_uninterrupted_one(
     append(second.parent, training(first_cut + 1, 15, time_ms=5_000))
     n_done = read_state(second, "memory").line
     deliver_lines(second, tracker, n_done + n_second if n_second else 0)
-    # the checkpoint names the first journal, which continues in the second folder
+    # the checkpoint refers to the first journal, but the run continues in the second folder
     continue_journal(first, third, second_cut)
     assert read_journal(second).continued_by == str(third)
     append(third.parent, [*training(second_cut + 1, LAST, time_ms=9_000), END])

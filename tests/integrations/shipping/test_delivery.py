@@ -1,4 +1,4 @@
-"""A journal is delivered once and in order, whatever the tracker does."""
+"""A journal is delivered once and in order, even if the tracker fails."""
 
 import json
 import logging
@@ -49,7 +49,7 @@ def file_record(path: str, kind: str = "artifact") -> Record:
 
 
 def until_delivered(delivery: Delivery) -> int:
-    """Retries as the shipper does; returns the number of failures."""
+    """Delivers with retries, as the shipper does, and returns the number of failures."""
     n_failed = 0
     while not delivery.is_current():
         assert n_failed < 1000
@@ -130,7 +130,7 @@ def test_a_kill_before_the_state_is_saved_does_not_duplicate_anything(
     tmp_path: Path, n_calls: int
 ) -> None:
     class Killed(BaseException):
-        """Is not caught, like SIGKILL."""
+        """An exception that delivery does not catch; simulates SIGKILL."""
 
     calls: list[str] = []
 
@@ -204,8 +204,8 @@ def test_the_state_has_the_last_error_without_secrets_until_delivery_succeeds(
     missing = backlog(journal, "memory")
     assert missing is not None
     assert (
-        str(missing)
-        == f"memory lacks 4 rows of metrics of {journal} because delivery fails ({state.error})"
+        str(missing) == f"memory has not received 4 rows of metrics of {journal} "
+        f"because delivery fails ({state.error})"
     )
     deliver(journal, MemoryTracker())
     assert (read_state(journal, "memory").error, read_state(journal, "memory").n_tries) == (None, 0)
@@ -493,8 +493,8 @@ def test_one_process_at_a_time_delivers_a_journal(tmp_path: Path) -> None:
     ("records", "expected"),
     [
         ([], None),
-        ([*batches(9, 11), END], "memory lacks 3 rows of metrics of {}"),
-        ([END], "memory lacks the end of {}"),
+        ([*batches(9, 11), END], "memory has not received 3 rows of metrics of {}"),
+        ([END], "memory has not received the end of {}"),
     ],
 )
 def test_the_backlog_says_what_is_missing_and_what_to_do(
@@ -535,7 +535,7 @@ def test_a_record_that_always_fails_is_skipped_after_enough_tries_and_the_run_en
     assert tracker.series("batch/loss") == losses(1, 8)
     assert delivery.state.n_refused == 1
     assert (
-        f"left out after {STUCK_TRIES} attempts: RuntimeError: 507 Insufficient Storage"
+        f"skipped after {STUCK_TRIES} attempts: RuntimeError: 507 Insufficient Storage"
         in delivery.state.notes[0]
     )
 
@@ -582,7 +582,7 @@ def test_unsupported_records_are_counted_and_logged_once_and_are_not_refusals(
     before = journal.read_bytes()
     deliver(journal, tracker)
     assert said(caplog) == [
-        f"memory does not keep {kind}: they stay in the journal."
+        f"memory does not store {kind}: they stay in the journal."
         for kind in ("tags", "histograms", "tables", "figures", "files", "models")
     ]
     append(tmp_path, [*batches(5, 8), HISTOGRAMS, END])

@@ -1,4 +1,4 @@
-"""What the shipper imports, how long it waits, and how many deliveries run at once."""
+"""What the shipper imports, how long it waits, and how many deliveries run concurrently."""
 
 import os
 import subprocess
@@ -60,7 +60,7 @@ class Crowded(MemoryTracker):
 
 
 class CrowdedClient(MemoryClient):
-    """Holds each call until `AT_ONCE` calls are inside, and counts how many were inside at once."""
+    """Blocks each call until `AT_ONCE` calls are running, and counts the concurrent calls."""
 
     gate: ClassVar[threading.Barrier] = threading.Barrier(AT_ONCE)
     lock: ClassVar[threading.Lock] = threading.Lock()

@@ -84,7 +84,7 @@ class Holder(Tracker):
         raise NotImplementedError
 
 
-NOT_A_TRACKER = "is not a tracker: name a dataclass that derives from"
+NOT_A_TRACKER = "is not a tracker class: use a dataclass that derives from"
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_a_target_among_the_settings_is_never_called(key: str) -> None:
     [
         ({"trackin_uri": "x"}, "did you mean"),
         ({"system_metrics": "perhaps"}, "system_metrics"),
-        ({"tracking_uri": "foo://bar"}, "is not a store of MLflow"),
+        ({"tracking_uri": "foo://bar"}, "is not a valid MLflow store"),
     ],
 )
 def test_settings_that_the_class_does_not_accept_are_an_error(
@@ -148,5 +148,5 @@ def test_settings_that_the_class_does_not_accept_are_an_error(
 
 
 def test_a_tracker_that_is_not_a_dataclass_has_no_spec() -> None:
-    with pytest.raises(ConfigError, match="is not a tracker"):
+    with pytest.raises(ConfigError, match="is not a tracker class"):
         spec_of(Plain())

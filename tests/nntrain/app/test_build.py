@@ -22,14 +22,14 @@ from tests.common.compose import composed, minimal
         (["lr=inf"], "lr=inf must be a finite number greater than 0."),
         (["lr=nan"], "lr=nan must be a finite number"),
         (["lr=0"], "lr=0.0 must be a finite number"),
-        (["n_epoch=-1"], "n_epoch=-1 must be a whole number of at least 1."),
+        (["n_epoch=-1"], "n_epoch=-1 must be an integer of at least 1."),
         (
             ["resume=nowhere"],
-            "resume=nowhere must be a checkpoint, or the folder of a run with a last.ckpt.",
+            "resume=nowhere must be a checkpoint, or a run folder that contains last.ckpt.",
         ),
         (
             ["resume=nowhere", "callbacks=none"],
-            "resume needs the callback checkpoint: choose 'callbacks=default'",
+            "resume needs the checkpoint callback: use 'callbacks=default'",
         ),
         (["model.hidden=many"], "model.hidden='many' has the wrong type"),
         (
@@ -67,7 +67,7 @@ def test_interpolations_are_resolved(tmp_path: Path) -> None:
         ({"in_features": 2}, "model has no _target_"),
         (
             {"_target_": "nntrain.schedule.SGDR", "n_cycles": 0},
-            "model: SGDR needs n_cycles and cycle_mult of at least 1",
+            "model: SGDR needs n_cycles and cycle_mult to be at least 1",
         ),
     ],
 )

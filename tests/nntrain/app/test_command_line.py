@@ -30,12 +30,12 @@ register()  # an editable install hides the sweeper from Hydra
         ),
         (["experiment=nosuch"], "Unknown choice experiment=nosuch: expected one of "),
         (["zzz=1"], "Unknown key zzz: expected one of callbacks, "),
-        (["foo bar"], "'foo bar' is not an override: write key=value"),
+        (["foo bar"], "'foo bar' is not a valid override: write key=value"),
         (
             ["lr=interval(1)"],
             "'lr=interval(1)' cannot be parsed: missing a required argument: 'end'.",
         ),
-        (["model.hidden=[1"], "'model.hidden=[1' is not an override"),
+        (["model.hidden=[1"], "'model.hidden=[1' is not a valid override"),
         (
             ["data._target_=os.system"],
             "data._target_=os.system is not trusted: choose from nntrain.callbacks",
@@ -54,7 +54,7 @@ register()  # an editable install hides the sweeper from Hydra
             "model._target_ cannot be resolved: Interpolation key 'nosuch' not found.",
         ),
         (["model._target_=${oc.env:NOSUCH}"], "model._target_ cannot be resolved: "),
-        (["--config-dir", "nowhere"], "--config-dir nowhere must be a folder with config groups."),
+        (["--config-dir", "nowhere"], "--config-dir nowhere must be an existing folder."),
         (["--config-name", "nosuch"], "The config 'nosuch' does not exist: "),
         (["--cfg", "job", "seeds=1"], "Unknown key seeds: did you mean 'seed'?"),
         (["-m", "lr=1,2", "n_epochs=3"], "Unknown key n_epochs: did you mean 'n_epoch'?"),

@@ -87,43 +87,41 @@ NAN, INF = math.nan, math.inf
 MISTAKES: dict[str, tuple[Callable[[], Learner], str]] = {
     "empty training list": (
         loaded_by([]),
-        "The training set is empty: its loader has no batch; "
-        "check the path, split or filter that made it.",
+        "The training set is empty: check the path, split or filter that creates the dataset.",
     ),
     "empty training dataset": (
         loaded_by(DataLoader(dataset(0), 4)),
-        "The training set is empty: its loader has no batch",
+        "The training set is empty: check the path",
     ),
     "empty validation dataset": (
         loaded_by(GOOD, DataLoader(dataset(0), 4)),
-        "The validation set is empty: its loader has no batch",
+        "The validation set is empty: check the path",
     ),
     "empty stream": (
         loaded_by(DataLoader(Stream(0), 4)),
-        "The training loader yielded no batch: it is empty, or drop_last",
+        "The training loader yielded no batches: the dataset is empty, or drop_last",
     ),
     "empty validation stream": (
         loaded_by(GOOD, DataLoader(Stream(0), 4)),
-        "The validation loader yielded no batch: it is empty",
+        "The validation loader yielded no batches: the dataset is empty",
     ),
     "batch larger than the training set": (
         loaded_by(DataLoader(dataset(10), 64, drop_last=True)),
-        "The training set is smaller than one batch: batch_size=64 is larger "
-        "than len(dataset)=10 and drop_last drops the incomplete batch; set batch_size to at most "
-        "10, or drop_last=False.",
+        "The training set has only 10 items, but batch_size=64 and drop_last drops incomplete "
+        "batches: set batch_size to at most 10, or drop_last=False.",
     ),
     "batch larger than the validation set": (
         loaded_by(GOOD, DataLoader(dataset(3), 4, drop_last=True)),
-        "The validation set is smaller than one batch: batch_size=4 is larger than len(dataset)=3",
+        "The validation set has only 3 items, but batch_size=4 and drop_last drops incomplete",
     ),
     "NaN in the input": (
         training_on((with_values((8, 1), NAN), Y)),
-        "The first training batch has NaN or infinity in 1 of the 8 values of input 0: "
-        "clean the data, or replace these values in the dataset.",
+        "The first training batch contains NaN or infinity in 1 of the 8 values of input 0: "
+        "remove or replace these values in the dataset.",
     ),
     "infinity in the second input": (
         training_on((X, with_values((8, 3), INF, -INF, NAN), Y)),
-        "The first training batch has NaN or infinity in 3 of the 24 values of input 1",
+        "The first training batch contains NaN or infinity in 3 of the 24 values of input 1",
     ),
     "NaN in a named input": (
         training_on({"pixel_values": with_values((8, 1), NAN), "labels": Y}),
@@ -135,11 +133,11 @@ MISTAKES: dict[str, tuple[Callable[[], Learner], str]] = {
     ),
     "NaN in the validation set": (
         lambda: toy_learner(Lists(GOOD, [(with_values((4, 1), INF), torch.zeros(4, 1))])),
-        "The first validation batch has NaN or infinity in 1 of the 4 values of input 0",
+        "The first validation batch contains NaN or infinity in 1 of the 4 values of input 0",
     ),
     "labels of another shape": (
         training_on((X, torch.zeros(5, dtype=torch.long)), loss_func=nn.CrossEntropyLoss()),
-        "The loss CrossEntropyLoss does not fit the output of the model Linear: pred is float32 "
+        "The loss CrossEntropyLoss rejected the output of the model Linear: pred is float32 "
         "(8, 1), target is int64 (5,): "
         "Expected input batch_size (8) to match target batch_size (5).",
     ),
@@ -148,7 +146,7 @@ MISTAKES: dict[str, tuple[Callable[[], Learner], str]] = {
             (X, torch.zeros(8, dtype=torch.int32)),
             loss_func=partial(nn.functional.cross_entropy, reduction="mean"),
         ),
-        "The loss cross_entropy does not fit the output of the model Linear: pred is float32 (8, "
+        "The loss cross_entropy rejected the output of the model Linear: pred is float32 (8, "
         "1), target is int32 (8,): ",
     ),
     "labels out of range": (
@@ -157,58 +155,58 @@ MISTAKES: dict[str, tuple[Callable[[], Learner], str]] = {
     ),
     "a model that returns two tensors": (
         training_on(*GOOD, model=Pair(), loss_func=nn.MSELoss()),
-        "The loss MSELoss does not fit the output of the model Pair: pred is float32 (8, 1), "
+        "The loss MSELoss rejected the output of the model Pair: pred is float32 (8, 1), "
         "float32 (8, 1), target is",
     ),
     "a loss that is a float": (
         training_on(*GOOD, loss_func=a_float),
-        "The loss a_float does not fit the output of the model Linear: pred is float32 (8, 1), "
+        "The loss a_float rejected the output of the model Linear: pred is float32 (8, 1), "
         "target is float32 (8, 1): "
-        "The loss must be a tensor or a mapping of named tensors but is float.",
+        "The loss must be a tensor or a mapping of names to tensors but is float.",
     ),
     "a validation label that does not fit": (
         lambda: toy_learner(Lists([(X, torch.zeros(8).long())], [(X, Y)]), loss_func=nn.NLLLoss()),
-        "The loss NLLLoss does not fit the output of the model Linear: pred is float32 (8, 1), "
+        "The loss NLLLoss rejected the output of the model Linear: pred is float32 (8, 1), "
         "target is float32 (8, 1): ",
     ),
     "input of another width": (
         training_on((torch.ones(8, 3), Y)),
-        "The model Linear does not fit its input float32 (8, 3): mat1 and mat2 shapes cannot be "
+        "The model Linear rejected its input float32 (8, 3): mat1 and mat2 shapes cannot be "
         "multiplied (8x3 and 1x1)",
     ),
     "input of another type": (
         training_on((torch.ones(8, 1, dtype=torch.long), Y)),
-        "The model Linear does not fit its input int64 (8, 1): mat1 and mat2 must have the same "
-        "dtype",
+        "The model Linear rejected its input int64 (8, 1): mat1 and mat2 must have the same dtype",
     ),
     "inputs too many": (
         training_on((X, X, Y)),
-        "The model Linear does not fit its input float32 (8, 1), float32 (8, 1): ",
+        "The model Linear rejected its input float32 (8, 1), float32 (8, 1): ",
     ),
     "inputs under other names": (
         training_on({"image": X, "labels": Y}, model=Image()),
-        "The model Image does not fit its input float32 (8, 1): Image.forward() got an unexpected "
+        "The model Image rejected its input float32 (8, 1): Image.forward() got an unexpected "
         "keyword argument 'image'",
     ),
     "a loss that is not one number": (
         training_on(*GOOD, loss_func=nn.MSELoss(reduction="none")),
-        "The loss MSELoss returned float32 (8, 1) instead of one number: "
-        "take the mean, as reduction='mean' does.",
+        "The loss MSELoss must return a scalar but returned float32 (8, 1): "
+        "compute the mean, for example with reduction='mean'.",
     ),
     "a loss without gradient": (
         training_on(*GOOD, loss_func=mean_of_nothing),
-        "The loss mean_of_nothing has no gradient because no trainable parameter takes part in it: "
-        "compute it from the model's predictions without detach(), item(), argmax() or no_grad().",
+        "The loss mean_of_nothing has no gradient because it does not depend on trainable "
+        "parameters: compute it from the model's predictions without detach(), item(), argmax() "
+        "or no_grad().",
     ),
     "a metric of classes for a regression": (
         training_on(*GOOD, metrics=[accuracy]),
-        "metrics.accuracy does not fit the output of the model Linear: pred is float32 (8, 1), "
+        "metrics.accuracy rejected the output of the model Linear: pred is float32 (8, 1), "
         "target is float32 (8, 1): "
         "The predictions (8, 1) must have at least two classes in axis 1",
     ),
     "a metric of the validation set": (
         lambda: toy_learner(metrics=[skm_to_fastai(skm.r2_score)]),
-        "metrics.r2_score does not fit the output of the model Linear: pred is float32 (8, 1), "
+        "metrics.r2_score rejected the output of the model Linear: pred is float32 (8, 1), "
         "target is float32 (8, 1): ",
     ),
     "a metric that broadcasts": (
@@ -217,12 +215,12 @@ MISTAKES: dict[str, tuple[Callable[[], Learner], str]] = {
             loss_func=lambda pred, y: pred.mean(),
             metrics=[nn.functional.mse_loss],
         ),
-        "metrics.mse_loss does not fit the output of the model Linear: pred is float32 (8, 1), "
+        "metrics.mse_loss rejected the output of the model Linear: pred is float32 (8, 1), "
         "target is float32 (8,): ",
     ),
     "a model that raises": (
         training_on(*GOOD, model=Boom(1, 1)),
-        f"The model Boom does not fit its input float32 (8, 1): boom (test_preflight.py, line "
+        f"The model Boom rejected its input float32 (8, 1): boom (test_preflight.py, line "
         f"{BOOM_LINE})",
     ),
 }

@@ -54,6 +54,6 @@ def test_without_a_run_nothing_is_added(given: list[str]) -> None:
 
 def test_a_secret_must_be_given_again(tmp_path: Path) -> None:
     run = saved(tmp_path / "run", "+api_key=***")
-    with pytest.raises(ConfigError, match="pass it again"):
+    with pytest.raises(ConfigError, match="pass this override again"):
         with_saved_overrides([f"resume={run}"])
     assert with_saved_overrides([f"resume={run}", "+api_key=S"]) == [f"resume={run}", "+api_key=S"]

@@ -176,7 +176,7 @@ def test_the_journal_of_another_study_is_not_changed(tmp_path: Path) -> None:
     before = (tmp_path / JOURNAL).read_bytes()
     with pytest.raises(
         SweepError,
-        match=r"journal.jsonl belongs to another study: choose another hydra.sweeper.study_name",
+        match=r"journal.jsonl belongs to another study: change hydra.sweeper.study_name",
     ):
         started(tmp_path)
     assert (tmp_path / JOURNAL).read_bytes() == before
@@ -223,10 +223,10 @@ def test_no_secret_of_the_search_space_is_in_the_run(tmp_path: Path) -> None:
 MISTAKES = {
     "tracker.finish_timeout_s=-1": "tracker.finish_timeout_s=-1 must be",
     "+tracker.mlflow.url=x": "Unknown key tracker.mlflow.url",
-    "tracker.mlflow.tracking_uri=foo://bar": "tracker.mlflow.tracking_uri=foo://bar is not a store",
-    "n_epoch=0": "n_epoch=0 must be a whole number of at least 1",
-    "objective=valid/acc": "objective=valid/acc is not going to be recorded: .* valid/accuracy",
-    "objective=[valid/loss,valid/los]": "objective=valid/los is not going",
+    "tracker.mlflow.tracking_uri=foo://bar": "tracker.mlflow.tracking_uri=foo://bar is not a valid MLflow store",
+    "n_epoch=0": "n_epoch=0 must be an integer of at least 1",
+    "objective=valid/acc": "objective=valid/acc will not be recorded: .* valid/accuracy",
+    "objective=[valid/loss,valid/los]": "objective=valid/los will not",
     "model.hidden=many": "model.hidden='many' has the wrong type",
     "seed=???": "seed needs a value",
 }

@@ -458,30 +458,31 @@ MISFITS: dict[str, tuple[Callable[..., Learner], str]] = {
         lambda *cbs: _without_length(
             model=nn.Sequential(*_model(), nn.ReLU(), nn.Linear(2, 2)), cbs=cbs
         ),
-        r"last.ckpt does not fit the model: it lacks 6.weight, 6.bias\.\n",
+        r"last.ckpt does not match the model: missing 6.weight, 6.bias\.\n",
     ),
     "smaller model": (
         lambda *cbs: _without_length(model=nn.Linear(4, 2), cbs=cbs),
-        r"it lacks weight, bias; it has, unexpectedly, 0.weight, 0.bias, 1.weight and 6 more\.\n",
+        r"missing weight, bias; unexpected 0.weight, 0.bias, 1.weight and 6 more\.\n",
     ),
     "wider model": (
         lambda *cbs: _without_length(
             model=nn.Sequential(*list(_model())[:-1], nn.Linear(16, 3)), cbs=cbs
         ),
-        r"it has 4.weight \(2, 16\) instead of \(3, 16\), 4.bias \(2,\) instead of \(3,\)\.\n",
+        r"wrong shapes: 4.weight \(2, 16\) instead of \(3, 16\), "
+        r"4.bias \(2,\) instead of \(3,\)\.\n",
     ),
     "optimizer": (
         lambda *cbs: _without_length(opt_func=torch.optim.SGD, cbs=cbs),
-        r"does not fit the optimizer: it was made with Adam, not SGD\.\n",
+        r"does not match the optimizer: saved with Adam, not SGD\.\n",
     ),
     "callbacks": (
         lambda *cbs: _without_length(cbs=[*cbs, EMA(), TimeLimit(1000)]),
-        r"does not fit the callbacks: it lacks EMA.0, TimeLimit.0\.\n",
+        r"does not match the callbacks: missing EMA.0, TimeLimit.0\.\n",
     ),
     "loader": (
         lambda *cbs: toy_learner(own_generator(), _model(), opt_func=torch.optim.Adam, cbs=cbs),
-        r"does not fit the loaders: .* with \[0, 0\] random generators \(train, valid\), "
-        r"these have \[1, 0\]\.\n",
+        r"does not match the loaders: .* has \[0, 0\] random generators \(train, valid\), "
+        r"the loaders have \[1, 0\]\.\n",
     ),
 }
 

@@ -147,7 +147,7 @@ def test_torchs_reduce_lr_on_plateau_is_refused_with_a_remedy() -> None:
 
 
 def test_a_factory_that_makes_no_scheduler_is_refused() -> None:
-    with pytest.raises(TypeError, match="but made an object of type int"):
+    with pytest.raises(TypeError, match="but it returned an object of type int"):
         learner(LRScheduler(lambda opt: 3)).fit(1)
 
 

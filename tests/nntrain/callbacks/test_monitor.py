@@ -86,7 +86,7 @@ def test_a_metric_that_is_not_recorded_is_an_error_that_lists_the_recorded_ones(
     learn = toy_learner(cbs=[WaitSpy("valid/accuracy")])
     with pytest.raises(
         LookupError,
-        match=r"'valid/accuracy' was not recorded; recorded were .*train/loss, valid/loss",
+        match=r"'valid/accuracy' was not recorded; recorded metrics: .*train/loss, valid/loss",
     ):
         learn.fit(1)
 

@@ -81,7 +81,7 @@ def test_weights_that_are_not_finite_are_not_saved(caplog: pytest.LogCaptureFixt
     learn.fit(2)
     assert torch.equal(in_file("best.pt"), spy.weights[4])
     assert torch.equal(flat(learn.model), spy.weights[4])
-    assert "epoch 1: the model has weights that are not finite and was not saved" in caplog.messages
+    assert "epoch 1: the model has NaN or infinite weights and was not saved" in caplog.messages
 
 
 def test_buffers_are_checked_as_well() -> None:

@@ -227,12 +227,12 @@ def test_patterns_make_keys_secret_and_are_replaced_in_texts() -> None:
     [
         (
             ["ok", "("],
-            r"^redact\[1\]=\( is not a regular expression \(missing \), .*: put .* before special "
-            r"characters\.$",
+            r"^redact\[1\]=\( is not a valid regular expression \(missing \), .*: escape special "
+            r"characters with \\\.$",
         ),
         (
             [".*"],
-            r"^redact\[0\]=\.\* matches the empty text, so it would hide everything: make it .*\.$",
+            r"^redact\[0\]=\.\* matches the empty string, so it would hide everything: .*\.$",
         ),
         ("abc", r"^redact=abc must be a list of regular expressions: redact=\[abc\]\.$"),
     ],

@@ -132,7 +132,7 @@ def test_n_batches_is_none_without_a_length(loader: Any, length: int | None) -> 
         (A, "float32 (3, 2)"),
         ((A, B.long()), "float32 (3, 2), int64 (3,)"),
         ({"a": torch.tensor(True)}, "bool ()"),
-        ("text", "no tensor"),
+        ("text", "no tensors"),
     ],
 )
 def test_describe(batch: Any, text: str) -> None:

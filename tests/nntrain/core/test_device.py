@@ -18,6 +18,6 @@ def test_without_an_accelerator_the_cpu_is_used(name: torch.device | str | None)
 @pytest.mark.parametrize("name", ["gpu7", "cuda:99", "nosuch", ""])
 def test_an_unavailable_device_is_an_error_that_lists_the_available_ones(name: str) -> None:
     with pytest.raises(
-        ValueError, match=r"cannot be used on this machine: choose one of auto, cpu"
+        ValueError, match=r"is not available on this machine: choose one of auto, cpu"
     ):
         resolve_device(name)

@@ -94,7 +94,7 @@ def test_remove_may_be_called_twice(model: nn.Sequential) -> None:
 
 def test_an_object_that_is_not_a_module_is_refused_and_leaves_no_hook(model: nn.Sequential) -> None:
     with pytest.raises(
-        TypeError, match=r"needs an nn.Module but got str: pass a module of the model"
+        TypeError, match=r"needs an nn.Module but got str: pass a module of your model"
     ):
         Hooks([model[0], "2"], output)  # type: ignore[list-item]
     assert n_hooks(model) == 0

@@ -68,9 +68,7 @@ def test_group_lrs(lr: Any, n_group: int, expected: list[float]) -> None:
 
 
 def test_group_lrs_needs_one_rate_for_each_group() -> None:
-    with pytest.raises(
-        ValueError, match="lr has 2 values for 3 parameter groups: give one for each"
-    ):
+    with pytest.raises(ValueError, match="lr has 2 values for 3 parameter groups: pass one value"):
         group_lrs([0.1, 0.2], 3)
 
 
@@ -78,9 +76,7 @@ def test_group_lrs_needs_one_rate_for_each_group() -> None:
     "lr", [slice(0, 0.1), slice(0.1, 0), slice(-1, 1), slice(0), slice(0.1, None)]
 )
 def test_group_lrs_needs_rates_above_zero_in_a_slice(lr: slice) -> None:
-    with pytest.raises(
-        ValueError, match="must be slice\\(first, last\\) or slice\\(last\\), with rates above 0"
-    ):
+    with pytest.raises(ValueError, match=r"must be slice\(first, last\) .* rates greater than 0"):
         group_lrs(lr, 2)
 
 
@@ -114,7 +110,7 @@ def test_a_weight_decay_of_zero_replaces_the_optimizers_own() -> None:
 
 
 def test_make_optimizer_needs_a_trainable_parameter() -> None:
-    with pytest.raises(ValueError, match="The model has no trainable parameter: set requires_grad"):
+    with pytest.raises(ValueError, match="no trainable parameters: set requires_grad"):
         make_optimizer(nn.ReLU(), torch.optim.SGD, 0.1, None, one_group)
 
 
@@ -174,14 +170,14 @@ def test_set_hyper_keeps_a_tensor_learning_rate_a_tensor() -> None:
 
 def test_an_unknown_hyper_parameter_is_an_error_that_lists_the_known_ones() -> None:
     with pytest.raises(
-        ValueError, match="no hyper-parameter 'nu'; it has lr, momentum, dampening, weight_decay"
+        ValueError, match="hyper-parameter 'nu': the optimizer has lr, momentum, dampening"
     ):
         set_hyper(opt_of(), "nu", 1.0)
 
 
 def test_set_hyper_needs_param_groups() -> None:
     with pytest.raises(
-        ValueError, match="SignOptimizer has no param_groups, so its 'lr' cannot be set"
+        ValueError, match="Cannot set 'lr' because SignOptimizer has no param_groups"
     ):
         set_hyper(opt_of(SignOptimizer), "lr", 1.0)
 
@@ -201,7 +197,7 @@ def test_an_optimizer_with_only_step_and_zero_grad_trains() -> None:
 
 def test_a_learning_rate_that_cannot_be_set_is_an_error() -> None:
     with pytest.raises(
-        ValueError, match="SignOptimizer has no param_groups, so its 'lr' cannot be set"
+        ValueError, match="Cannot set 'lr' because SignOptimizer has no param_groups"
     ):
         toy_learner(opt_func=SignOptimizer).fit(1, lr=0.1)
 
@@ -244,7 +240,7 @@ def test_opt_func_may_be_a_partial_of_a_torch_optimizer() -> None:
     "lr", [-1.0, math.nan, math.inf, [0.1, -0.1], slice(1e-3, math.inf), slice(math.nan)]
 )
 def test_a_rate_that_is_negative_or_not_finite_is_refused(lr: Any) -> None:
-    with pytest.raises(ValueError, match=r"must be finite and at least 0|with rates above 0"):
+    with pytest.raises(ValueError, match=r"must be finite and at least 0|rates greater than 0"):
         group_lrs(lr, 2)
 
 

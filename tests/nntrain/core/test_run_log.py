@@ -371,7 +371,7 @@ def test_after_the_end_of_the_run_values_are_dropped_with_one_warning(
     assert (pair[1].rows, pair[1].others) == ([], [])
     (record,) = caplog.records
     assert record.getMessage() == (
-        "The run has ended and records nothing more: log in after_fit or earlier."
+        "Not recorded because the run has ended: log in after_fit or earlier."
     )
 
 
@@ -384,7 +384,7 @@ def test_figures_are_recorded_at_the_step_and_need_the_name_of_an_image(
     assert kept.others == [("figure", "plots/loss.PNG", 5)]
     with pytest.raises(
         ValueError,
-        match=r"'plots/loss' must end in \.png, .*: name it, for example, 'plots/loss\.png'\.",
+        match=r"'plots/loss' must end in \.png, .*: rename it, for example to 'plots/loss\.png'\.",
     ):
         kept.log_figure(MatplotlibFigure(), "plots/loss")
 
@@ -417,9 +417,9 @@ def test_tables_hold_numbers_strings_and_none(pair: tuple[Learner, Kept]) -> Non
         ([["a", 1], ["b"]], "row 1 has 1 cells instead of 2"),
         (
             [["a", torch.tensor(1.0)]],
-            "column 'n' of row 0 holds a value of type Tensor of shape () instead of a number",
+            "column 'n' of row 0 contains a value of type Tensor of shape () instead of a number",
         ),
-        ([["a", [1]]], "holds a value of type list"),
+        ([["a", [1]]], "contains a value of type list"),
     ],
 )
 def test_a_bad_table_does_not_stop_the_fit(
@@ -433,7 +433,7 @@ def test_a_bad_table_does_not_stop_the_fit(
 
 @pytest.mark.parametrize("columns", ["ab", ["a", "a"], ["a", 1]], ids=repr)
 def test_columns_must_be_different_strings(pair: tuple[Learner, Kept], columns: Any) -> None:
-    with pytest.raises(ValueError, match="of table 't' must be a list of different strings"):
+    with pytest.raises(ValueError, match="of table 't' must be a list of unique strings"):
         pair[1].log_table("t", columns, [])
 
 
@@ -477,7 +477,7 @@ def test_a_missing_file_or_a_folder_is_skipped_and_counted_with_a_warning(
 
 
 def test_swapped_arguments_of_log_figure_are_refused(pair: tuple[Learner, Kept]) -> None:
-    with pytest.raises(TypeError, match="log_figure takes the figure before its name"):
+    with pytest.raises(TypeError, match="log_figure expects the figure first"):
         pair[1].log_figure("mine.png", object())  # type: ignore[arg-type]
 
 

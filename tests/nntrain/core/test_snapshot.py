@@ -374,7 +374,7 @@ def noisy_collate(items: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 def test_a_loader_that_can_be_iterated_only_once_is_refused() -> None:
     learn = toy_learner(Lists(iter(regression_lists().train), None))
     with pytest.raises(
-        TypeError, match="is an iterator, which cannot be started again: use an iterable"
+        TypeError, match="is an iterator, which can be used only once: pass an iterable"
     ):
         run_wild(learn)
 

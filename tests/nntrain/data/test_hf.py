@@ -126,7 +126,7 @@ def test_splits_columns_and_labels_are_chosen_by_name() -> None:
 @pytest.mark.parametrize("options", [{"train_split": "nosuch"}, {"valid_split": "nosuch"}])
 def test_a_missing_split_is_an_error_that_lists_the_splits(options: dict[str, str]) -> None:
     with pytest.raises(
-        ValueError, match=r"There is no split 'nosuch': the dataset has train, test\."
+        ValueError, match=r"The dataset has no split 'nosuch': its splits are train, test\."
     ):
         DataLoaders.from_dataset_dict(dataset_dict(**PIXELS), **options)
 

@@ -101,7 +101,7 @@ def test_with_their_own_seed_orders_do_not_follow_the_global_seed(kind: str) -> 
             {"batch_size": 6, "drop_last": True},
             "batch_size=6 is larger than the training set of 5 items, "
             "so drop_last would drop its only batch: "
-            "use a batch_size of at most 5, or drop_last=False.",
+            "set batch_size to at most 5, or set drop_last=False.",
         ),
     ],
 )
@@ -122,7 +122,7 @@ def test_nan_names_the_set_and_the_tensor() -> None:
     x, y = tensors(4)
     x[2] = float("nan")
     with pytest.raises(
-        ValueError, match=r"Tensor 0 of the validation set must be finite but 1 of 4 values are NaN"
+        ValueError, match=r"Tensor 0 of the validation set must be finite, but 1 of 4 values"
     ):
         DataLoaders.from_tensors((y,), (x, y))
 
@@ -137,7 +137,7 @@ def test_tensors_are_held_on_the_given_device() -> None:
 
 
 def test_a_missing_device_is_named() -> None:
-    with pytest.raises(ValueError, match="device=cuda:99 cannot be used on this machine"):
+    with pytest.raises(ValueError, match="device=cuda:99 is not available on this machine"):
         DataLoaders.from_tensors(tensors(4), device="cuda:99")
 
 

@@ -136,12 +136,12 @@ def test_a_single_tensor_gives_batches_of_one_item() -> None:
 @pytest.mark.parametrize(
     ("tensors", "options", "message"),
     [
-        ((), {}, "The data set has no tensors: pass at least one."),
-        ((torch.ones(0, 2),), {}, "The data set is empty: pass at least one item."),
+        ((), {}, "The dataset has no tensors: pass at least one tensor."),
+        ((torch.ones(0, 2),), {}, "The dataset is empty: pass at least one item."),
         (
             (torch.ones(3), torch.ones(4)),
             {},
-            "The tensors of the data set must have the same length but have 3, 4 items.",
+            "The tensors of the dataset must have the same length, but they have 3, 4 items.",
         ),
         ((torch.ones(3),), {"batch_size": 0}, "batch_size=0 must be at least 1."),
         (
@@ -149,12 +149,12 @@ def test_a_single_tensor_gives_batches_of_one_item() -> None:
             {"batch_size": 4, "drop_last": True, "name": "training set"},
             "batch_size=4 is larger than the training set of 3 items, "
             "so drop_last would drop its only batch: "
-            "use a batch_size of at most 3, or drop_last=False.",
+            "set batch_size to at most 3, or set drop_last=False.",
         ),
         (
             (torch.ones(3), torch.tensor([float("nan"), 1.0, float("inf")])),
             {},
-            "Tensor 1 of the data set must be finite but 2 of 3 values are NaN or infinite: "
+            "Tensor 1 of the dataset must be finite, but 2 of 3 values are NaN or infinite: "
             "replace or remove them.",
         ),
     ],

@@ -35,7 +35,7 @@ def test_bfloat16_predictions_reach_numpy_functions() -> None:
 def test_predictions_and_labels_of_different_length_are_refused() -> None:
     with pytest.raises(
         ValueError,
-        match="'f1_score' got 132 predictions for 44 labels: set dim_argmax, or flatten=False",
+        match="'f1_score' got 132 predictions for 44 labels: set dim_argmax or flatten=False",
     ):
         seen(*data_of("classes"), skm_to_fastai(skm.f1_score, is_class=False))
 
@@ -77,7 +77,7 @@ def test_predictions_from_a_checkpoint_join_those_on_the_device() -> None:
 
 ONE_CLASS = (
     r"'r2_score' .* predictions \(4, 1\) have only one class .*: "
-    r"set is_class=False \(skm_to_fastai\) or omit dim_argmax"
+    r"set is_class=False \(skm_to_fastai\) or dim_argmax=None"
 )
 
 

@@ -70,7 +70,7 @@ def test_a_function_gets_all_outputs_of_a_model_but_an_accumulating_metric_refus
     assert Learner(Two(), dls, metrics=[second], **options).validate()["valid/second"] == 2.0
     with pytest.raises(
         TypeError,
-        match="'second' needs predictions and labels that are tensors but got tuple, Tensor",
+        match="'second' needs tensors as predictions and labels, but got tuple, Tensor",
     ):
         Learner(Two(), dls, metrics=[AccumMetric(second)], **options).validate()
 

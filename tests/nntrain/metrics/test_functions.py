@@ -88,7 +88,7 @@ def test_targets_in_a_column_are_not_broadcast(func: Callable[..., Tensor]) -> N
             top_k_accuracy,
             (8, 3),
             (8,),
-            "k=5 of top_k_accuracy must be from 1 to the number of classes, 3",
+            "k=5 of top_k_accuracy must be between 1 and the number of classes, 3",
         ),
         (mse, (8, 3), (3, 8), "do not match: pass one label"),
         (accuracy_multi, (8, 3), (8,), "do not match: pass one label"),

@@ -52,11 +52,11 @@ def test_a_model_that_is_one_layer_is_called_model() -> None:
     [
         (ActivationStats, ["3"], r"has no module '3': expected one of 0, 1, 2, model\."),
         (ActivationStats, ["modl"], r"did you mean 'model'\?"),
-        (ActivationStats, [nn.Conv2d], "selects no module: the model has model, 0, 1, 2"),
+        (ActivationStats, [nn.Conv2d], "selects no modules: the model has model, 0, 1, 2"),
         (
             GradientStats,
             ["0", "1"],
-            r"must own trainable parameters but 1 does not: choose from 0, 2\.",
+            r"must own trainable parameters, but 1 does not: choose from 0, 2\.",
         ),
     ],
 )
@@ -68,7 +68,7 @@ def test_modules_that_match_nothing_are_an_error_that_lists_the_modules(
 
 
 @pytest.mark.parametrize(
-    ("modules", "message"), [("0", r"write \[0\]"), ([0], "quote a name, such as '0'")]
+    ("modules", "message"), [("0", r"write \[0\]"), ([0], "quote names, as in '0'")]
 )
 def test_modules_that_are_not_a_list_of_names_are_refused_at_once(
     modules: Any, message: str

@@ -1,4 +1,4 @@
-"""Each sampler and pruner is a file of a config group, and users can add files."""
+"""Each sampler and pruner has a config file, and users can add config files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ X = "x=interval(0,1)"
 
 
 class WorstPruner(optuna.pruners.BasePruner):
-    """A user's pruner that prunes every trial at its first step."""
+    """A user-defined pruner that prunes every trial when it reaches a step."""
 
     def __init__(self, from_step: int) -> None:
         self.from_step = from_step
@@ -36,10 +36,10 @@ class WorstPruner(optuna.pruners.BasePruner):
 
 
 class MiddleSampler(optuna.samplers.RandomSampler):
-    """A user's sampler that always suggests the middle of an interval."""
+    """A user-defined sampler that always suggests the midpoint of an interval."""
 
     def sample_independent(self, *args: Any) -> float:
-        """Returns the middle of a distribution."""
+        """Returns the midpoint of a distribution."""
         return float(args[-1].low + args[-1].high) / 2
 
 
@@ -47,7 +47,7 @@ MINE = __name__
 
 
 def write(folder: Path, group: str, text: str) -> None:
-    """Writes a config `mine` into a config group below a folder."""
+    """Writes a config named `mine` to a config group in a folder."""
     file = folder / "hydra/sweeper" / group / "mine.yaml"
     file.parent.mkdir(parents=True)
     file.write_text(text)

@@ -1,4 +1,4 @@
-"""The savings of pruning for trials with given times equal results computed by hand."""
+"""The time that pruning saved equals values computed by hand, for trials of known duration."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DONE, PRUNED, FAILED, RUNNING = (
 
 
 def took(state: TrialState, duration_s: float) -> FrozenTrial:
-    """Returns a trial of a given duration."""
+    """Returns a trial with the given duration."""
     trial = create_trial(state=state, value=0.5 if state is DONE else None)
     trial.datetime_start = datetime(2026, 1, 1)
     trial.datetime_complete = (
@@ -32,11 +32,11 @@ def took(state: TrialState, duration_s: float) -> FrozenTrial:
     ("trials", "expected"),
     [
         ([], 0),
-        ([took(PRUNED, 4)], 0),  # its duration without pruning is unknown
+        ([took(PRUNED, 4)], 0),  # no completed trial to compare with
         ([took(DONE, 20)], 0),
         ([took(DONE, 20), took(PRUNED, 4)], 16),
         ([took(DONE, 20), took(PRUNED, 4), took(PRUNED, 5)], 16 + 15),
-        ([took(DONE, 20), took(DONE, 8), took(PRUNED, 1)], 13),  # up to 14, the median of 20 and 8
+        ([took(DONE, 20), took(DONE, 8), took(PRUNED, 1)], 13),  # the median of 20 and 8 is 14
         ([took(DONE, 20), took(PRUNED, 30)], 0),  # never negative
         ([took(DONE, 20), took(FAILED, 4), took(RUNNING, 0)], 0),
     ],
@@ -65,7 +65,7 @@ ORDINARY = [ended(value) for value in (2, 3, 4, 5, 6, 7)]
     [
         ([], "minimize", Controls(0, 0, 0)),
         (ORDINARY, "minimize", Controls(0, 0, 0)),
-        # best of 8: among the best 2
+        # the control trial is the best of 8 trials, so it is in the best quarter
         ([*ORDINARY, ended(1, control=True), ended(8)], "minimize", Controls(1, 1, 1)),
         # second of 8
         ([*ORDINARY, ended(2.5, control=True), ended(8)], "minimize", Controls(1, 1, 0)),

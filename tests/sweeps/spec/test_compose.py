@@ -18,7 +18,7 @@ register()
 
 @pytest.fixture
 def master() -> Iterator[DictConfig]:
-    """Returns the configuration of nntrain.run with Hydra's own part."""
+    """Returns the configuration of `nntrain.run`, including the `hydra` node."""
     with initialize_config_module("nntrain.conf", version_base="1.3"):
         yield compose("config", ["tracker=none"], return_hydra_config=True)
 
@@ -29,7 +29,7 @@ def loader(master: DictConfig) -> ConfigLoader:
 
 
 def plain(config: DictConfig) -> dict[str, object]:
-    """Returns the configuration as plain values, without a key that nothing refers to."""
+    """Returns the configuration as plain values, without `override_dirname`, which is unused."""
     found = OmegaConf.to_container(config, resolve=False)
     assert isinstance(found, dict)
     del found["hydra"]["job"]["override_dirname"]

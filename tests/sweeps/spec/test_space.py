@@ -110,29 +110,35 @@ def test_the_size_of_a_space_is_the_product_of_its_choices() -> None:
 
 
 MISTAKES = [
-    ("x=interval(2,1)", "x=interval(2,1) cannot be sampled: its end 1 is below its start 2."),
-    ("x=interval(1,inf)", "its ends must be finite."),
-    ("x=interval(nan,1)", "its ends must be finite."),
-    ("x=tag(foo,interval(1,2))", "the tag foo is unknown, expected tag(log, ...)."),
-    ("x=tag(log,foo,interval(1,2))", "the tag foo is unknown"),
-    ("x=tag(foo,range(1,3))", "the tag foo is unknown"),
+    (
+        "x=interval(2,1)",
+        "x=interval(2,1) cannot be sampled: the upper bound 1 is less than the lower bound 2.",
+    ),
+    ("x=interval(1,inf)", "both bounds must be finite."),
+    ("x=interval(nan,1)", "both bounds must be finite."),
+    ("x=tag(foo,interval(1,2))", "the only supported tag is log, but found foo."),
+    ("x=tag(log,foo,interval(1,2))", "the only supported tag is log, but found foo"),
+    ("x=tag(foo,range(1,3))", "the only supported tag is log, but found foo"),
     ("x=tag(log,choice(1,2))", "a choice cannot have a tag."),
     ("x=tag(log,interval(0,1))", "`low > 0` must hold"),
-    ("x=range(5,1)", "from 5 to 1 in steps of 1 it is empty (the end is excluded)."),
-    ("x=range(1,1)", "it is empty (the end is excluded)."),
-    ("x=range(1,3,0)", "its step must not be 0."),
-    ("x=range(0,1,0.0)", "its step must not be 0."),
+    ("x=range(5,1)", "the range from 5 to 1 in steps of 1 is empty (the end is excluded)."),
+    ("x=range(1,1)", "is empty (the end is excluded)."),
+    ("x=range(1,3,0)", "the step must not be 0."),
+    ("x=range(0,1,0.0)", "the step must not be 0."),
     ("x=tag(log,range(1,9,2))", "a logarithmic range cannot have a step"),
     ("x=tag(log,range(0.1,1,0.1))", "a logarithmic range cannot have a step"),
-    ("model=glob(rnn*)", "model=glob(rnn*) cannot be sampled: it has no choices."),
+    ("model=glob(rnn*)", "model=glob(rnn*) cannot be sampled: at least one choice is required."),
     (
         "x=choice()",
-        "x=choice() cannot be read: ValueError while evaluating 'choice()': empty choice is not ",
+        "x=choice() is not a valid override: ValueError while evaluating 'choice()': empty choice ",
     ),
-    ("x=choice(1", "x=choice(1 cannot be read: no viable alternative at input 'choice(1'."),
+    (
+        "x=choice(1",
+        "x=choice(1 is not a valid override: no viable alternative at input 'choice(1'.",
+    ),
     (
         "hydra.sweeper.n_trials=1,2",
-        "hydra.sweeper.n_trials belongs to Hydra and cannot be swept over",
+        "hydra.sweeper.n_trials is a Hydra setting and cannot be swept over",
     ),
 ]
 

@@ -1,4 +1,4 @@
-"""A new, known or changed study is opened, with its sampler, pruner and first trials."""
+"""Opening a new, existing, or changed study, and creating its sampler, pruner, and first trials."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from tests.sweeps.small_app import PRUNERS, SAMPLERS, App, completed, make_plan
 
 
 def changed(folder: Path, plan: SweepPlan) -> str:
-    """Returns the part of the error that says how a plan differs from that of the study."""
+    """Returns the part of the error message that describes what changed in a plan."""
     with pytest.raises(SweepError) as caught:
         open_study(plan)
     text = str(caught.value)
-    prefix = f"The study small in {folder} was started with other settings: "
-    suffix = ". Restore them, or choose another hydra.sweeper.study_name."
+    prefix = f"The study small in {folder} was created with different settings: "
+    suffix = ". Restore these settings, or choose another hydra.sweeper.study_name."
     assert text.startswith(prefix)
     assert text.endswith(suffix)
     return text.removeprefix(prefix).removesuffix(suffix)
@@ -65,23 +65,23 @@ def test_a_study_has_a_uid() -> None:
 
 
 CHANGES: list[tuple[tuple[str, ...], dict[str, Any], str]] = [
-    (("x=interval(0,2)",), {}, "x was float from 0 to 1 and is float from 0 to 2"),
+    (("x=interval(0,2)",), {}, "x was float from 0 to 1 and is now float from 0 to 2"),
     (
         ("x=tag(log,interval(0.1,1))",),
         {},
-        "x was float from 0 to 1 and is float from 0.1 to 1, log",
+        "x was float from 0 to 1 and is now float from 0.1 to 1, log",
     ),
-    (("x=interval(0,1)", "y=a,b"), {}, "y was not swept over and is choice(a, b)"),
-    (("y=1,2",), {}, "x was float from 0 to 1 and is not swept over"),
-    (("x=interval(0,1)", "n_epoch=3"), {}, "the overrides were none and are n_epoch=3"),
-    ((), {"objectives": ["valid/accuracy"]}, "objective was valid/loss and is valid/accuracy"),
-    ((), {"directions": ["maximize"]}, "direction was minimize and is maximize"),
+    (("x=interval(0,1)", "y=a,b"), {}, "y was not swept over and is now choice(a, b)"),
+    (("y=1,2",), {}, "x was float from 0 to 1 and is now not swept over"),
+    (("x=interval(0,1)", "n_epoch=3"), {}, "the overrides were none and are now n_epoch=3"),
+    ((), {"objectives": ["valid/accuracy"]}, "objective was valid/loss and is now valid/accuracy"),
+    ((), {"directions": ["maximize"]}, "direction was minimize and is now maximize"),
     (
         (),
         {"directions": ["minimize", "maximize"]},
-        "direction was minimize and is minimize, maximize",
+        "direction was minimize and is now minimize, maximize",
     ),
-    ((), {"custom_search_space": "my.space"}, "custom_search_space was None and is my.space"),
+    ((), {"custom_search_space": "my.space"}, "custom_search_space was None and is now my.space"),
 ]
 
 
@@ -99,14 +99,14 @@ def test_a_changed_study_of_the_same_name_is_an_error(
 @pytest.mark.parametrize(
     ("before", "now", "difference"),
     [
-        (["n_epoch=3"], ["n_epoch=4"], "the overrides were n_epoch=3 and are n_epoch=4"),
+        (["n_epoch=3"], ["n_epoch=4"], "the overrides were n_epoch=3 and are now n_epoch=4"),
         (
             ["n_epoch=3", "lr=1"],
             ["lr=1", "n_epoch=4"],
-            "the overrides were n_epoch=3 and are n_epoch=4",
+            "the overrides were n_epoch=3 and are now n_epoch=4",
         ),
-        (["n_epoch=3", "lr=1"], ["lr=1"], "the overrides were n_epoch=3 and are lr=1"),
-        (["n_epoch=3"], [], "the overrides were n_epoch=3 and are none"),
+        (["n_epoch=3", "lr=1"], ["lr=1"], "the overrides were n_epoch=3 and are now lr=1"),
+        (["n_epoch=3"], [], "the overrides were n_epoch=3 and are now none"),
     ],
 )
 def test_a_changed_override_is_named(
@@ -138,7 +138,7 @@ N_GRID = 4 * 3 * 2
 
 
 def run(plan: SweepPlan, n_trials: int) -> SweepStudy:
-    """Runs a small study whose trials report three times and ask the pruner."""
+    """Runs a small study in which each trial reports three values and asks the pruner each time."""
     study, storage = open_study(plan)
     while (trial := claim(study, storage, plan.folder, n_trials)) is not None:
         suggest(trial, plan.space)
@@ -225,7 +225,7 @@ def test_each_worker_has_its_own_seed() -> None:
     assert drawn(None, 0) != drawn(None, 0)
 
 
-INFINITE = "x has infinitely many values, and a grid must try all of them: write "
+INFINITE = "x has infinitely many values, but a grid search must try all values: use "
 
 BROKEN = [
     (
@@ -236,7 +236,7 @@ BROKEN = [
     (
         "sampler",
         {"_target_": "optuna.pruners.NopPruner"},
-        "hydra.sweeper.sampler._target_=optuna.pruners.NopPruner makes an object of ",
+        "hydra.sweeper.sampler._target_=optuna.pruners.NopPruner creates an object of type ",
     ),
     (
         "sampler",
@@ -313,7 +313,7 @@ def test_enqueued_configurations_are_tried_first_and_count(tmp_path: Path) -> No
     )
     study, storage = open_study(plan)
     begin(study, plan)
-    begin(study, plan)  # changes nothing, because the study has trials now
+    begin(study, plan)  # has no effect, because the study already has trials
     found = []
     while (trial := claim(study, storage, tmp_path, 3)) is not None:
         suggest(trial, plan.space)
@@ -325,7 +325,7 @@ def test_enqueued_configurations_are_tried_first_and_count(tmp_path: Path) -> No
 
 
 def other_study(folder: Path, *arguments: str, **options: Any) -> list[dict[str, Any]]:
-    """Makes a study with three completed trials and a failed one; returns the parameters."""
+    """Creates a study with three completed trials and one failed trial; returns the parameters."""
     plan = make_plan(folder, *arguments, study_name="other", **options)
     study, _ = open_study(plan)
     completed(study, plan, [3.0, 2.0, 1.0])
@@ -377,7 +377,7 @@ def test_a_warm_start_from_another_direction_is_an_error(tmp_path: Path) -> None
     plan = make_plan(tmp_path / "new", warm_start=str(tmp_path / "other"))
     study, _ = open_study(plan)
     with pytest.raises(
-        SweepError, match="has direction maximize, this study has minimize: choose a study with"
+        SweepError, match="has direction maximize, but this sweep has minimize: choose a study with"
     ):
         begin(study, plan)
 
@@ -404,7 +404,7 @@ def test_the_trials_of_another_study_are_never_overwritten(
         (tmp_path / name).mkdir()
     plan = make_plan(tmp_path)
     study, _ = open_study(plan)
-    with pytest.raises(SweepError, match="contains trials that the study small does not know"):
+    with pytest.raises(SweepError, match="contains trials that are not in the study small"):
         begin(study, plan)
 
 

@@ -1,4 +1,4 @@
-"""The end of a job becomes the values and the state of a trial."""
+"""How a job ends determines the values and the state of its trial."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def ended(
     objectives: Sequence[str] = (),
     n: int = 1,
 ) -> TrialEnd:
-    """Returns the end of a trial whose job returned or raised this, after this fit."""
+    """Returns the end of a trial for a return value or exception of its job, and a fit result."""
     return trial_end(returned, error, fit, objectives, n)
 
 

@@ -1,4 +1,4 @@
-"""The pruner of a trial: its decision, its own metric, controls, and the comparison it reports."""
+"""The pruner of a trial: decisions, a separate pruning metric, control trials, and messages."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def study_pruner(folder: Path, **options: Any) -> tuple[StudyPruner, SweepStudy,
 
 
 def reasons(made: StudyPruner, trial: Trial, *values: float) -> list[str | None]:
-    """Returns the reason to prune after each report."""
+    """Reports the values to the pruner; returns the reason to prune after each report."""
     pruner = made.of(trial)
     assert pruner is not None
     found = []
@@ -57,7 +57,8 @@ def test_the_reason_has_the_values_of_other_trials(tmp_path: Path) -> None:
     found = reasons(made, study.ask(), 0.5, 2.0)
     assert found == [
         None,
-        "valid/loss=2 at step 2, ThresholdPruner; 3 other trials had 0.125 to 0.5, median 0.25",
+        "valid/loss=2 at step 2, ThresholdPruner; "
+        "3 other trials had values from 0.125 to 0.5, median 0.25",
     ]
 
 
@@ -119,7 +120,8 @@ def test_another_metric_is_compared_in_its_own_study(
     assert found_reasons == [
         None,
         None,
-        "valid/accuracy=0.7 at step 1, MedianPruner; 2 other trials had 0.8 to 0.9, median 0.85",
+        "valid/accuracy=0.7 at step 1, MedianPruner; "
+        "2 other trials had values from 0.8 to 0.9, median 0.85",
         None,
     ]
     reports = optuna.load_study(study_name=plan.study_name + REPORTS_SUFFIX, storage=storage)
@@ -206,7 +208,7 @@ def test_reports_of_a_dead_trial_are_ended_and_those_of_a_running_one_are_not(
     ended, running = study.ask(), study.ask()
     for trial in (ended, running):
         reasons(made, trial, 0.5)
-    study.tell(ended, state=TrialState.FAIL)  # as the supervisor does for a worker that was killed
+    study.tell(ended, state=TrialState.FAIL)  # as the supervisor does after a worker was killed
     for _ in range(2):
         end_reports(plan, study, study._storage)
     reports = optuna.load_study(study_name=plan.study_name + REPORTS_SUFFIX, storage=study._storage)

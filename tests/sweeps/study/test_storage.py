@@ -1,4 +1,4 @@
-"""The storage of a study: the file and its lock, databases, and errors of unusable storages."""
+"""The storage of a study: the study file and its lock, databases, and errors."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_study_with_a_torn_last_line_is_read_and_continues(tmp_path: Path) -> 
 def test_an_unusable_folder_is_an_error() -> None:
     with pytest.raises(
         SweepError,
-        match=r"folder /dev/null/no cannot be used \(Not a directory\): choose another hydra",
+        match=r"cannot use /dev/null/no as the study's folder \(Not a directory\): choose another",
     ):
         open_storage(None, Path("/dev/null/no"))
 
@@ -96,7 +96,7 @@ def test_a_damaged_line_is_an_error_that_names_the_file(tmp_path: Path) -> None:
     path.write_bytes(b"garbage\n" + path.read_bytes())
     with pytest.raises(
         SweepError,
-        match=r"study\.jsonl is damaged: move it away, or choose another hydra\.sweeper\.study",
+        match=r"study\.jsonl is damaged: move the file away, or choose another hydra\.sweeper",
     ):
         optuna.load_study(study_name=study.study_name, storage=open_storage(None, tmp_path))
 
@@ -214,12 +214,15 @@ PG = "postgresql+psycopg2://user:hush@127.0.0.1:1/db"
 UNUSABLE = [
     (
         "study.db",
-        "hydra.sweeper.storage=study.db is not a storage URL: start it with one of grpc://, ",
+        "hydra.sweeper.storage=study.db must be null or a URL that begins with one of grpc://, ",
     ),
-    ("redis://host", "hydra.sweeper.storage=redis://host is not a storage URL"),
+    (
+        "redis://host",
+        "hydra.sweeper.storage=redis://host must be null or a URL that begins with one of",
+    ),
     (
         "postgres://user:hush@host/db",
-        "hydra.sweeper.storage=postgres://user:***@host/db is not a storage URL",
+        "hydra.sweeper.storage=postgres://user:***@host/db must be null or a URL that begins",
     ),
     (PG, f"hydra.sweeper.storage={without_password(PG)} cannot be reached: "),
     (
@@ -316,7 +319,7 @@ def test_only_one_claim_at_a_time_is_possible(tmp_path: Path) -> None:
     threads[0].start()
     assert inside.wait(30)
     threads[1].start()
-    time.sleep(0.05)  # enough time for the second thread to enter if it did not wait
+    time.sleep(0.05)  # without a lock, the second thread would enter in this time
     leave.set()
     for thread in threads:
         thread.join(30)

@@ -1,4 +1,4 @@
-"""Trial bookkeeping: owners, claims, the trials that count, and what follows a crash."""
+"""Trial bookkeeping: owners, claims, the number of trials, and recovery from crashes."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ ELSEWHERE = json.dumps({"host": "another-machine", "pid": 1, "started": 0.0})
 
 
 def dead() -> str:
-    """Returns the owner of a trial whose process is dead."""
+    """Returns an `OWNER` value for a process that has died."""
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     return json.dumps({"host": socket.gethostname(), "pid": process.pid, "started": 0.0})
@@ -70,7 +70,7 @@ def opened(folder: Path, url: str | None = None) -> tuple[SweepStudy, BaseStorag
 def trial_of(
     number: int, state: TrialState = DONE, attrs: Mapping[str, Any] | None = None
 ) -> FrozenTrial:
-    """Returns a trial as a study lists it."""
+    """Returns a `FrozenTrial` with the given number, state, and attributes."""
     trial = create_trial(
         state=state, value=1.0 if state is DONE else None, user_attrs=dict(attrs or {})
     )
@@ -122,7 +122,7 @@ def test_threads_claim_each_trial_once_and_no_more_than_n_trials(
 
 
 def in_processes(target: Callable[..., None], n: int, *args: Any) -> None:
-    """Runs a function in several processes at once."""
+    """Runs a function in several processes simultaneously."""
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=target, args=args) for _ in range(n)]
     for process in processes:
@@ -185,7 +185,7 @@ def test_nothing_is_claimed_when_the_sampler_has_tried_everything(tmp_path: Path
     assert claim(study, storage, tmp_path / "s", 5) is not None
 
 
-# --- the trials that count
+# --- the number of trials
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ def test_there_is_room_while_trials_are_missing_or_waiting(
     ("owner", "age_s", "expected"),
     [
         (this_process(), 1e6, False),
-        # another process has its id now
+        # another process has the same process ID now
         (json.dumps(json.loads(this_process()) | {"started": 1.0}), 0, True),
         (ELSEWHERE, 1e6, False),
         (None, UNOWNED_S / 2, False),
@@ -280,7 +280,7 @@ def test_a_trial_of_a_zombie_process_is_lost() -> None:
     owner = json.dumps(
         {"host": socket.gethostname(), "pid": process.pid, "started": known.create_time()}
     )
-    process.stdout.read()  # until it has ended
+    process.stdout.read()  # wait until the process has ended
     while known.status() != psutil.STATUS_ZOMBIE:
         time.sleep(0.005)
     assert is_lost(trial_of(0, RUNNING, {OWNER: owner}))
@@ -288,7 +288,7 @@ def test_a_trial_of_a_zombie_process_is_lost() -> None:
     process.stdout.close()
 
 
-# --- what follows a crash
+# --- recovery from crashes
 
 
 @STORAGES
@@ -374,7 +374,7 @@ def test_a_second_try_resumes_from_the_folder_of_the_first(tmp_path: Path) -> No
 
 
 class Slow(SweepStudy):
-    """A study that enqueues so slowly that another command would interfere without a lock."""
+    """A study that enqueues slowly, so that other commands would interfere without a lock."""
 
     def enqueue_trial(self, *args: Any, **kwargs: Any) -> None:
         time.sleep(0.2)

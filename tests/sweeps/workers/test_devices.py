@@ -1,4 +1,4 @@
-"""The devices of each worker, from given lists of GPUs."""
+"""The assignment of GPUs to workers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FOUR = ["0", "1", "2", "3"]
 
 
 def placed(gpus: Any, per_gpu: int, n_jobs: int | None, available: list[str]) -> list[str]:
-    """Returns the device of each worker; a dash means that the job chooses it."""
+    """Returns the device of each worker; `-` means that the job chooses the device."""
     return [slot.get(VISIBLE, "-") for slot in slots(gpus, per_gpu, n_jobs, available)]
 
 
@@ -58,18 +58,18 @@ MISTAKES: list[tuple[Any, int, int | None, list[str], str]] = [
         1,
         None,
         FOUR,
-        "hydra.sweeper.gpus=5 must be from 1 to 4, the number of GPUs here: 0, 1, 2, 3.",
+        "hydra.sweeper.gpus=5 must be from 1 to 4: this machine has the GPUs 0, 1, 2, 3.",
     ),
-    (1, 1, None, [], "hydra.sweeper.gpus=1: this machine has no GPU, remove the setting."),
+    (1, 1, None, [], "hydra.sweeper.gpus=1 must be null: this machine has no GPU."),
     (0, 1, None, FOUR, "hydra.sweeper.gpus=0 must be from 1 to 4"),
     (
         [0, 7],
         1,
         None,
         FOUR,
-        "hydra.sweeper.gpus names 7, which does not exist here: choose from 0, 1, 2, 3.",
+        "hydra.sweeper.gpus: this machine has no GPU 7, choose from 0, 1, 2, 3.",
     ),
-    ("all", 1, None, FOUR, "hydra.sweeper.gpus names all, which does not exist here"),
+    ("all", 1, None, FOUR, "hydra.sweeper.gpus: this machine has no GPU all"),
     ([], 1, None, FOUR, "hydra.sweeper.gpus is empty"),
     (
         True,

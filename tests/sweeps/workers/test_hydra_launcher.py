@@ -1,4 +1,4 @@
-"""Other Hydra launchers start the same workers, and start them again if necessary."""
+"""Workers can run as jobs of other Hydra launchers, and are launched again if necessary."""
 
 import importlib.util
 import signal
@@ -30,7 +30,7 @@ def launcher(
 ) -> list[str]:
     if importlib.util.find_spec(f"hydra_plugins.{PACKAGES[request.param]}") is None:
         pytest.skip(f"{PACKAGES[request.param]} is not installed")
-    monkeypatch.setenv("HOME", str(tmp_path))  # Ray writes files there
+    monkeypatch.setenv("HOME", str(tmp_path))  # Ray writes its files to this folder
     return LAUNCHERS[request.param]
 
 

@@ -1,4 +1,4 @@
-"""The worker: replicates, duplicates, second tries, and errors before the job starts."""
+"""The worker: replicates, duplicates, retries, and errors before the job starts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.sweeps.small_app import App
 
 
 class Seen:
-    """A job that records its arguments; its value depends on `x` and the seed."""
+    """A job that records its arguments and returns a value that depends on `x` and the seed."""
 
     def __init__(self) -> None:
         self.jobs: list[tuple[float, int, Path | None]] = []
@@ -123,7 +123,7 @@ def test_each_way_to_treat_a_duplicate(
 
 
 def raises_at_1(config: DictConfig, trial: Trial) -> None:
-    """A user's search space with a bug."""
+    """A user-defined search space function with a bug."""
     if trial.number == 1:
         raise ZeroDivisionError("in the space")
 
@@ -154,7 +154,7 @@ def test_an_error_after_a_signal_counts_as_the_interruption(app: App, tmp_path: 
         except KeyboardInterrupt:
             raise AttributeError(
                 "half imported"
-            ) from None  # modules of numpy raise it if their import is interrupted
+            ) from None  # numpy raises this error if its import is interrupted
         return 0.0
 
     worker = worker_of(app, tmp_path, swallows, "x=interval(0,1)", "hydra.sweeper.n_trials=3")
