@@ -1,6 +1,7 @@
 """The shape script finds the imports that Python makes, and the repository follows its rules."""
 
 import importlib.util
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -237,3 +238,11 @@ def test_every_folder_with_code_is_listed_for_the_build() -> None:
         ROOT / shape.folder_of(name, settings["package-dir"]) for name in settings["packages"]
     }
     assert folders == listed
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="this is not a git checkout")
+def test_git_ignores_no_source_file() -> None:
+    modules = shape.read_modules(ROOT).values()
+    paths = [str(module.path.relative_to(ROOT)) for module in modules]
+    command = ["git", "-C", str(ROOT), "check-ignore", "--no-index", *paths]
+    assert subprocess.run(command, capture_output=True, text=True, check=False).stdout == ""

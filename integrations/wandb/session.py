@@ -83,7 +83,9 @@ SESSIONS: dict[str, Session] = {}
 
 def library() -> Any:
     """Sets up W&B's library: silent, and with a separate service process."""
-    os.environ.pop("WANDB_SERVICE", None)  # the service of the training process ends with that process
+    os.environ.pop(
+        "WANDB_SERVICE", None
+    )  # the service of the training process ends with that process
     os.environ["WANDB_SILENT"] = "true"
     settings = wandb.Settings(silent=True)
     setup = wandb.setup(settings)

@@ -348,7 +348,8 @@ def test_a_changed_space_is_an_error_that_says_what_changed(small_study: Swept) 
     assert changed.code == 1
     assert changed.errors.count("\n") == 1
     assert (
-        "lr was float from 0.001 to 0.1, log and is now float from 0.001 to 0.01, log" in changed.errors
+        "lr was float from 0.001 to 0.1, log and is now float from 0.001 to 0.01, log"
+        in changed.errors
     )
     assert (list(tree(small_study.folder)), small_study.study.trials) == (before, trials)
 

@@ -186,9 +186,7 @@ def test_last_returns_the_latest_value_and_lists_the_names_if_one_is_unknown() -
 
 
 def test_the_error_of_last_says_that_nothing_was_recorded() -> None:
-    with pytest.raises(
-        LookupError, match="'valid/loss' was not recorded; recorded metrics: none"
-    ):
+    with pytest.raises(LookupError, match="'valid/loss' was not recorded; recorded metrics: none"):
         toy_learner().recorder.last("valid/loss")
 
 
@@ -300,7 +298,5 @@ def test_get_preds_needs_tensors() -> None:
         def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
             return x, x
 
-    with pytest.raises(
-        TypeError, match="returns a tensor, but this model returned a tuple"
-    ):
+    with pytest.raises(TypeError, match="returns a tensor, but this model returned a tuple"):
         toy_learner(model=Two()).get_preds()

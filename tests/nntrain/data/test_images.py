@@ -49,7 +49,10 @@ def test_images_of_any_kind_become_floats_from_0_to_1_with_channels_first(
             Image.fromarray(GRAY).convert("P"),
             r"An image must have the mode 1, L or RGB, but it has 'P': convert it",
         ),
-        (Image.fromarray(COLOR).convert("RGBA"), r"An image must have the mode .* but it has 'RGBA'"),
+        (
+            Image.fromarray(COLOR).convert("RGBA"),
+            r"An image must have the mode .* but it has 'RGBA'",
+        ),
         (np.zeros(3), r"An image must have two or three dimensions, but it has the shape \(3,\)"),
     ],
 )
@@ -59,9 +62,7 @@ def test_an_unsupported_image_is_refused(image: Any, message: str) -> None:
 
 
 def test_images_of_different_sizes_are_named() -> None:
-    with pytest.raises(
-        ValueError, match=r"the same shape, but they have \(1, 1, 3\), \(1, 2, 2\)"
-    ):
+    with pytest.raises(ValueError, match=r"the same shape, but they have \(1, 1, 3\), \(1, 2, 2\)"):
         stack_images([GRAY, np.zeros((2, 2))])
 
 
