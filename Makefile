@@ -1,4 +1,4 @@
-# nntrain: `make run` and `make test` are all a newcomer needs.
+# To try nntrain, run `make run`. To check a change, run `make test`.
 
 PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3.13 python3))
 VENV ?= .venv
@@ -14,7 +14,7 @@ help: ## list the targets
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-# torch comes first, by its exact version, so that no other package installs a different build
+# install the pinned version of torch first, because other packages may install a different build
 $(VENV)/.torch: constraints.txt | $(BIN)/python
 	$(PIP) $$(grep '^torch==' constraints.txt)
 	@touch $@
@@ -27,28 +27,28 @@ $(VENV)/.installed-dev: pyproject.toml constraints.txt $(VENV)/.torch
 	$(PIP) -e '.[dev]'
 	@touch $@ $(VENV)/.installed
 
-install: $(VENV)/.installed ## make the environment for running
+install: $(VENV)/.installed ## create the environment for using nntrain
 
-install-dev: $(VENV)/.installed-dev ## make the environment for developing
+install-dev: $(VENV)/.installed-dev ## create the environment for development
 
-run: $(VENV)/.installed ## train the default, tracked in MLflow; ARGS='model=cnn lr=3e-3' overrides
+run: $(VENV)/.installed ## train the default model and track it in MLflow; ARGS='model=cnn lr=3e-3' adds overrides
 	$(BIN)/python -m nntrain.run $(ARGS)
 
-ui: $(VENV)/.installed ## look at the runs in the MLflow UI
+ui: $(VENV)/.installed ## show the runs in the MLflow UI
 	$(BIN)/mlflow ui --host 127.0.0.1 --port 5000
 
-# three at once even on two cores: the slow ones mostly wait for servers and processes
-test: $(VENV)/.installed-dev ## run the tests; ARGS='-m "not slow"' for the fast ones
+# three test processes, even on two cores: slow tests mostly wait for servers and subprocesses
+test: $(VENV)/.installed-dev ## run the tests; ARGS='-m "not slow"' runs only the fast tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
 
 lint: $(VENV)/.installed-dev ## ruff check and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-shape: $(BIN)/python ## print rooms, floors and arrows of the imports; ARGS=--check fails on a circle
+shape: $(BIN)/python ## print code and import statistics; ARGS=--check fails on forbidden imports
 	$(BIN)/python .ci/shape.py $(ARGS)
 
-# mypy does not follow setuptools' package-dir: it gets a tree of links like the installed packages
+# mypy ignores setuptools' package-dir, so link the packages into a tree with the installed layout
 types: $(VENV)/.installed-dev ## mypy --strict over all packages
 	@rm -rf build/types && mkdir -p build/types/nntrain build/types/hydra_plugins
 	@for path in nntrain/*; do ln -s "$(CURDIR)/$$path" build/types/nntrain/; done
@@ -57,14 +57,14 @@ types: $(VENV)/.installed-dev ## mypy --strict over all packages
 	cd build/types && MYPYPATH=. $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml --strict -p nntrain -p hydra_plugins.nntrain_sweeper
 	$(BIN)/mypy --strict .ci/shape.py
 
-bench: $(VENV)/.installed-dev ## measure the loop against a plain PyTorch loop
+bench: $(VENV)/.installed-dev ## compare the speed of the Learner with a plain PyTorch loop
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/loop.py
 
-bench-tracking: $(VENV)/.installed-dev ## measure tracked fits against untracked ones
+bench-tracking: $(VENV)/.installed-dev ## compare the speed of fits with and without a tracker
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/tracking.py
 
 wheel: $(VENV)/.installed-dev ## build dist/*.whl
 	$(BIN)/python -m build --wheel --outdir dist
 
-clean: ## remove what was built
+clean: ## remove build outputs and caches
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -33,8 +33,8 @@ LONG_FILE = 400
 PLUGIN = ("hydra_plugins.nntrain_sweeper", "nntrain.sweeps.plugin")
 
 # The floors of nntrain, from the lowest to the highest, with their rooms. A room can import rooms
-# on lower floors, and rooms on the same floor unless a bar separates them. "*" stands for all
-# rooms that are not listed.
+# on lower floors. It can also import rooms on the same floor, unless a bar separates the two rooms.
+# "*" stands for all rooms that are not listed.
 FLOORS = (
     "conf | config | lazy | result",
     "core",
@@ -90,7 +90,7 @@ def read_modules(root: Path) -> dict[str, Module]:
 
 
 def folder_of(package: str, package_dir: Mapping[str, str]) -> Path:
-    """Returns the folder of a package, relative to the root, with the rules of setuptools."""
+    """Returns the folder of a package, relative to the root, as setuptools resolves it."""
     if package in package_dir:
         return Path(package_dir[package])
     parent, _, last = package.rpartition(".")
@@ -125,7 +125,7 @@ def imports(module: Module) -> Iterator[str]:
 
 
 def runtime_nodes(node: ast.AST) -> Iterator[ast.AST]:
-    """Yields a node and its descendants, without the bodies of `if TYPE_CHECKING:`."""
+    """Yields a node and its descendants, except the bodies of `if TYPE_CHECKING:` blocks."""
     yield node
     children: Iterable[ast.AST] = ast.iter_child_nodes(node)
     if isinstance(node, ast.If) and ast.unparse(node.test).split(".")[-1] == "TYPE_CHECKING":
@@ -153,7 +153,8 @@ def resolve(target: str, modules: Modules) -> str | None:
 def exports(module: Module) -> dict[str, str]:
     """Maps the names that an `__init__` imports from other modules to their full dotted names.
 
-    This includes the `if TYPE_CHECKING:` block, which lists the names of a lazy `__init__`.
+    The imports under `if TYPE_CHECKING:` are included, because a lazy `__init__` lists its names
+    there.
     """
     names: dict[str, str] = {}
     for node in ast.walk(module.tree) if module.is_package else ():
@@ -182,7 +183,7 @@ def room_of(module: str, package: str) -> str:
 
 
 def reachable(start: str, arrows: Graph) -> set[str]:
-    """Returns all rooms reachable from `start`; includes `start` only if it is in a cycle."""
+    """Returns all rooms reachable from `start`; includes `start` only if `start` is in a cycle."""
     found: set[str] = set()
     ahead = [start]
     while ahead:
@@ -344,7 +345,7 @@ def figure_lines(modules: Modules) -> Iterator[str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Prints statistics, or violations if `--check` is given; returns the exit code."""
+    """Prints statistics, or with `--check` only violations; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--check", action="store_true", help="fail if an import violates the rules")
     parser.add_argument("root", type=Path, nargs="?", default=ROOT, help="a checkout of nntrain")

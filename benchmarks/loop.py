@@ -2,10 +2,10 @@
 
 Both train a 64-50-10 MLP on the digits with SGD, batch size 64, in one process on one CPU thread.
 Both compute loss and accuracy on the training and validation sets. The plain loop sums loss and
-accuracy as tensors and reads the sums once per epoch. The step time is the slope between a short
-and a long fit, so it excludes fixed costs. The ratio is the median over pairs of consecutive
-measurements. Run the benchmark with `make bench`, or with
-`python benchmarks/loop.py --json out.json`.
+accuracy as tensors and reads the sums once per epoch. The step time is the difference
+between the durations of a long and a short fit, divided by the difference in steps. Fixed costs
+cancel out. The reported ratio is the median over all rounds. Run the benchmark with `make bench`,
+or with `python benchmarks/loop.py --json out.json`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Compares the startup time of the nntrain command line with that of a bare Hydra application.
+"""Compares the startup times of the nntrain command line and a bare Hydra application.
 
 The bare application is `@hydra.main` with the configuration files of nntrain and its sweeper, so
 both applications print the same output. Each result is the median wall time of a whole process. The
@@ -41,7 +41,7 @@ TOUR = {
     "completion of model=": (["-sc", "query=bash"], "app model="),
     "--cfg job": (["--cfg", "job"], ""),
 }
-"""What is typed, and the line that the shell asks to complete."""
+"""For each measurement: the command-line arguments, and the line that the shell completes."""
 
 
 def make_bare(folder: Path) -> Path:

@@ -6,7 +6,7 @@ libraries train with `peers/work.py`; nntrain runs
 `python -m nntrain.run -m callbacks=none tracker=none`. The time is the wall time of the whole
 command, including startup. The best value is the validation accuracy of the best trial that was not
 stopped early. hydra-optuna-sweeper and Ray Tune need separate environments, because they require
-other versions of some packages:
+different versions of some packages:
 
     python -m venv stock && stock/bin/pip install torch==2.13.0 scikit-learn \
         hydra-core==1.3.2 hydra-optuna-sweeper==1.3.0 hydra-joblib-launcher \
@@ -181,7 +181,7 @@ def script(python: str, name: str, task: Task, *more: str) -> Result:
 def side_by_side(
     contenders: dict[str, Contender], task: Task, rounds: int
 ) -> dict[str, list[Result]]:
-    """Runs the contenders alternately, so that a slow phase of the machine affects all of them."""
+    """Runs the contenders alternately, so that a temporary slowdown affects all of them."""
     found: dict[str, list[Result]] = {name: [] for name in contenders}
     print(f"{'contender':40} {'seconds':>8} {'best':>8} {'trials':>7} {'pruned':>7}")
     for _ in range(rounds):
@@ -200,7 +200,7 @@ def side_by_side(
 
 
 def ms_of_empty_trial(n_jobs: int, n_trials: int) -> float:
-    """Returns the milliseconds per trial, from the first trial's start to the last trial's end."""
+    """Runs a sweep of empty trials; returns its duration in milliseconds divided by `n_trials`."""
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         Path("empty.py").write_text(EMPTY)
@@ -231,17 +231,19 @@ def main() -> None:
     parser.add_argument(
         "--stock",
         type=os.path.abspath,
-        help="path of Python in the environment with hydra-optuna-sweeper 1.3",
+        help="path of the Python interpreter in the environment with hydra-optuna-sweeper 1.3",
     )
     parser.add_argument(
-        "--ray", type=os.path.abspath, help="path of Python in the environment with Ray Tune"
+        "--ray",
+        type=os.path.abspath,
+        help="path of the Python interpreter in the environment with Ray Tune",
     )
     parser.add_argument("--n-trials", type=int, default=60)
     parser.add_argument(
         "--n-epoch",
         type=int,
         default=300,
-        help="number of epochs of a trial that is not stopped (3 to 6 s)",
+        help="number of epochs of a trial that is not stopped early (300 epochs take 3 to 6 s)",
     )
     parser.add_argument(
         "--pruner",
@@ -259,7 +261,10 @@ def main() -> None:
         "--rounds", type=int, default=1, help="number of measurements per contender"
     )
     parser.add_argument(
-        "--empty-trials", type=int, default=500, help="number of trials to measure the overhead"
+        "--empty-trials",
+        type=int,
+        default=500,
+        help="number of trials in the measurement of the overhead",
     )
     parser.add_argument(
         "--only",

@@ -96,7 +96,7 @@ class Clock(Callback):
         self.ends.append(time.perf_counter())
 
     def us_per_step(self, n_step: int) -> float:
-        """Returns the mean step time of the second half of the fit, when the tracker is running."""
+        """Returns the mean step time in microseconds over the second half of the fit."""
         ends = self.ends[len(self.ends) // 2 :]
         return 1e6 * (ends[-1] - ends[0]) / ((len(ends) - 1) * n_step)
 
@@ -122,7 +122,7 @@ class Work:
         return TrackerCallback({"tracker": self.tracker}, next(FOLDERS), shipper=self.shipper)
 
     def much(self, *cbs: Callback) -> list[float]:
-        """Trains 2,000 batches with 20 logged numbers each; returns the seconds of each batch."""
+        """Trains 2,000 batches with 20 logged numbers each; returns the batch times."""
         torch.manual_seed(0)
         layers = [nn.Linear(n, m) for n, m in itertools.pairwise([64, *[32] * 7, 10])]
         logs = LogsMuch()
@@ -137,7 +137,7 @@ class Work:
 
 
 def wait_for_delivery() -> None:
-    """Waits until the shipper is idle, so that it does not slow down an untracked fit."""
+    """Waits until the shipper is idle, so that the shipper does not slow down the next fit."""
     while any(backlog(journal, "tracker") for journal in Path("runs").glob("*/journal.jsonl")):
         time.sleep(0.05)
 
@@ -213,7 +213,8 @@ def steps(rounds: int) -> dict[str, Any]:
             end="",
         )
         print(
-            f"   {row['both_ratio']:.2f} times the fit without tracker and statistics", flush=True
+            f"   {row['both_ratio']:.2f} times the step time without tracker and statistics",
+            flush=True,
         )
         if left := work.shipper.finish(600):
             raise SystemExit(f"{name}: some data was not delivered: {left}")

@@ -162,7 +162,7 @@ class TrackerCallback(Callback):
         self._last_ns = now
 
     def _group(self, learn: Learner) -> list[Job]:
-        """Returns jobs that read and write the values since the last group in another thread."""
+        """Returns jobs that write the new values; the journal's thread runs these jobs."""
         jobs: list[Job] = []
         if self._steps:
             losses, hypers = learn.recorder.since(self._n_written)
@@ -261,13 +261,18 @@ class TrackerCallback(Callback):
                     self._run.placed_artifact(self._run.files.inside(path), path.name)
 
     def finish(self, timeout_s: float | None = None) -> list[str]:
-        """Waits for delivery of all the shipper's runs, then prints what was not delivered.
+        """Waits for the shipper to deliver all its runs, then prints what was not delivered.
 
         Args:
             timeout_s: maximum time to wait, in seconds; `None` uses the shipper's limit.
 
         Returns one message per tracker that says where to find the run.
+
+        Raises:
+            RuntimeError: if called during a fit.
         """
+        if self._run.is_open:
+            raise RuntimeError("finish() waits for the end of the run: call it after learn.fit.")
         return self._run.finish(timeout_s)
 
     def state_dict(self) -> dict[str, Any]:

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 def _of_activations(
     draw: Callable[[ActivationStats], Figure],
 ) -> Callable[[Learner], Figure | None]:
-    """Adapts a plot of activation statistics to a learner; plots nothing without statistics."""
+    """Returns a function that plots the activation statistics of a learner.
+
+    The function returns `None` if the learner has not gathered such statistics.
+    """
 
     def figure(learn: Learner) -> Figure | None:
         stats = next((cb for cb in learn.cbs if isinstance(cb, ActivationStats)), None)

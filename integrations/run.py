@@ -77,9 +77,11 @@ def track(
 
     Raises:
         FileNotFoundError: if `resume` is not the folder of a run.
-        TypeError: if `trackers` contains an object that is not a `Tracker`.
+        TypeError: if `trackers` contains an object that is not a `Tracker`, `name` or `group` is
+            not a string, or `params` or `tags` is not a mapping.
         ValueError: if a name, `redact` or `resume_step` is invalid.
     """
+    _check_types(name, params, group)
     named, params = _named(trackers), dict(params or {})
     redactor = Redactor(redact, params, os.environ)
     all_tags = _all_tags(tags or {}, group, redactor)
@@ -140,6 +142,7 @@ class Run(CheckedLog):
         """Sets tags. A new value replaces the earlier value of the same tag.
 
         Raises:
+            TypeError: if `tags` is not a mapping.
             ValueError: if a tag name is not a non-empty string.
         """
         texts = _texts(tags)
@@ -180,12 +183,14 @@ class Run(CheckedLog):
         """Sets the outcome of the run, for example `StopReason.EARLY_STOPPED`; the last call wins.
 
         Raises:
+            RuntimeError: if the block has not been entered.
             ValueError: if `reason` is not a valid `StopReason`.
         """
         if reason not in set(StopReason):
             known = ", ".join(StopReason)
             raise ValueError(f"outcome={reason!r} is not a StopReason: choose one of {known}.")
-        self._stated = FitResult(StopReason(reason), message)
+        if self._open_sink() is not None:
+            self._stated = FitResult(StopReason(reason), message)
 
     def finish(self, timeout_s: float | None = None) -> list[str]:
         """Waits for delivery of all runs of this process; call it after the block.
@@ -196,7 +201,14 @@ class Run(CheckedLog):
         Args:
             timeout_s: maximum time to wait, in seconds; `None` uses the shipper's limit, 30 s by
                 default.
+
+        Raises:
+            RuntimeError: if the block has not ended.
         """
+        if self._writer.is_open:
+            raise RuntimeError(
+                "finish() was called before the run ended: call it after the with block."
+            )
         return self._writer.finish(timeout_s)
 
     # --- start and end
@@ -204,7 +216,7 @@ class Run(CheckedLog):
     def __enter__(self) -> Self:
         if self._writer.uid is not None:
             raise RuntimeError(
-                "A run starts only once: continue it with nntrain.track(resume=FOLDER)."
+                "This run was already started: continue it with nntrain.track(resume=FOLDER)."
             )
         if (earlier := self._earlier) is not None:
             self._writer.resume(earlier.run.uid, earlier.run.folder / JOURNAL, earlier.cut)
@@ -226,7 +238,7 @@ class Run(CheckedLog):
             return _interrupted(err) or self._stated or result_of(_cause(err))
         return result_of(err)
 
-    # --- for the checks
+    # --- methods that `RunLog` calls
 
     def _current_step(self) -> int:
         return self._last_step
@@ -308,7 +320,17 @@ def _all_tags(tags: Mapping[str, object], group: str, redactor: Redactor) -> dic
     return provenance_tags(redactor, running_program()) | of_group | _texts(tags)
 
 
+def _check_types(name: object, params: object, group: object) -> None:
+    for key, value in (("name", name), ("group", group)):
+        if not isinstance(value, str | None):
+            raise TypeError(f"{key}={value!r} must be a string.")
+    if not isinstance(params, Mapping | None):
+        raise TypeError(f"params={params!r} must be a mapping, for example {{'lr': 0.1}}.")
+
+
 def _texts(tags: Mapping[str, object]) -> dict[str, str]:
+    if not isinstance(tags, Mapping):
+        raise TypeError(f"tags={tags!r} must be a mapping, for example {{'data': 'digits'}}.")
     for name in tags:
         if not isinstance(name, str) or not name:
             raise ValueError(f"Tag name {name!r} must be a non-empty string.")
@@ -320,7 +342,7 @@ def _texts(tags: Mapping[str, object]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Earlier:
-    """The run to continue, up to the step `cut`; `last_step` is the last recorded step."""
+    """The run to continue, without the steps after `cut`; logging continues from `last_step`."""
 
     run: RunInfo
     cut: int
@@ -328,10 +350,10 @@ class Earlier:
 
 
 def _earlier(resume: str | Path | None, step: int | None) -> Earlier | None:
-    if step is not None and (resume is None or whole_step(step) is None):
-        raise ValueError(
-            f"resume_step={step!r} must be an integer from 0 to 2**63 - 1, and requires resume."
-        )
+    if step is not None and whole_step(step) is None:
+        raise ValueError(f"resume_step={step!r} must be an integer from 0 to 2**63 - 1.")
+    if resume is None and step is not None:
+        raise ValueError("resume_step needs resume: pass resume=FOLDER, the run to continue.")
     if resume is None:
         return None
     record = _record(resume)

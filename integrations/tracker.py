@@ -24,7 +24,7 @@ STUDY_TAG = "nntrain.study"
 
 @dataclass(frozen=True, slots=True)
 class MetricRow:
-    """The metrics of one step; `time_ms` is milliseconds since 1970, `step` counts batches."""
+    """The metrics of one step, in training batches; `time_ms` is in milliseconds since 1970."""
 
     time_ms: int
     step: int

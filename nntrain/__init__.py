@@ -1,7 +1,7 @@
 """A minimal training loop for PyTorch with callbacks, Hydra configs, tracking and pruned sweeps.
 
-Names are imported on first use, so `import nntrain` does not import torch. Add a new name to both
-lists below: type checkers and editors read the first, and Python runs the second.
+Names are imported on first use, so `import nntrain` does not import torch. Add each new name to
+both lists below: type checkers and editors read the first list, and Python uses the second.
 """
 
 from typing import TYPE_CHECKING

@@ -46,8 +46,8 @@ def write_checkpoint(
             does not support hard links.
 
     Raises:
-        CheckpointError: if the file cannot be written, or could not be loaded later. The old file
-            is not changed.
+        CheckpointError: if the file cannot be written, or if `state` contains values that
+            `read_checkpoint` would reject. The old file is not changed.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,7 +71,7 @@ def _write(state: Mapping[str, Any], file: Any, path: Path) -> None:
         torch.save(dict(state), file)
         file.flush()
         os.fsync(file.fileno())
-    except (OSError, RuntimeError) as err:  # torch turns a full disk into a RuntimeError
+    except (OSError, RuntimeError) as err:  # torch raises RuntimeError if the disk is full
         raise CheckpointError(
             f"{path} could not be written (the previous file is unchanged): {err}"
         ) from err
@@ -91,7 +91,7 @@ def _check_loadable(temporary: str, path: Path) -> None:
 
 
 def _keep(path: Path, previous: Path) -> None:
-    # link instead of rename, so that `path` always exists
+    # Create a link instead of renaming the file, so that `path` always exists.
     link = previous.with_name(f".{previous.name}{_PARTIAL}")
     link.unlink(missing_ok=True)
     try:
@@ -361,6 +361,7 @@ def _check_loaders(learn: Learner, rng: Mapping[str, Any], path: str | Path) -> 
     here = [len(generators_of(loader)) for loader in (learn.dls.train, learn.dls.valid)]
     if there != here:
         misfit = (
-            f"the checkpoint has {there} random generators (train, valid), the loaders have {here}"
+            f"the checkpoint has {there} random generators (train, valid), "
+            f"but the loaders have {here}"
         )
         _refuse([misfit], path, "the loaders")

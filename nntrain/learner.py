@@ -232,7 +232,7 @@ class Learner:
             set_hyper(opt, "lr", group_lrs(self.lr if lr is None else lr, n_group))
         if wd is not None:
             set_hyper(opt, "weight_decay", wd)
-        # a fit that was cancelled between the backward pass and the step leaves gradients behind
+        # A fit that is cancelled between the backward pass and the step leaves gradients behind.
         self.model.zero_grad()
 
     # --- entry points
@@ -292,7 +292,7 @@ class Learner:
     ) -> tuple[Tensor, Tensor | None]:
         """Returns the predictions `(items, ...)` and the labels for a loader, on the CPU.
 
-        The default loader is the validation set. The labels are `None` if the batches have none.
+        The default loader is the validation set. Labels are `None` for unlabeled data.
         """
         gather_preds = GatherPreds()
         with self.added_cbs(gather_preds, *cbs):

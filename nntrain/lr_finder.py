@@ -40,7 +40,8 @@ _MIN_NUM_IT = 16
 def valley(lrs: Sequence[float], losses: Sequence[float]) -> float:
     """Suggests the learning rate halfway down the longest decreasing subsequence of the losses.
 
-    "Halfway" is the middle of the second third of its steps. This is fastai's default rule.
+    "Halfway" means the middle of the second third of the subsequence. This rule is fastai's
+    default.
 
     Raises:
         ValueError: if `losses` is empty.
@@ -53,7 +54,7 @@ def valley(lrs: Sequence[float], losses: Sequence[float]) -> float:
     if longest == 1:
         return float(lrs[0])
     end = lengths.index(longest)
-    # as in fastai, gaps in the subsequence are ignored, so the start can be -1 (the last rate)
+    # As in fastai, `start` ignores gaps in the subsequence. `start` can be -1, the last rate.
     start, third = end - longest, longest / 3
     return float(lrs[start + int(third) + int(third / 2)])
 
@@ -177,7 +178,8 @@ class _RangeTest(Callback):
 
     def after_loss(self, learn: Learner) -> None:
         """Records the loss; ends the test after the last batch or at divergence."""
-        # item() waits for the device, but the test must decide now whether to stop, and it is short
+        # item() waits for the device. The wait is acceptable because the test is short, and
+        # necessary because the test must decide after every batch whether to stop.
         self._record(learn.loss.item())
         if self.hit_nan or self._diverged or len(self.losses) >= self.num_it:
             raise CancelFitException(reason=StopReason.COMPLETED)
@@ -192,7 +194,7 @@ class _RangeTest(Callback):
     @property
     def _diverged(self) -> bool:
         best = min(self.losses, default=math.inf)
-        # fastai uses only 4 * best, which every negative loss exceeds
+        # fastai compares only with 4 * best. If best is negative, best itself exceeds this limit.
         return self.stop_div and bool(self.losses) and self.losses[-1] > max(4 * best, -2 * best)
 
     def before_validate(self, learn: Learner) -> None:
@@ -200,7 +202,7 @@ class _RangeTest(Callback):
         raise CancelValidException
 
     def curve(self) -> tuple[list[float], list[float]]:
-        """Returns the rates and losses without the first 10 % and the last five batches."""
+        """Returns the rates and losses without the first 10% and the last five batches."""
         n = self.num_it if self.hit_nan else len(self.losses)
         judged = slice(self.num_it // 10, max(n - _SKIP_END, 0))
         return self.lrs[judged], self.losses[judged]
@@ -239,8 +241,8 @@ def lr_find(
         )
     if num_it < _MIN_NUM_IT:
         raise ValueError(
-            f"lr_find needs num_it to be at least {_MIN_NUM_IT} batches but got {num_it}; "
-            "the default is 100."
+            f"num_it={num_it} of lr_find must be at least {_MIN_NUM_IT}: "
+            "it is the number of batches (default 100)."
         )
     test = _RangeTest(sched_exp(start_lr, end_lr), num_it, stop_div)
     with leave_no_trace(learn), learn.added_cbs(test):

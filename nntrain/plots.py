@@ -208,9 +208,9 @@ def plot_histograms(stats: ActivationStats) -> Figure:
     """Plots how the distribution of each layer's activations changes, one panel per layer.
 
     The x axis is the training batch. The y axis is the activation on the scale of
-    `nntrain.statistics.signed_log`; all panels share its range. The color is `log(1 + count)`,
-    divided by its maximum in the layer. A healthy layer shows a broad, constant band. A bright line
-    at 0 shows activations that ReLU set to 0.
+    `nntrain.statistics.signed_log`, with the same range in all panels. The color is
+    `log(1 + count)`, divided by its maximum in the layer. A healthy layer shows a broad, constant
+    band. A bright line at 0 shows activations that ReLU set to 0.
 
     Raises:
         ValueError: if `stats` has no recorded activations.

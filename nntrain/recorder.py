@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 class Recorder(Callback):
     """Stores the losses, learning rates and metrics of a fit.
 
-    For each training batch, it stores `losses`, `smooth_losses`, `lrs` and `moms`. For each epoch,
-    it appends a dict to `rows`; if training or validation was cancelled, the row does not have the
-    values of that part. The recorder does not read from the device before an epoch ends.
+    The recorder adds one entry per training batch to `losses`, `smooth_losses`, `lrs` and `moms`,
+    and one dict per epoch to `rows`. If training never started in an epoch, the row has no training
+    values; the same applies to validation. The recorder does not read from the device before an
+    epoch ends.
 
     =====================  ==================================================  ====
     key in a row           meaning                                             unit

@@ -10,7 +10,7 @@ from enum import StrEnum
 
 
 class StopReason(StrEnum):
-    """Why a fit ended. Determines the run status in trackers, the trial state and the exit code."""
+    """Why a fit ended; determines the exit code, the trial state and the run status in trackers."""
 
     COMPLETED = "completed"
     EARLY_STOPPED = "early_stopped"

@@ -21,7 +21,8 @@ def main() -> NoReturn:
 
 def command() -> int:
     """Runs the command and returns the exit code."""
-    register()  # Hydra does not find the plugin in an editable install
+    # In an editable install, Hydra does not find the plugin by itself.
+    register()
     try:
         sys.argv[1:] = check_command_line(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=CONFIG_PATH, config_name=CONFIG_NAME)(job)()

@@ -55,14 +55,15 @@ def sched_poly(start: float, end: float, power: float) -> Schedule:
 
 
 def combine_scheds(pcts: Sequence[float], scheds: Sequence[Schedule]) -> Schedule:
-    """Joins schedules one after another; each one covers its fraction of the fit.
+    """Joins schedules one after another; each schedule covers its fraction of the fit.
 
     Args:
-        pcts: the fraction of each schedule.
+        pcts: the fraction of the fit for each schedule.
         scheds: the schedules.
 
     Raises:
-        ValueError: if the number of fractions is wrong, or the fractions do not add up to 1.
+        ValueError: if the numbers of fractions and schedules differ, if a fraction is negative, or
+            if the fractions do not add up to 1.
     """
     if len(pcts) != len(scheds):
         raise ValueError(
@@ -73,7 +74,7 @@ def combine_scheds(pcts: Sequence[float], scheds: Sequence[Schedule]) -> Schedul
         raise ValueError(
             f"combine_scheds needs fractions of at least 0 that add up to 1 but got {list(pcts)}."
         )
-    # tolerance for rounding errors, such as 0.2 + 0.2 + 0.2 > 0.6; far less than one batch
+    # Allow for rounding errors, such as 0.2 + 0.2 + 0.2 > 0.6; 1e-12 is far less than one batch.
     slack = 1e-12
     starts = [sum(pcts[:i]) for i in range(len(pcts))]
 
@@ -166,12 +167,12 @@ class OneCycle(ParamScheduler):
     """The one-cycle policy: a cosine warm-up of the learning rate, followed by a cosine decay.
 
     The learning rate of each parameter group goes from `lr / div` to `lr` and then to
-    `lr / div_final`, where `lr` is its value at the start of the fit. The momentum decreases during
-    the warm-up and increases during the decay.
+    `lr / div_final`, where `lr` is the rate of the group when the fit starts. The
+    momentum decreases during the warm-up and increases during the decay.
 
     Args:
-        div: ratio of the peak learning rate to the first one.
-        div_final: ratio of the peak learning rate to the last one.
+        div: ratio of the peak learning rate to the initial learning rate.
+        div_final: ratio of the peak learning rate to the final learning rate.
         pct_start: fraction of the fit spent on the warm-up.
         moms: momentum at the start, peak and end; ignored if the optimizer has no momentum.
 
@@ -210,7 +211,7 @@ class FlatCos(ParamScheduler):
     """A constant learning rate, then a cosine decay to `lr / div_final`.
 
     Args:
-        div_final: ratio of the constant learning rate to the last one.
+        div_final: ratio of the constant learning rate to the final learning rate.
         pct_start: fraction of the fit with the constant learning rate.
 
     Raises:

@@ -31,8 +31,9 @@ class LayerSummary:
         kind: the class name of the module.
         input_shape: shape of the first input tensor in the last call, including the batch axis;
             `None` if the module was not called.
-        output_shape: shape of the first output tensor, likewise.
-        parameters: number of parameters. Shared parameters count only in their first row.
+        output_shape: shape of the first output tensor in the last call, including the batch axis;
+            `None` if the module was not called.
+        parameters: number of parameters. Shared parameters are counted only in their first row.
         trainable: number of trainable parameters.
         macs: number of multiply-accumulates over all calls.
     """

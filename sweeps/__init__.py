@@ -3,8 +3,8 @@
 `current_trial()` returns the Optuna trial of the running job. `PruningCallback` reports a metric to
 that trial and stops the fit if the trial is pruned. Neither of them imports Optuna.
 
-The Hydra plugin is `hydra_plugins.nntrain_sweeper`. Hydra does not discover it in an editable
-install; call `register()` to register it there.
+The Hydra plugin is `hydra_plugins.nntrain_sweeper`. In an editable install, Hydra does not
+discover the plugin: call `register()` first.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""The interface for `hydra.sweeper.callbacks`, which run before and after a sweep."""
+"""The interface of sweep callbacks, which run before and after a sweep."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SweepEnd:
-    """The reason a sweep ended, a message, and the number of the signal if one interrupted it."""
+    """The reason a sweep ended, a message, and the signal number if a signal ended the sweep."""
 
     reason: StopReason
     message: str = ""

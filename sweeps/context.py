@@ -69,7 +69,8 @@ _ACTIVE: list[TrialContext] = []
 def current_trial() -> Trial | None:
     """Returns the Optuna trial that this process is running; `None` outside a sweep.
 
-    A job can report intermediate values to the trial and raise `optuna.TrialPruned` to end it.
+    A job can report intermediate values to the trial and raise `optuna.TrialPruned` to stop
+    early.
     """
     return _ACTIVE[-1].trial if _ACTIVE else None
 

@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 class PruningCallback(MeasuredCallback):
     """Reports a metric to the running trial, and cancels the fit if the trial should be pruned.
 
-    The callback asks the pruner once after each report. It does not ask after the last epoch,
-    because pruning would save no time there.
+    After each report, the callback asks the pruner whether to stop. It does not ask after the last
+    epoch, because the fit is already complete.
 
-    A pruned fit ends like any other canceled fit, and every callback cleans up. The `FitResult` has
-    the reason PRUNED. This reason determines the trial's state in Optuna and the run's status in
-    the trackers. Outside a sweep, the callback does nothing.
+    A pruned fit ends like any other canceled fit: every callback cleans up. The reason in the
+    `FitResult` is PRUNED, which determines the trial's state in Optuna and the run's status in the
+    trackers. Outside a sweep, the callback does nothing.
 
     Args:
         monitor: name of the recorded metric; `None` uses the sweep's setting.

@@ -147,7 +147,7 @@ class Sweep:
             self.signum = workers.signum
 
     def _is_in_foreground(self) -> bool:
-        """Returns whether this process runs the trials itself, so that a debugger can be used."""
+        """Returns whether this process runs the trials itself, which lets you use a debugger."""
         is_one = len(self.slots) == 1 and not self.slots[0]
         return is_one and self.trial_timeout_s is None and not has_other_launcher(self.config)
 

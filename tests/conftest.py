@@ -1,4 +1,4 @@
-"""Each test runs in a new folder, seeded, on one thread, without the user's settings."""
+"""Runs each test in a new folder, with a fixed seed, on one thread, without the user's settings."""
 
 import os
 import signal
@@ -17,8 +17,9 @@ os.environ.setdefault("MPLBACKEND", "agg")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# A shipper has the lowest priority, but Linux divides CPU time by session first. With a session per
-# worker, as in a user's training, a shipper does not slow down the tests of its own worker.
+# A shipper has the lowest priority. On Linux, priorities apply only within a session, and CPU time
+# is first divided among the sessions. Each worker therefore gets its own session, as a user's
+# training does, and its shipper does not slow down its tests.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.setsid()
 

@@ -18,7 +18,7 @@ WALKS = dict(
 
 
 def listed_rooms(folder: str) -> set[str]:
-    """The entries below a folder in the map."""
+    """Returns the modules and packages that the map lists below a folder."""
     block = re.search(rf"^    {folder}/.*\n((?:      .*\n)+)", TEXT, re.MULTILINE)
     assert block is not None
     return set(re.findall(r"^      ([\w.]+)", block[1], re.MULTILINE))
@@ -32,7 +32,7 @@ def test_the_map_lists_every_room(folder: str) -> None:
 
 
 def defined_names(path: Path) -> set[str]:
-    """The functions, classes, methods and constants of a file, methods as `Class.method`."""
+    """Returns the functions, classes and constants of a file, and methods as `m` and `Class.m`."""
     names = set()
     for node in ast.parse(path.read_text()).body:
         if isinstance(node, ast.ClassDef):

@@ -1,4 +1,4 @@
-"""The shape script finds the imports that Python makes, and the repository follows its rules."""
+"""The shape script finds all imports, and the repository follows the rules of the script."""
 
 import importlib.util
 import subprocess
@@ -42,7 +42,7 @@ def make_tree(root: Path, files: dict[str, str], package_dir: dict[str, str] | N
 
 
 def problems(root: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
-    """Returns the lines of `--check`, which fails if it prints any."""
+    """Returns the lines that `--check` prints; asserts that the check fails if it prints any."""
     code = shape.main(["--check", str(root)])
     lines = capsys.readouterr().out.splitlines()
     assert code == (1 if lines else 0)

@@ -1,4 +1,4 @@
-"""Defines a trial, the same for all contenders: trains nntrain's default MLP on the digits.
+"""Defines the trial that the other libraries run: it trains nntrain's default MLP on the digits.
 
 The trial reports the validation accuracy after each epoch.
 """
@@ -28,7 +28,7 @@ OPT_FUNCS: Mapping[str, Callable[..., Any]] = {
 
 
 class Reports(Callback):
-    """Passes the accuracy of each epoch to a function, which may raise to stop the trial."""
+    """Passes the accuracy of each epoch to a function, which stops the trial if it raises."""
 
     order = 100
 
@@ -42,7 +42,7 @@ class Reports(Callback):
 def train(
     params: Mapping[str, Any], n_epoch: int, report: Callable[[float, int], None] | None = None
 ) -> float:
-    """Trains like `python -m nntrain.run callbacks=none tracker=none`."""
+    """Trains like `python -m nntrain.run callbacks=none tracker=none`; returns the accuracy."""
     torch.set_num_threads(1)
     seed_everything(42)
     learn = Learner(

@@ -23,9 +23,9 @@ NNTRAIN = ("-m", "nntrain.run")
 
 
 def git_tags(folder: Path) -> dict[str, str]:
-    """Returns tags with a folder's git commit and branch, and whether tracked files have changed.
+    """Returns tags with a folder's git commit and branch, or `{}` outside a git repository.
 
-    The result is empty outside a git repository.
+    The tag `nntrain.git.dirty` says whether tracked files have uncommitted changes.
     """
     commit = _git(folder, "rev-parse", "HEAD")
     if commit is None:
@@ -58,16 +58,15 @@ def version_tags() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     if (torch := sys.modules.get("torch")) is not None:
-        tags["nntrain.version.torch"] = str(
-            torch.__version__
-        )  # includes the build, for example +cu130
+        # torch.__version__ includes the build, for example +cu130
+        tags["nntrain.version.torch"] = str(torch.__version__)
     return tags
 
 
 def command_tags(
     argv: Sequence[str], redactor: Redactor, program: Sequence[str] = NNTRAIN
 ) -> dict[str, str]:
-    """Returns tags with the command line, without secrets, and the name of the user.
+    """Returns tags with the user name and the command line; secrets are removed.
 
     Args:
         argv: `sys.argv`.

@@ -73,10 +73,10 @@ class SystemMetrics:
     `system/gpu_N_temperature_c`        temperature, in degrees Celsius
     ==================================  ==========================================================
 
-    The process that takes the samples and its children are not included. N is the index of a GPU in
-    the sampled process, as in `cuda:N`; GPUs that `CUDA_VISIBLE_DEVICES` hid when the process
-    started are not included. Values that a device does not report are omitted, for example the
-    power of a MIG slice.
+    If the sampling process is a child of the sampled process, the sampling process and its own
+    children are not included. N is the index of a GPU in the sampled process, as in `cuda:N`; GPUs
+    that `CUDA_VISIBLE_DEVICES` hid when the sampled process started are not included. Values that a
+    device does not report, for example the power of a MIG slice, are omitted.
 
     Args:
         pid: the process to sample.
@@ -152,7 +152,7 @@ def _cpu_s(process: Any) -> float:
 
 
 def _without_this(children: list[Any]) -> list[Any]:
-    """Returns the processes except this process and its children."""
+    """Removes this process and its children from a list of processes."""
     this = psutil.Process()
     if this not in children:
         return children
@@ -193,7 +193,7 @@ def _gpu(nvml: Nvml, handle: Any) -> Iterator[tuple[str, float]]:
 
 
 def _visible_gpus(nvml: Nvml, visible: str | None) -> list[Any]:
-    """Returns the GPUs in CUDA's order for a value of `CUDA_VISIBLE_DEVICES`."""
+    """Returns the GPUs that `visible`, the value of `CUDA_VISIBLE_DEVICES`, selects, in order."""
     try:
         nvml.nvmlInit()
         handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]

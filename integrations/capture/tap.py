@@ -9,8 +9,8 @@ from typing import TextIO
 class Tap:
     """Calls a function with each string that is written to a stream, until `close` is called.
 
-    The stream's `write` method is replaced by an instance attribute. The stream stays the same
-    object, so logging handlers that refer to the stream are observed too.
+    An instance attribute replaces the stream's `write` method. The stream itself is not replaced,
+    so output of logging handlers that already refer to the stream is observed too.
     """
 
     def __init__(self, stream: TextIO, listen: Callable[[Tap, str], None]) -> None:

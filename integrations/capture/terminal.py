@@ -27,7 +27,7 @@ class TerminalText:
         self._is_redrawn = False
 
     def read(self, text: str) -> Iterator[str | int]:
-        """Yields each complete line as a string, and each cursor move up as a number of lines."""
+        """Yields complete lines as strings; for each upward cursor move, yields its line count."""
         text = self._unread + text
         unfinished = _UNFINISHED.search(text)
         self._unread = unfinished.group() if unfinished else ""

@@ -13,7 +13,7 @@ from nntrain.result import StopReason
 
 
 def close_journal(journal: Path) -> bool:
-    """Adds the missing end of a run whose process died; returns whether an end was added.
+    """Adds an end record if the run's process died; returns whether the record was added.
 
     Raises:
         JournalError: if the journal has no start record or was written by a newer nntrain.

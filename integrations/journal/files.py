@@ -41,7 +41,7 @@ class Files:
         return place
 
     def link(self, path: Path) -> str:
-        """Links a file that is replaced but never modified in place, for example a checkpoint."""
+        """Links a file that will never be modified in place, only replaced, like a checkpoint."""
         place = self._place(path.name)
         link_or_copy(path.resolve(), self._folder / place)
         return place
@@ -69,7 +69,7 @@ class Files:
 
 @contextmanager
 def warning_if_unwritable(path: Path) -> Iterator[None]:
-    """Logs an `OSError`, for example of a full disk, as a warning so that training continues."""
+    """Logs an `OSError`, such as a full disk, as a warning so that training continues."""
     try:
         yield
     except OSError as err:

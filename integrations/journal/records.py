@@ -84,7 +84,7 @@ class Line:
 
 
 def lines(path: Path, offset: int = 0, number: int = 0) -> Iterator[Line]:
-    """Yields the complete lines from byte `offset` on; `number` lines come before that byte."""
+    """Yields the complete lines after byte `offset`, where the first `number` lines end."""
     with open(path, "rb") as file:
         file.seek(offset)
         for raw in file:
@@ -135,7 +135,7 @@ def run_of(record: Record, folder: Path) -> RunInfo:
 def metrics_record(
     time_ms: list[int], step: list[int], values: Mapping[str, list[float]]
 ) -> dict[str, Any]:
-    """Returns the record of rows with the same keys, stored as columns."""
+    """Returns a metrics record for rows with the same keys, given as columns."""
     return {"kind": "metrics", "time_ms": time_ms, "step": step, "values": dict(values)}
 
 
@@ -222,8 +222,8 @@ class RunRecord:
         tags: the tags by name.
         files: figures, artifacts and models.
         tables: the tables.
-        end: how the run ended; `None` while the run is running, and until the shipper closes the
-            journal of a process that died.
+        end: how the run ended; `None` while the run is active. If the process died, `end` is `None`
+            until the shipper closes the journal.
         continued_by: the journal that continues the run, or `None`.
         damaged: the error of each unreadable line, by line number. The other attributes contain all
             readable lines.
@@ -251,6 +251,10 @@ def read_journal(path: str | Path) -> RunRecord:
         JournalError: if the journal has no start record or was written by a newer nntrain.
     """
     path = journal_path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} does not exist: pass the folder of a run, or the path of its {JOURNAL}."
+        )
     found, columns = _Gathered(), _Columns()
     for line in lines(path):
         if line.record is None:

@@ -102,7 +102,7 @@ class JournalWriter:
 
     def _work(self) -> None:
         while not self._is_closing:
-            # polls, because waking the thread for each group would cost training a thread switch
+            # Poll: waking this thread for each group would cost training a thread switch.
             self._wake.wait(EVERY_S)
             self._wake.clear()
             self._write_waiting()
@@ -135,7 +135,7 @@ class JournalWriter:
         if not self._has_told:
             self._has_told = True
             _LOG.warning(
-                "%s: a record is lost because of an error (%s: %s).",
+                "%s: a record was lost because of an error (%s: %s).",
                 self.path,
                 type(err).__name__,
                 err,
@@ -146,7 +146,7 @@ class JournalWriter:
         self.n_lost += self._file.close()
         if self.n_lost:
             _LOG.warning(
-                "%s: %d records could not be written and are lost.", self.path, self.n_lost
+                "%s: %d records could not be written and were lost.", self.path, self.n_lost
             )
 
 
@@ -228,9 +228,8 @@ def _write_all(fd: int, data: bytes, offset: int) -> None:
 def is_being_written(path: Path) -> bool:
     """Returns whether a running process has the journal open for writing."""
     with open(path, "rb") as file:
-        return not lock(
-            file.fileno(), shared=True
-        )  # a shared lock, so that concurrent calls do not block each other
+        # a shared lock, so that concurrent calls do not block each other
+        return not lock(file.fileno(), shared=True)
 
 
 def append_if_free(path: Path, records: Iterable[Record]) -> bool:

@@ -120,7 +120,7 @@ class MLflowTracker(Tracker):
 
 
 def sqlite_path(uri: str) -> Path | None:
-    """Returns the file of an SQLite database; `None` for an in-memory database or another store."""
+    """Returns the path of an SQLite file, or `None` if the URI names any other store."""
     path = uri.removeprefix("sqlite:///")
     return Path(path) if path not in (uri, "", ":memory:") else None
 
@@ -148,6 +148,6 @@ def _check_uri(uri: str, key: str) -> None:
 
 def _plugins() -> set[str]:
     """Returns the URI schemes that installed MLflow plugins support."""
-    import importlib.metadata  # takes 20 ms and is rarely needed
+    import importlib.metadata  # this import takes 20 ms and is rarely needed
 
     return {entry.name for entry in importlib.metadata.entry_points(group="mlflow.tracking_store")}

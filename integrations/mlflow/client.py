@@ -125,7 +125,7 @@ class MLflowTrackerClient(TrackerClient):
             )
 
     def _parent_tags(self, run: RunInfo) -> dict[str, str]:
-        """Returns the tags of the parent: the run in the settings, or the study's run."""
+        """Returns tags that name the parent: the run in the settings, or the study's run."""
         if self.settings.parent_run_id:
             return {MLFLOW_PARENT_RUN_ID: self.settings.parent_run_id}
         if not run.parent:
@@ -141,7 +141,7 @@ class MLflowTrackerClient(TrackerClient):
                 self.store.set_tag(child.info.run_id, MLFLOW_PARENT_RUN_ID, self.run_id)
 
     def _tagged(self, tag: str, value: str, n: int) -> list[Run]:
-        """Returns up to `n` runs of the experiment whose tag has this value."""
+        """Returns up to `n` runs of the experiment in which the tag has this value."""
         query = f"tags.`{tag}` = '{value}'"
         return list(
             self.store.search_runs(
@@ -215,7 +215,7 @@ class MLflowTrackerClient(TrackerClient):
             self._show_table(name)
 
     def _show_table(self, name: str) -> None:
-        """Adds a file to the tag with the files that MLflow's UI displays as tables."""
+        """Adds a file to the tag that tells MLflow's UI which files to display as tables."""
         tags = self.store.get_run(self.run_id).data.tags
         known = json.loads(tags.get(MLFLOW_LOGGED_ARTIFACTS, "[]"))
         entry = {"path": name, "type": "table"}
@@ -223,7 +223,7 @@ class MLflowTrackerClient(TrackerClient):
             self.store.set_tag(self.run_id, MLFLOW_LOGGED_ARTIFACTS, json.dumps([*known, entry]))
 
     def artifact(self, path: Path, name: str, aliases: Sequence[str] = ()) -> None:
-        """Stores a file under its name; MLflow has no aliases for files."""
+        """Stores a file under `name`; ignores `aliases`, because MLflow has none for files."""
         _check_name(name)
         if not path.is_file():
             raise Refused(f"{path} is not a file")
@@ -255,7 +255,7 @@ def _check_name(name: str) -> None:
 
 @contextmanager
 def _renamed(path: Path, name: str) -> Iterator[Path]:
-    """Yields the file under another name, because MLflow stores a file under its own name."""
+    """Yields a path that ends in `name`, because MLflow stores a file under its file name."""
     if path.name == name:
         yield path
         return

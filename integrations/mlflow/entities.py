@@ -52,9 +52,8 @@ def batches(entities: Iterable[_Entity], size: int) -> Iterator[list[_Entity]]:
     batch: list[_Entity] = []
     n_bytes = 0
     for entity in entities:
-        n = 200 + 12 * (
-            len(entity.key) + len(str(entity.value))
-        )  # JSON needs up to 12 bytes per character
+        # JSON needs up to 12 bytes per character
+        n = 200 + 12 * (len(entity.key) + len(str(entity.value)))
         if batch and (len(batch) == size or n_bytes + n > MAX_BATCH_LOG_REQUEST_SIZE):
             yield batch
             batch, n_bytes = [], 0

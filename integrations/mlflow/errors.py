@@ -1,4 +1,4 @@
-"""Distinguishes final MLflow errors from temporary errors."""
+"""Distinguishes permanent MLflow errors from temporary errors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nntrain.integrations.tracker import Refused
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """Raises `Refused` instead of MLflow's own errors if MLflow will never accept a request."""
+    """Context manager that converts permanent MLflow errors to `Refused`."""
     try:
         yield
     except MlflowException as err:

@@ -101,7 +101,7 @@ def find_experiment(store: MlflowClient, settings: MLflowTracker) -> str:
         except MlflowException as err:
             if err.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        found = store.get_experiment_by_name(name)  # another process has just created it
+        found = store.get_experiment_by_name(name)  # another process just created the experiment
     if found is None:
         raise LookupError(f"the MLflow experiment {name!r} was created and then removed.")
     if found.lifecycle_stage == "deleted":
@@ -114,9 +114,10 @@ def find_experiment(store: MlflowClient, settings: MLflowTracker) -> str:
 
 
 def _artifact_location(settings: MLflowTracker) -> str | None:
-    """Returns the folder for the files of a new experiment: `mlruns` next to its SQLite database.
+    """Returns the artifact folder of a new experiment, below `mlruns` next to the SQLite database.
 
-    Returns `None`, MLflow's default, for other stores and for a database in the current folder.
+    Returns `None`, which selects MLflow's default, for other stores and for a database in the
+    current folder.
     """
     path = sqlite_path(settings.uri)
     if path is None or path.parent == Path.cwd():
@@ -130,8 +131,8 @@ def _artifact_location(settings: MLflowTracker) -> str | None:
 def unseeded() -> Iterator[None]:
     """Temporarily seeds Python's random generator with system entropy.
 
-    MLflow uses this generator to choose run names. If the user has seeded it, all runs would get
-    the same name.
+    MLflow uses this generator to choose run names. Without this function, all runs of a program
+    that seeds the generator would get the same name.
     """
     state = random.getstate()
     random.seed()

@@ -12,22 +12,32 @@ from nntrain.integrations.shipping.state import is_delivered, read_state
 
 @dataclass(frozen=True)
 class Backlog:
-    """The undelivered part of a journal; `n_row` is its number of rows of metrics."""
+    """The undelivered part of a journal.
+
+    Attributes:
+        journal: the journal.
+        name: the name of the tracker.
+        n_row: the number of undelivered metric rows.
+        error: the last error of the delivery.
+        package: the package that defines the tracker, unless nntrain defines it.
+    """
 
     journal: Path
     name: str
     n_row: int
     error: str | None
+    package: str | None = None
 
     def __str__(self) -> str:
-        rows = f"{self.n_row} rows of metrics" if self.n_row else "the end"
+        rows = f"{self.n_row} metric rows" if self.n_row else "the end"
         why = f" because delivery fails ({self.error})" if self.error else ""
         return f"{self.name} has not received {rows} of {self.journal}{why}"
 
     @property
     def remedy(self) -> str:
         """The command that delivers the backlog."""
-        return f"python -m nntrain.sync {shlex.quote(str(self.journal.parent))}"
+        trust = f" --trust {self.package}" if self.package else ""
+        return f"python -m nntrain.sync {shlex.quote(str(self.journal.parent))}{trust}"
 
 
 def backlog(journal: Path, name: str) -> Backlog | None:

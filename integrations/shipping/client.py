@@ -10,16 +10,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
 from nntrain.config.instantiate import Node
+from nntrain.integrations.journal.writer import is_being_written
 from nntrain.integrations.shipping.backlog import Backlog, backlog
 from nntrain.integrations.shipping.delivery import Delivery
 from nntrain.integrations.shipping.progress import DeliveryBar
-from nntrain.integrations.shipping.spec import spec_of
+from nntrain.integrations.shipping.spec import package_of, spec_of
 from nntrain.integrations.shipping.state import read_state
 from nntrain.integrations.tracker import Tracker
 
@@ -51,7 +52,10 @@ class Shipper(Protocol):
         """Starts delivery of a journal, or continues it after the run was resumed."""
 
     def check(self) -> None:
-        """Restarts a dead shipper and logs delivery errors. Called often, so it returns quickly."""
+        """Restarts a dead shipper and logs delivery errors.
+
+        Must return quickly, because training calls this method often.
+        """
 
     def ended(self, shipment: Shipment) -> None:
         """Tells the shipper that the run has ended and its journal is complete."""
@@ -110,9 +114,9 @@ class InProcess:
 class ShipperProcess:
     """Runs the shipper as a child process.
 
-    The shipper has its own process group, so Ctrl-C in the terminal does not stop it. It belongs to
-    the same session as the training process, because its lower priority applies only within a
-    session. If the shipper dies, it is restarted once.
+    The shipper has its own process group, so Ctrl-C in the terminal does not stop it. The
+    shipper stays in the session of the training process, because a lower priority takes effect only
+    within one session. If the shipper dies, it is restarted once.
 
     Args:
         finish_timeout_s: seconds that `finish` waits by default.
@@ -179,7 +183,11 @@ class ShipperProcess:
         if (now := time.monotonic()) < self._next_check:
             return
         self._next_check = now + CHECK_EVERY_S
-        if self._process is not None and self._process.poll() is not None:
+        # `finish` stopped the shipper, but a run continues
+        if self._process is None and self._shipments:
+            self._launch()
+            self._say_shipments()
+        elif self._process is not None and self._process.poll() is not None:
             self._restart()
         self._forget_delivered()
         for journal, name in self._deliveries():
@@ -191,8 +199,12 @@ class ShipperProcess:
             del self._shipments[journal]
 
     def _backlogs(self, journal: Path) -> list[Backlog]:
-        names = self._shipments[journal].trackers
-        return [missing for name in names if (missing := backlog(journal, name)) is not None]
+        trackers = self._shipments[journal].trackers
+        return [
+            replace(missing, package=package_of(tracker))
+            for name, tracker in trackers.items()
+            if (missing := backlog(journal, name)) is not None
+        ]
 
     def _restart(self) -> None:
         assert self._process is not None
@@ -223,8 +235,8 @@ class ShipperProcess:
 
     def release(self, journal: Path) -> None:
         """Stops delivery of a journal immediately; deliveries of other journals continue."""
-        if self._process is not None and self._shipments.pop(journal, None) is not None:
-            self._ended.discard(journal)
+        self._ended.discard(journal)
+        if self._shipments.pop(journal, None) is not None and self._process is not None:
             self._stop()
             self._n_start -= 1  # do not count this start as a restart after a crash
             self._launch()
@@ -239,18 +251,22 @@ class ShipperProcess:
             return
         self._told.add((journal, name))
         _LOG.warning(
-            "delivery to %s fails (%s): the run is safe in %s, and delivery is retried.",
+            "delivery to %s failed (%s): the run is safe in %s, and delivery will be retried.",
             name,
             error,
             journal,
         )
 
     def ended(self, shipment: Shipment) -> None:
-        """Marks the journal as complete, so that it is forgotten after its delivery."""
+        """Marks the journal as complete; `check` forgets the journal after its delivery."""
+        if self._process is None or shipment.journal not in self._shipments:
+            self.add(shipment)  # `finish` stopped the shipper during the run
         self._ended.add(shipment.journal)
 
     def finish(self, timeout_s: float | None = None) -> list[Backlog]:
         """Waits for delivery, stops the shipper, and returns what is still undelivered.
+
+        If a run is still open, the shipper starts again to deliver the rest of this run.
 
         Args:
             timeout_s: maximum time to wait, in seconds; `None` uses `finish_timeout_s`.
@@ -265,11 +281,16 @@ class ShipperProcess:
         finally:
             self._stop()
         left = [missing for journal in self._shipments for missing in self._backlogs(journal)]
-        self._shipments, self._ended, self._n_start = {}, set(), 0
+        self._shipments = {
+            journal: shipment
+            for journal, shipment in self._shipments.items()
+            if journal not in self._ended and _is_open(journal)
+        }
+        self._ended, self._n_start = set(), 0
         return left
 
     def leave(self) -> None:
-        """Returns immediately; the shipper delivers what it can within 5 s and exits."""
+        """Leaves the shipper on its own: it delivers what it can within 5 s and exits."""
         if self._process is None:
             return
         self._say({"finish_timeout_s": INTERRUPTED_TIMEOUT_S, "bye": True})
@@ -295,9 +316,16 @@ class ShipperProcess:
         self._process = None
 
 
+def _is_open(journal: Path) -> bool:
+    return journal.exists() and is_being_written(journal)
+
+
 @cache
 def shared_shipper() -> ShipperProcess:
-    """Returns the shipper that all runs of this process share; the process waits for it at exit."""
+    """Returns the shipper that all runs of this process share.
+
+    When the process exits, it waits for the shipper to finish.
+    """
     shipper = ShipperProcess()
     atexit.register(_finish_at_exit, shipper, os.getpid())
     return shipper

@@ -27,7 +27,7 @@ WAIT_S = 60.0
 
 
 def continue_journal(old: Path, new: Path, train_iter: int) -> None:
-    """Copies the records of `old` up to batch `train_iter` to the journal `new`; closes `old`.
+    """Copies the records up to batch `train_iter` from `old` to `new`; marks `old` as continued.
 
     The trackers continue the same run. Points of later batches that were already delivered stay in
     the trackers. The delivery state lists these points so that they are not sent again.
@@ -110,7 +110,7 @@ def _n_rows(state: DeliveryState, kept: list[tuple[Line, list[Record]]]) -> int:
 
 
 def _later(delivered: list[tuple[Line, list[Record]]], train_iter: int) -> dict[str, int]:
-    """Returns the last delivered step of each key, for keys with steps after the cut."""
+    """Returns the last delivered step of each key that has steps after `train_iter`."""
     last: dict[str, int] = {}
     for line, _ in delivered:
         assert line.record is not None

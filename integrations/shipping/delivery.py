@@ -80,8 +80,19 @@ class Delivery:
 
     @cached_property
     def client(self) -> TrackerClient:
-        """The tracker's client, created on first use."""
-        return self.tracker.connect()
+        """The tracker's client, created on first use.
+
+        Raises:
+            TypeError: if the tracker returns anything else.
+        """
+        client: object = self.tracker.connect()
+        if not isinstance(client, TrackerClient):
+            kind = type(self.tracker)
+            raise TypeError(
+                f"{kind.__module__}.{kind.__qualname__}.connect() returned {client!r} instead of "
+                "a TrackerClient: fix it"
+            )
+        return client
 
     def advance(self) -> bool:
         """Delivers all new records of the journal; returns whether anything was delivered.
@@ -110,7 +121,7 @@ class Delivery:
 
     def failed(self, err: Exception) -> None:
         """Records a failed attempt; the next attempt restarts the run in the tracker."""
-        # once the run has started, the tracker is reachable, so the record itself must be failing
+        # If the run has started, the tracker is reachable, so the record must be the problem.
         self._n_stuck += self._is_running
         self._is_running = False
         self.state.error = error_text(err)
@@ -144,8 +155,8 @@ class Delivery:
         self.state.offset, self.state.line = 0, 0
         self.state.unsupported = dict.fromkeys(self.state.unsupported, 0)
         n_row_of_this = n_row - self.state.held_rows
-        # with fewer rows than expected, the tracker has lost some: resend all rows after the kept
-        # rows
+        # If the tracker has fewer rows than expected, it has lost some: skip at most the rows that
+        # were kept at the resume, and send all later rows.
         self._is_less_held = n_row_of_this >= self.state.kept_rows
         self._n_skip = n_row_of_this if self._is_less_held else min(n_row, self.state.kept_rows)
 
@@ -257,7 +268,7 @@ class Delivery:
                 self._send(self._without_held(record))
 
     def _without_held(self, record: Record) -> Record:
-        """Returns the record without histograms that the tracker received before the resume."""
+        """Removes the histograms that the tracker received before the run was resumed."""
         if record["kind"] != "histograms":
             return record
         return {**record, "counts": self._new(record["step"], record["counts"])}

@@ -27,14 +27,13 @@ class Parent:
 
     @property
     def has_died(self) -> bool:
-        """Whether the training process has ended, in which case this process has a new parent."""
+        """Whether the training process has ended; this process then gets a new parent."""
         return os.getppid() != self.pid
 
     def messages(self, timeout_s: float) -> Iterator[dict[str, Any]]:
         """Waits up to `timeout_s` seconds for messages and yields the received messages."""
-        has_died = (
-            self.has_died
-        )  # checked before reading the pipe, so that the last message is not lost
+        # check before reading the pipe, so that the last message is not lost
+        has_died = self.has_died
         if self.is_silent or not select.select([self._fd], [], [], timeout_s)[0]:
             time.sleep(timeout_s if self.is_silent else 0)
             self.is_silent |= has_died
@@ -42,6 +41,6 @@ class Parent:
         data = os.read(self._fd, 65536)
         *whole, self._buffer = (self._buffer + data).split(b"\n")
         messages = [json.loads(message) for message in whole]
-        # end of file is not enough: a worker forked by the training process may keep the pipe open
+        # Do not rely on end of file: a forked DataLoader worker may keep the pipe open.
         self.is_silent = not data or any("bye" in message for message in messages)
         yield from messages

@@ -127,9 +127,11 @@ class RunWriter:
             JournalInUseError: if another process is still writing the journal after 10 s.
             DeliveredByAnotherError: if another process is still delivering the journal after a
                 minute.
+            OSError: if the folder cannot be created.
         """
         if journal.is_file():
             self._check_free(uid)
+            _make_folder(self.journal.parent)
             self.shipper.release(journal)
             _wait_until_closed(journal)
             continue_journal(journal, self.journal, step)
@@ -151,13 +153,17 @@ class RunWriter:
         Raises:
             FileExistsError: if the folder contains the journal of another run.
             JournalInUseError: if another process is writing the journal.
+            OSError: if the folder cannot be created.
         """
+        _make_folder(self.journal.parent)
         if self.uid is None and self.journal.exists():
             raise self._other_run()
-        self.uid = self.uid or secrets.token_hex(8)
+        uid = self.uid or secrets.token_hex(8)
+        start = start_record(self._run_info(uid), self._specs())
         self._writer = JournalWriter(self.journal)
-        self.write(start_record(self._run_info(self.uid), self._specs()))
-        # The shipper may have read the end of an earlier fit, so the new start must be on disk.
+        self.uid = uid
+        self.write(start)
+        # Wait until the start is on disk: the shipper may already have read an earlier fit's end.
         self._writer.wait(START_WAIT_S)
         self.shipper.add(self._shipment)
 
@@ -246,7 +252,7 @@ class RunWriter:
         self.shipper.ended(self._shipment)
 
     def finish(self, timeout_s: float | None = None) -> list[str]:
-        """Waits for delivery of all the shipper's runs, then prints what was not delivered.
+        """Waits for the shipper to deliver all its runs, then prints what was not delivered.
 
         Args:
             timeout_s: maximum time to wait, in seconds; `None` uses the shipper's limit.
@@ -266,8 +272,17 @@ def _check_names(trackers: Mapping[str, Tracker]) -> None:
             )
 
 
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as err:
+        raise OSError(
+            f"folder={folder} cannot be created ({err.strerror}): choose another folder."
+        ) from err
+
+
 def _wait_until_closed(journal: Path) -> None:
-    """Waits until the journal is closed; workers may outlive a killed run by seconds."""
+    """Waits until the journal is closed; workers may outlive a killed run by a few seconds."""
     deadline = time.monotonic() + RESUME_WAIT_S
     while is_being_written(journal):
         if time.monotonic() >= deadline:

@@ -217,7 +217,7 @@ class Deliveries:
         for spec in specs:
             _import_library(spec, trusted)
         children_give_way()
-        give_way()  # only after the imports, which do not slow down training
+        give_way()  # imports run at normal priority, because they do not slow down training
 
     def _add(self, journal: Path, specs: Mapping[str, Node], trusted: Sequence[str]) -> None:
         log_to(journal.parent / LOG)
@@ -259,7 +259,7 @@ def _trackers_of(
     made = {}
     for name, spec in specs.items():
         try:
-            made[name] = tracker_of(spec, trusted)
+            made[name] = tracker_of(spec, trusted, f"tracker.{name}")
         except Exception as err:  # noqa: BLE001 - a user's class may raise anything
             state = read_state(journal, name)
             state.error = error_text(err)
@@ -280,7 +280,7 @@ def main(fd: int, pid: int) -> None:
     logging.basicConfig(
         level=logging.INFO, format="[%(asctime)s][%(name)s][%(levelname)s] %(message)s"
     )
-    _LOG.info("shipper process %d delivers for process %d", os.getpid(), pid)
+    _LOG.info("shipper process %d delivers the journals of process %d", os.getpid(), pid)
     Deliveries(Parent(fd, pid)).run()
     _LOG.info("exits")
     logging.shutdown()

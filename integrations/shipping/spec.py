@@ -11,7 +11,7 @@ from typing import Any
 
 from nntrain.config.errors import ConfigError
 from nntrain.config.instantiate import Node, instantiate
-from nntrain.config.targets import check_path, resolve_target
+from nntrain.config.targets import check_path, in_packages, resolve_target
 from nntrain.integrations.tracker import Tracker
 
 OWN = "nntrain.integrations"
@@ -36,9 +36,9 @@ def spec_of(tracker: Tracker) -> dict[str, Any]:
 def tracker_of(spec: Node, trusted: Sequence[str] = (), key: str = "tracker") -> Tracker:
     """Creates a tracker from its spec.
 
-    A spec may come from an untrusted journal. Its class must be a dataclass derived from `Tracker`
-    in `nntrain.integrations` or a trusted package. This is checked before any code of the class
-    runs.
+    A spec may come from an untrusted journal. Its class must be a dataclass that derives from
+    `Tracker` and is defined in `nntrain.integrations` or in a trusted package. The class is checked
+    before any of its code runs.
 
     Args:
         spec: the class as `_target_`, and the settings.
@@ -53,6 +53,12 @@ def tracker_of(spec: Node, trusted: Sequence[str] = (), key: str = "tracker") ->
     _check_class(resolve_target(str(target), (OWN, *trusted), key), key)
     made: Tracker = instantiate({**spec, "_recursive_": False, "_partial_": False}, key, trusted)
     return made
+
+
+def package_of(tracker: Tracker) -> str | None:
+    """Returns the top-level package that defines a tracker's class; `None` for nntrain's own."""
+    module = type(tracker).__module__
+    return None if in_packages(module, [OWN]) else module.split(".")[0]
 
 
 def _check_class(found: Any, key: str) -> None:
@@ -74,7 +80,7 @@ def _target(kind: type[Tracker]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Converts mappings and sequences to the dicts and lists that JSON returns."""
+    """Converts mappings to dicts and sequences to lists, recursively."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

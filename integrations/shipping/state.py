@@ -18,8 +18,8 @@ FOLDER = "delivery"
 class Held:
     """Values that a tracker received for batches after the checkpoint of a resumed run.
 
-    The values cannot be removed from the tracker, so delivery does not send them again: for each
-    metric `key`, it skips the batches after `step` up to and including `keys[key]`.
+    The values cannot be removed from the tracker, so delivery does not send them again. For each
+    metric `key`, delivery skips the batches after `step` up to and including `keys[key]`.
     """
 
     step: int

@@ -1,9 +1,10 @@
 """The TensorBoard client, which runs in the shipper without TensorFlow or torch.
 
 Records in an event file cannot be replaced, so a run has three kinds of event files. In `*.rows`,
-each event is a row of metrics, histogram record, figure or table of the journal; the number of
-events shows how much was delivered. `*.about` contains texts, tags, hyperparameters and the
-outcome, and is written again at each start. `*.system` contains CPU, memory and GPU usage.
+each event represents one metric row, histogram record, figure or table of the journal, so the
+number of events shows how much was delivered. `*.about` contains text files, tags, hyperparameters
+and the outcome, and is rewritten each time the run starts or resumes. `*.system` contains CPU,
+memory and GPU usage.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class TensorBoardClient(base.TrackerClient):
         self._time_ms = 0
 
     def start(self, run: base.RunInfo, run_id: str | None = None) -> base.Started:
-        """Opens the folder of the run, found by its `uid`, and counts the rows in the folder."""
+        """Opens the run's folder, whose name ends in the `uid`, and counts the stored rows."""
         self._close()
         folder = _folder(self._log_dir, run)
         n_row = sum(_n_row(path) for path in folder.glob("*.rows"))
@@ -66,19 +67,25 @@ class TensorBoardClient(base.TrackerClient):
         self._scalars("rows", rows)
 
     def system(self, rows: Sequence[base.MetricRow]) -> None:
-        """Writes samples to a separate file, which is not included in the number of rows."""
+        """Writes samples to a separate file, so that they do not change the number of rows."""
         self._scalars("system", rows)
 
     def histograms(
         self, row: base.MetricRow, edges: Sequence[float], counts: Mapping[str, Sequence[float]]
     ) -> None:
-        """Writes histograms without empty bins at both ends, which would squeeze the other bins."""
+        """Writes histograms, without the empty bins at either end, which would waste space."""
         self._time_ms = row.time_ms
         values = [_histogram(name, edges, n) for name, n in counts.items()]
         self._write("rows", values, row.step)
 
     def figure(self, path: Path, name: str, step: int) -> None:
-        """Writes an image, or an empty event if it is unreadable, so that the row is counted."""
+        """Writes an image; writes an empty event if the image cannot be read.
+
+        The empty event keeps the number of events equal to the number of delivered rows.
+
+        Raises:
+            Refused: if the image cannot be read.
+        """
         values = []
         try:
             with Image.open(path) as image:
@@ -147,7 +154,10 @@ def _n_row(path: Path) -> int:
 
 
 def _param(value: Any) -> bool | float | str:
-    """Converts a value for the HPARAMS tab, which shows no runs if a number is not finite."""
+    """Returns a finite number unchanged, and any other value as a string.
+
+    The HPARAMS tab shows no runs at all if a number is not finite.
+    """
     return value if isinstance(value, int | float) and np.isfinite(value) else str(value)
 
 

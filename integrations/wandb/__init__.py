@@ -31,8 +31,8 @@ class WandbTracker(Tracker):
         entity: the user or team; defaults to `WANDB_ENTITY`, then to the account's default.
         group: the group of runs that W&B displays together; defaults to `WANDB_RUN_GROUP`, then to
             the group in `RunInfo`, such as the name of a study.
-        job_type: the kind of work, for example `train`; defaults to `WANDB_JOB_TYPE`. For the run
-            of a study it is always `study`.
+        job_type: the kind of work, for example `train`; defaults to `WANDB_JOB_TYPE`. The run of
+            a study always has the job type `study`.
         run_name: the name of the run; defaults to `WANDB_NAME`, then to the name in `RunInfo`, then
             to a name chosen by W&B.
         tags: additional tags, each of 1 to 64 characters; an empty list uses `WANDB_TAGS`.

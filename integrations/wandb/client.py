@@ -130,7 +130,7 @@ class WandbClient(TrackerClient):
             self._log(row.step, histograms)
 
     def figure(self, path: Path, name: str, step: int) -> None:
-        """Stores an image in a row of W&B's history, under its name without the extension."""
+        """Stores an image in a row of W&B's history; the key is `name` without its extension."""
         with self._one_row(FileNotFoundError, UnidentifiedImageError):
             check_file_name(name, "Figure")
             self._log(step, {str(PurePosixPath(name).with_suffix("")): wandb.Image(str(path))})
@@ -144,7 +144,7 @@ class WandbClient(TrackerClient):
             self._log(step, {table.name: shown})
 
     def _define(self, values: Mapping[str, float]) -> None:
-        """Defines the summary of each new key; W&B's patterns can match only prefixes of keys."""
+        """Defines the summary of each new key, because W&B's patterns match only prefixes."""
         session = self._session
         for key in values.keys() - session.defined:
             session.defined.add(key)
@@ -221,7 +221,10 @@ class WandbClient(TrackerClient):
 
 
 def _store_text(run: wandb.Run, name: str, text: str) -> None:
-    """Stores text as a file of the run, in a subfolder because W&B has its own `config.yaml`."""
+    """Stores text as a file of the run.
+
+    The file is stored in a subfolder, because the top folder contains W&B's own `config.yaml`.
+    """
     if run.disabled:
         return
     with refusals():

@@ -83,9 +83,8 @@ SESSIONS: dict[str, Session] = {}
 
 def library() -> Any:
     """Sets up W&B's library: silent, and with a separate service process."""
-    os.environ.pop(
-        "WANDB_SERVICE", None
-    )  # the service of the training process ends with that process
+    # do not use the training process's service, which ends with that process
+    os.environ.pop("WANDB_SERVICE", None)
     os.environ["WANDB_SILENT"] = "true"
     settings = wandb.Settings(silent=True)
     setup = wandb.setup(settings)
@@ -234,7 +233,7 @@ def _wait_until_closed(run: wandb.Run) -> None:
 def _check_upload(session: Session) -> None:
     """Checks that W&B has not aborted the upload; W&B itself only logs a warning.
 
-    After this error, the next start asks the server how many rows it has stored.
+    After this error, the next start asks the server for the number of stored rows.
 
     Raises:
         ConnectionError: if the run may be incomplete in W&B.

@@ -100,7 +100,7 @@ def _relative(script: Path | None, folder: str) -> str:
 
 
 def _is_training(pid: int, time_ms: int) -> bool:
-    """Returns whether the training process is alive (and its process id was not reused)."""
+    """Returns whether the training process is alive and its process id was not reused."""
     try:
         return bool(psutil.Process(pid).create_time() * 1000 < time_ms + 1000)
     except (psutil.Error, ValueError):
@@ -114,7 +114,7 @@ def _ignore_stop() -> None:
 
 @contextmanager
 def refusals(*final: type[Exception]) -> Iterator[None]:
-    """Raises `Refused` instead of W&B's own errors if W&B will never accept a value.
+    """Context manager that converts errors to `Refused` if W&B will never accept a value.
 
     Args:
         final: exception types to convert in addition to `ValueError` and `TypeError`.

@@ -108,7 +108,7 @@ def make_learner(cfg: Mapping[str, Any], cbs: Sequence[Callback] = ()) -> Learne
 
     Args:
         cfg: the configuration, as returned by `resolve`.
-        cbs: callbacks to add to the ones in the configuration.
+        cbs: callbacks to use in addition to the configured callbacks.
 
     Raises:
         ConfigError: if an object cannot be created from its arguments.

@@ -14,14 +14,17 @@ from hydra._internal.utils import create_automatic_config_search_path, get_args_
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from nntrain.app.saved_overrides import with_saved_overrides
 from nntrain.config.errors import ConfigError
+from nntrain.config.hints import nearest
 from nntrain.config.messages import sentence
+from nntrain.config.redact import redact
 from nntrain.config.targets import TRUSTED_TARGETS, check_targets, in_packages
 
 STARTED = time.time()
@@ -49,9 +52,11 @@ def check_command_line(argv: Sequence[str]) -> list[str]:
     try:
         overrides = with_saved_overrides(args.overrides)
         cfg = _compose(args, overrides)
+        if not args.multirun and cfg.hydra.mode is not RunMode.MULTIRUN:
+            _check_no_sweep(overrides)
         check_targets(cfg, list(cfg.trusted_targets))
         _check_function(cfg)
-    except ConfigError:  # already has a one-sentence message
+    except ConfigError:  # the message is already a single sentence
         raise
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as err:
         raise ConfigError(sentence(err)) from err
@@ -61,8 +66,18 @@ def check_command_line(argv: Sequence[str]) -> list[str]:
     return [*argv[:first], *overrides, *argv[first + len(args.overrides) :]]
 
 
+def _check_no_sweep(overrides: Sequence[str]) -> None:
+    for override in _parsed(overrides):
+        if override.is_sweep_override():
+            key = override.key_or_group
+            raise ConfigError(
+                f"{redact(str(override.input_line))!r} varies {key}: "
+                f"add -m to sweep, or set {key} to a single value."
+            )
+
+
 def _check_function(cfg: DictConfig) -> None:
-    """Checks that the custom search space function, which will be imported, is trusted."""
+    """Checks that the custom search space function is trusted, before it is imported."""
     path = cfg.hydra.sweeper.get("custom_search_space")
     if path is not None and not in_packages(str(path), [*TRUSTED_TARGETS, *cfg.trusted_targets]):
         raise ConfigError(
@@ -92,23 +107,46 @@ def _compose(args: argparse.Namespace, overrides: Sequence[str]) -> DictConfig:
         if not os.path.isdir(folder):
             raise ConfigError(f"--config-dir {args.config_dir} must be an existing folder.")
         search_path.prepend("command-line", f"file://{folder}", SearchPathQuery(provider="schema"))
+    fixed = [override for override in _parsed(overrides) if not override.is_sweep_override()]
     hydra = Hydra.create_main_hydra2(task_name="run", config_search_path=search_path)
+    name = args.config_name or CONFIG_NAME
     try:
-        return hydra.compose_config(
-            config_name=args.config_name or CONFIG_NAME,
-            overrides=_fixed(overrides),
-            run_mode=RunMode.RUN,
-            with_log_configuration=False,
-        )
+        _check_removals(hydra, name, fixed)
+        return _composed(hydra, name, fixed)
+    except MissingConfigException as err:
+        group = (err.missing_cfg_file or "").rpartition("/")[0]
+        if group and err.options is None:  # a choice in a list of choices
+            err.options = hydra.config_loader.get_group_options(group)
+        raise
     finally:
         GlobalHydra.instance().clear()
 
 
-def _fixed(overrides: Sequence[str]) -> list[str]:
-    """Returns the overrides that are not swept over."""
-    parsed = OverridesParser.create().parse_overrides(overrides=list(overrides))
-    return [
-        text
-        for text, override in zip(overrides, parsed, strict=True)
-        if not override.is_sweep_override()
-    ]
+def _composed(hydra: Hydra, name: str, overrides: Sequence[Override]) -> DictConfig:
+    return hydra.compose_config(
+        config_name=name,
+        overrides=[str(override.input_line) for override in overrides],
+        run_mode=RunMode.RUN,
+        with_log_configuration=False,
+    )
+
+
+def _parsed(overrides: Sequence[str]) -> list[Override]:
+    return OverridesParser.create().parse_overrides(overrides=list(overrides))
+
+
+def _check_removals(hydra: Hydra, name: str, overrides: Sequence[Override]) -> None:
+    """Checks that the keys of overrides such as `~callbacks.progress` exist.
+
+    Raises:
+        ConfigError: for the first unknown key; the message suggests the closest match.
+    """
+    removed = [override.key_or_group for override in overrides if override.is_delete()]
+    if not removed:
+        return
+    cfg = _composed(hydra, name, [one for one in overrides if not one.is_delete()])
+    for key in removed:
+        parent, _, last = key.rpartition(".")
+        node = OmegaConf.select(cfg, parent) if parent else cfg
+        if isinstance(node, DictConfig) and "/" not in key and last not in node:
+            raise ConfigError(f"Unknown key {key}: {nearest(last, [str(one) for one in node])}")

@@ -1,4 +1,4 @@
-"""The last steps of a run on the command line: finish delivery and print the run's locations."""
+"""Last step of a command line run: waits for delivery and prints where the results are."""
 
 from __future__ import annotations
 

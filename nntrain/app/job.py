@@ -20,8 +20,8 @@ from nntrain.sweeps.context import trial_context
 def job(cfg: DictConfig) -> float | list[float] | None:
     """Trains one configuration and exits the process if the run failed or was interrupted.
 
-    A configuration mistake is printed in one sentence. In a sweep, this function neither prints nor
-    exits: it raises the error to the worker, which continues with the next trial.
+    A configuration mistake is printed in one sentence. In a sweep, this function raises the error
+    instead of printing it and exiting, and the worker continues with the next trial.
 
     Returns:
         The value of the objective.

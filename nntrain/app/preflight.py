@@ -47,7 +47,7 @@ class _FirstBatch(Loop):
         return islice(super().batches(), 1)
 
     def call(self, event: Event) -> None:
-        """Calls the callbacks, then checks the batch or the metrics."""
+        """Calls the callbacks, then checks inputs in `before_batch` and metrics in `after_loss`."""
         super().call(event)
         if event is Event.BEFORE_BATCH:
             _check_finite(self.learn)
@@ -124,7 +124,7 @@ def check_monitors(learn: Learner, recorded: list[str]) -> None:
 
 @contextmanager
 def _explained(message: Callable[[Exception], str]) -> Iterator[None]:
-    """Converts an exception for a wrong shape or type to a `ConfigError`."""
+    """Converts exceptions caused by wrong shapes or types to a `ConfigError`."""
     try:
         yield
     except (ConfigError, torch.OutOfMemoryError):
@@ -135,7 +135,7 @@ def _explained(message: Callable[[Exception], str]) -> Iterator[None]:
 
 @contextmanager
 def _broadcast_is_an_error() -> Iterator[None]:
-    """Raises PyTorch's warning about unintended broadcasting in a loss as an exception."""
+    """Turns PyTorch's warning about unintended broadcasting in a loss into an exception."""
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="Using a target size", category=UserWarning)
         yield

@@ -39,7 +39,7 @@ def check_resume(resume: Path, cfg: DictConfig, learn: Learner, redactor: Redact
         raise ConfigError(f"resume={resume}: {err}") from err
     if state["epoch"] >= cfg.n_epoch:
         _say(
-            f"has nothing to do because all {state['epoch']} epochs are finished: "
+            f"nothing to do because all {state['epoch']} epochs are finished: "
             "increase n_epoch to continue training."
         )
     saved = path.parent / ".hydra" / "config.yaml"
@@ -48,11 +48,11 @@ def check_resume(resume: Path, cfg: DictConfig, learn: Learner, redactor: Redact
         now = redactor.value(OmegaConf.to_container(cfg, resolve=False))
         assert isinstance(before, dict)
         for change in changed_keys(flatten(before), flatten(now)):
-            _say(f"continues with a changed setting: {change}")
+            _say(f"changed setting: {change}")
 
 
 def _say(text: str) -> None:
-    print(f"nntrain: resume {text}", file=sys.stderr)
+    print(f"nntrain: resume: {text}", file=sys.stderr)
 
 
 def changed_keys(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

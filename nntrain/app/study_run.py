@@ -1,4 +1,4 @@
-"""Tracks a study as a run. It is the parent of the trial runs and stores the report."""
+"""Tracks a study as a run, called the study run: the parent of all trial runs."""
 
 from __future__ import annotations
 
@@ -83,7 +83,8 @@ class StudyRun:
 
     The journal of the run is in the study folder. Running the same command again continues the run.
     If several commands work on the same study and folder, the first command writes the journal.
-    Each command records the results when it ends, unless another command is still writing.
+    Each command records the results when it ends, unless another command is
+    still writing the journal.
     """
 
     def __init__(self) -> None:
@@ -167,7 +168,10 @@ class StudyRun:
 
 
 def _undelivered(folder: Path, trackers: Sequence[str]) -> Iterator[Backlog]:
-    """Yields the undelivered records of a study and its trials, from all processes."""
+    """Yields the undelivered records of each run in the study folder.
+
+    Skips runs that are still being written and runs that were continued by another run.
+    """
     for journal in sorted(folder.rglob(JOURNAL)):
         left = [missing for name in trackers if (missing := backlog(journal, name)) is not None]
         if left and not is_being_written(journal) and not _is_continued(journal):

@@ -8,10 +8,11 @@ import json
 import re
 import sys
 import time
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from nntrain.config.errors import ConfigError
 from nntrain.config.instantiate import Node
@@ -20,7 +21,7 @@ from nntrain.config.targets import in_packages, resolve_target
 from nntrain.integrations.journal.closing import close_journal
 from nntrain.integrations.journal.records import JOURNAL, JournalError, RunRecord, read_journal
 from nntrain.integrations.journal.writer import is_being_written
-from nntrain.integrations.shipping.backlog import backlog
+from nntrain.integrations.shipping.backlog import Backlog, backlog
 from nntrain.integrations.shipping.delivery import NOTES, PLURALS, Delivery
 from nntrain.integrations.shipping.lock import DeliveredByAnotherError, delivery_lock
 from nntrain.integrations.shipping.progress import DeliveryBar
@@ -36,18 +37,24 @@ TRACKERS: Mapping[str, str] = {
 """The choices for `--to`."""
 
 
+Counts: TypeAlias = defaultdict[str, Counter[str]]
+"""Numbers of records that trackers do not store, by tracker and kind of record."""
+
+
 @dataclass(frozen=True)
 class Destination:
     """A tracker that receives the records.
 
     Attributes:
-        name: name of the delivery state.
+        name: the name under which the delivery state is saved.
+        label: the name of the tracker in messages.
         spec: the class and settings of the tracker.
         is_default: whether `--to` was given without `--set`. In this case, the settings recorded in
             the journal are used.
     """
 
     name: str
+    label: str
     spec: Node
     is_default: bool = False
 
@@ -64,7 +71,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not found:
         print(f"No {JOURNAL} found under {folders}.")
         return 0
-    code = max(_synced(journal, asked, args) for journal in dict.fromkeys(found))
+    counts: Counts = defaultdict(Counter)
+    code = max(_synced(journal, asked, args, counts) for journal in dict.fromkeys(found))
+    _tell_unsupported(counts)
     if code == 0:
         print(f"All runs under {folders} are delivered.")
     return code
@@ -75,9 +84,11 @@ def _mistake(err: Exception) -> int:
     return 1
 
 
-def _synced(journal: Path, asked: Destination | None, args: argparse.Namespace) -> int:
+def _synced(
+    journal: Path, asked: Destination | None, args: argparse.Namespace, counts: Counts
+) -> int:
     try:
-        return 0 if sync(journal, asked, args) else 1
+        return 0 if sync(journal, asked, args, counts) else 1
     except (ConfigError, JournalError, DeliveredByAnotherError, OSError) as err:
         return _mistake(err)
 
@@ -132,8 +143,16 @@ def journals(folder: Path) -> Iterator[Path]:
     yield from [folder] if folder.is_file() else sorted(folder.rglob(JOURNAL))
 
 
-def sync(journal: Path, asked: Destination | None, args: argparse.Namespace) -> bool:
+def sync(
+    journal: Path, asked: Destination | None, args: argparse.Namespace, counts: Counts
+) -> bool:
     """Delivers one journal, or lists its undelivered records if `--list` is given.
+
+    Args:
+        journal: the journal.
+        asked: the destination for `--to`, or `None`.
+        args: the arguments of the command.
+        counts: the numbers of records that the trackers do not store; this delivery adds its own.
 
     Returns:
         Whether all records in the journal are delivered.
@@ -145,7 +164,7 @@ def sync(journal: Path, asked: Destination | None, args: argparse.Namespace) -> 
     if args.list:
         return _list(journal, destinations)
     with delivery_lock(journal):
-        results = [_deliver(journal, destination, args) for destination in destinations]
+        results = [_deliver(journal, destination, args, counts) for destination in destinations]
     return all(results)
 
 
@@ -153,7 +172,7 @@ def _list(journal: Path, destinations: Sequence[Destination]) -> bool:
     missing = [
         left
         for destination in destinations
-        if (left := backlog(journal, destination.name)) is not None
+        if (left := _backlog(journal, destination)) is not None
     ]
     for left in missing:
         print(f"{left}{', which is still running' if is_being_written(journal) else ''}.")
@@ -164,7 +183,7 @@ def _list(journal: Path, destinations: Sequence[Destination]) -> bool:
 
 
 def _asked(args: argparse.Namespace) -> Destination | None:
-    """Returns the destination for `--to` and `--set`; its name is unique for each store."""
+    """Returns the destination for `--to` and `--set`; different settings get different names."""
     if args.to is None:
         if args.set:
             raise ConfigError("--set requires --to: name the tracker that the settings are for.")
@@ -173,7 +192,7 @@ def _asked(args: argparse.Namespace) -> Destination | None:
     _check_names(args.to, settings)
     spec = spec_of(_tracker({"_target_": TRACKERS[args.to], **settings}, (), "--set"))
     digest = hashlib.sha256(json.dumps(spec, sort_keys=True, default=str).encode()).hexdigest()[:8]
-    return Destination(f"{args.to}-{digest}", spec, is_default=not settings)
+    return Destination(f"{args.to}-{digest}", args.to, spec, is_default=not settings)
 
 
 def _setting(text: str) -> tuple[str, Any]:
@@ -196,21 +215,23 @@ def _check_names(name: str, settings: Mapping[str, Any]) -> None:
 
 
 def _destinations(record: RunRecord, asked: Destination | None) -> list[Destination]:
-    recorded = [Destination(name, _without_logins(spec)) for name, spec in record.trackers.items()]
+    recorded = [
+        Destination(name, name, _without_logins(spec)) for name, spec in record.trackers.items()
+    ]
     if asked is None:
         return recorded
     return [one for one in recorded if _is_meant(one.spec, asked)] or [asked]
 
 
 def _is_meant(spec: Node, asked: Destination) -> bool:
-    """Returns whether a recorded tracker is the one in `--to`."""
+    """Returns whether a recorded tracker matches `--to` and `--set`."""
     return spec == asked.spec or (
         asked.is_default and spec.get("_target_") == asked.spec["_target_"]
     )
 
 
 def _without_logins(spec: Node) -> dict[str, Any]:
-    """Removes the masked logins from the settings; the tracker reads them from the environment."""
+    """Removes masked logins from the settings; the tracker reads its login from the environment."""
     return {
         key: re.sub(rf"{re.escape(REDACTED)}@", "", value) if isinstance(value, str) else value
         for key, value in spec.items()
@@ -230,8 +251,10 @@ def _tracker(spec: Node, trusted: Sequence[str], key: str = "tracker") -> Tracke
 # --- delivery
 
 
-def _deliver(journal: Path, destination: Destination, args: argparse.Namespace) -> bool:
-    tracker = _tracker(destination.spec, args.trust)
+def _deliver(
+    journal: Path, destination: Destination, args: argparse.Namespace, counts: Counts
+) -> bool:
+    tracker = _tracker(destination.spec, args.trust, f"tracker.{destination.label}")
     running = is_being_written(journal)
     if not running:
         close_journal(journal)
@@ -240,7 +263,10 @@ def _deliver(journal: Path, destination: Destination, args: argparse.Namespace) 
         return True
     with DeliveryBar([(journal, destination.name)]) as bar:
         _advance(delivery, bar, args.timeout_s)
-    return _tell(delivery, running)
+    is_complete = _tell(delivery, destination, running)
+    if is_complete:
+        counts[destination.label].update(delivery.state.unsupported)
+    return is_complete
 
 
 def _advance(delivery: Delivery, bar: DeliveryBar, timeout_s: float) -> None:
@@ -259,9 +285,10 @@ def _advance(delivery: Delivery, bar: DeliveryBar, timeout_s: float) -> None:
         bar.draw()
 
 
-def _tell(delivery: Delivery, running: bool) -> bool:
+def _tell(delivery: Delivery, destination: Destination, running: bool) -> bool:
     """Prints the result of a delivery; returns whether the delivery is complete."""
-    left, where = backlog(delivery.journal, delivery.name), f"{delivery.journal}: {delivery.name}"
+    left = _backlog(delivery.journal, destination)
+    where = f"{delivery.journal}: {destination.label}"
     for note in delivery.state.notes:
         print(f"{where}: {note}", file=sys.stderr)
     if delivery.state.n_refused > NOTES:
@@ -271,14 +298,19 @@ def _tell(delivery: Delivery, running: bool) -> bool:
         )
     if left is None or (running and left.error is None):
         print(f"{delivery.journal}: delivered.\n{delivery.state.where}")
-        _tell_unsupported(delivery)
         return True
     remedy = "fix the cause and run this command again, or use another tracker with --to and --set"
     print(f"{left}: {remedy}.", file=sys.stderr)
     return False
 
 
-def _tell_unsupported(delivery: Delivery) -> None:
-    counts = [f"{PLURALS[kind]} ({n})" for kind, n in delivery.state.unsupported.items()]
-    if counts:
-        print(f"{delivery.name} does not store {', '.join(counts)}: they stay in the journal.")
+def _backlog(journal: Path, destination: Destination) -> Backlog | None:
+    left = backlog(journal, destination.name)
+    return None if left is None else replace(left, name=destination.label)
+
+
+def _tell_unsupported(counts: Counts) -> None:
+    for label, of_kinds in counts.items():
+        numbers = ", ".join(f"{PLURALS[kind]} ({n})" for kind, n in of_kinds.items())
+        if numbers:
+            print(f"{label} does not store {numbers}: they stay in the journal.")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,11 @@ from nntrain.integrations.shipping.client import Offline, Shipper, shared_shippe
 from nntrain.integrations.tracker import ModelFile, RunInfo, Tracker
 
 DELIVERY_KEYS = ("finish_timeout_s", "offline")
-"""The keys in the group `tracker` that are not trackers."""
+"""The delivery settings in the `tracker` group. All other keys in this group are trackers."""
 
 
 def check_delivery(cfg: Mapping[str, Any]) -> None:
-    """Checks the keys in the group `tracker` that are not trackers.
+    """Checks the delivery settings in the `tracker` group.
 
     Raises:
         ConfigError: if a key is missing, unknown or has an invalid value.
@@ -54,7 +56,7 @@ def make_trackers(cfg: Mapping[str, Any], trusted: Sequence[str] = ()) -> dict[s
     for name, tracker in made.items():
         if not isinstance(tracker, Tracker):
             raise ConfigError(
-                f"tracker.{name} must be a subclass of nntrain.integrations.tracker.Tracker "
+                f"tracker.{name} must be an nntrain.integrations.tracker.Tracker "
                 f"but is {type(tracker).__name__}."
             )
     return made
@@ -93,9 +95,21 @@ def tracking(
         info,
         models=[best],
         logs=[folder / CONSOLE_LOG],
-        figures=figures,
+        figures=_drawable(figures),
         shipper=shipper,
         trusted=trusted,
         redactor=redactor,
     )
     return [callback]
+
+
+def _drawable(figures: Figures) -> Figures:
+    """Returns the figures; if matplotlib is missing, prints a warning and returns an empty dict."""
+    if figures and find_spec("matplotlib") is None:
+        print(
+            "nntrain: figures are not recorded because matplotlib is not installed: "
+            "pip install 'nntrain[plots]'",
+            file=sys.stderr,
+        )
+        return {}
+    return figures

@@ -126,7 +126,10 @@ def _check(learn: Learner, plain: Mapping[str, Any]) -> None:
 
 
 def fit(learn: Learner, n_epoch: int, redactor: Redactor) -> FitResult:
-    """Trains the model; prints an exception without secrets and exits, unless Hydra must see it."""
+    """Trains the model. If training fails, prints the traceback without secrets and exits.
+
+    In a sweep, or if `HYDRA_FULL_ERROR=1`, the exception is raised to Hydra instead.
+    """
     try:
         return learn.fit(n_epoch)
     except Exception as err:

@@ -44,14 +44,14 @@ class TrialRun(Callback):
         self.trial, self.tracked = trial, tracked
 
     def before_fit(self, learn: Learner) -> None:
-        """Stores the uid."""
+        """Stores the uid in the trial."""
         self.trial.set_user_attr(RUN_UID, self.tracked.uid)
 
 
 def resume_trial(cfg: DictConfig, context: TrialContext) -> None:
     """If the trial repeats an interrupted trial, sets `resume` to the folder of that trial.
 
-    `resume` does not change if the configuration sets it, or if the folder has no checkpoint.
+    Leaves `resume` unchanged if the configuration sets it, or if the folder has no checkpoint.
     """
     folder = context.resume_from
     if cfg.resume is None and folder is not None and "checkpoint" in (cfg.callbacks or {}):

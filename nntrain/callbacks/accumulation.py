@@ -20,10 +20,10 @@ class GradientAccumulation(Callback):
 
     The optimizer steps as soon as a group of batches contains at least `n_acc` items. The
     accumulated gradient equals the gradient of one large batch. As in fastai, the loss of each
-    batch is multiplied by its size divided by `n_acc`, so the loss must be a mean over items. If a
-    group contains more than `n_acc` items, its gradient is proportionally larger. The recorded loss
-    is not scaled. If a group is incomplete at the end of an epoch, it continues in the next epoch.
-    If it is incomplete at the end of the fit, its gradients are discarded.
+    batch is multiplied by `batch size / n_acc`, so the loss must be a mean over items. If a group
+    contains more than `n_acc` items, its gradient is proportionally larger. The recorded loss is
+    not scaled. An incomplete group at the end of an epoch continues in the next epoch. At the end
+    of the fit, the gradients of an incomplete group are discarded.
 
     Args:
         n_acc: number of items per optimizer step.
@@ -54,7 +54,7 @@ class GradientAccumulation(Callback):
         learn.loss = learn.loss * (self._size / self.n_acc)
 
     def after_cancel_backward(self, learn: Learner) -> None:
-        """Excludes the batch from the item count, because it added no gradient."""
+        """Excludes the batch from the item count, because the batch contributed no gradient."""
         self._size = 0
 
     def after_backward(self, learn: Learner) -> None:
@@ -70,7 +70,7 @@ class GradientAccumulation(Callback):
         self.count = 0
 
     def after_cancel_step(self, learn: Learner) -> None:
-        """Resets the item count: cancelling a step in another callback zeroes the gradients."""
+        """Resets the item count, because the gradients are zeroed after a cancelled step."""
         self.count = 0
 
     def cleanup_fit(self, learn: Learner) -> None:

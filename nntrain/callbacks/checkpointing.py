@@ -87,7 +87,7 @@ class Checkpoint(Callback):
         return self.folder / _LAST
 
     def before_fit(self, learn: Learner) -> None:
-        """Deletes partial files left by a killed process and loads the checkpoint to resume."""
+        """Deletes partial files left by a killed process, then restores the resumed checkpoint."""
         self._forget()
         remove_partial(self.folder)
         if self.resume is not None:
@@ -124,9 +124,9 @@ class Checkpoint(Callback):
             learn.dl = _Rest(learn.dl, self._n_done, before, after)
 
     def _catch_up(self, learn: Learner) -> None:
-        # The checkpoint was written after the last trained batch (or after training). While the
-        # resumed fit skipped to that point, its callbacks ran again and may have changed the state,
-        # so the whole state is restored a second time.
+        # The checkpoint was written after the last trained batch (or after training). On the way to
+        # that point, callbacks handled `before_epoch` and `before_train` again and may have changed
+        # the state, so the whole state is restored a second time.
         state, self._resumed = self._resumed, None
         if state is not None:
             load_learner_state(learn, state, self.path)
@@ -190,8 +190,8 @@ class Checkpoint(Callback):
 class _Rest:
     """Iterates over the batches of a loader after the first `n_done`.
 
-    The first `n_done` batches are loaded and discarded. `before` is called before they are loaded,
-    `after` once they have been discarded.
+    The first `n_done` batches are loaded and discarded. `before` is called before the first batch
+    is loaded, and `after` once all `n_done` batches have been discarded.
     """
 
     def __init__(

@@ -71,7 +71,7 @@ class EMA(Callback):
             return
         params = [param.detach() for param in learn.model.parameters()]
         if self._other:
-            self._average_in(self._other, params, 0)  # 0: unused step count
+            self._average_in(self._other, params, 0)  # step count, ignored
         else:
             self._other = [param.clone() for param in params]
 

@@ -1,4 +1,4 @@
-"""MixUp: trains on weighted means of two items."""
+"""MixUp: trains on weighted averages of pairs of items."""
 
 from __future__ import annotations
 
@@ -21,14 +21,16 @@ LossFunc = Callable[..., Any]
 
 
 class MixUp(Callback):
-    """Mixes each item of a training batch with another: `weight * item + (1 - weight) * partner`.
+    """Mixes each item of a training batch with a partner item from the same batch.
 
-    For each item, `weight` is `max(w, 1 - w)`, where `w` is drawn from Beta(alpha, alpha).
-    Floating-point labels are mixed in the same way. For other labels, the loss is computed for both
-    labels, and the two losses are mixed. If the loss function has no `reduction` setting, all items
-    of a batch use the same weight. Validation is unchanged. Training metrics use the label with the
-    larger weight. The random numbers come from torch's generator for the device, so they are
-    determined by the seed. They match fastai's `MixUp`.
+    The mixed item is `weight * item + (1 - weight) * partner`. For each item, `weight` is
+    `max(w, 1 - w)`, where `w` is drawn from Beta(alpha, alpha). Floating-point labels are mixed in
+    the same way. For other labels, the loss is computed once with the label of the item and once
+    with the label of the partner, and the two losses are mixed. If the loss function has no
+    `reduction` setting, all items of a batch use the same weight. Validation is unchanged. Training
+    metrics use the label with the larger weight. The random numbers come from torch's generator for
+    the device, so the seed determines them. With the same seed, the mixing matches fastai's
+    `MixUp`.
 
     Args:
         alpha: parameter of the Beta distribution. A small value leaves most items almost unchanged;
@@ -138,12 +140,12 @@ def reduction_of(loss_func: LossFunc) -> str | None:
 def _parameters(func: LossFunc) -> Mapping[str, inspect.Parameter]:
     try:
         return inspect.signature(func).parameters
-    except ValueError:  # some built-in functions have no signature
+    except ValueError:  # raised for built-in functions that have no signature
         return {}
 
 
 def without_reduction(loss_func: LossFunc) -> LossFunc:
-    """Returns the loss function with `reduction="none"`: a module copy or a function partial."""
+    """Returns a copy of the loss module, or a partial of the function, with `reduction="none"`."""
     if not isinstance(loss_func, nn.Module):
         return partial(loss_func, reduction="none")
     each = copy.copy(loss_func)

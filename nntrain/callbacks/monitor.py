@@ -65,7 +65,9 @@ class MeasuredCallback(Callback):
         self._cancelled = True
 
     def measured(self, learn: Learner, monitor: str) -> float | None:
-        """Returns the metric of the last epoch; `None` if the epoch was cancelled before measuring.
+        """Returns the metric of the last epoch, or `None` if the metric is missing.
+
+        The metric may be missing only if the epoch was cancelled.
 
         Raises:
             LookupError: if the epoch was not cancelled but the metric was not recorded; the message

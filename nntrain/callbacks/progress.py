@@ -98,7 +98,7 @@ class Progress(Callback):
         self._bars.move(learn, "" if loss is None else f"loss {_number(float(loss))}")
 
     def after_epoch(self, learn: Learner) -> None:
-        """Prints the metrics of the epoch, and a new header first if there are new columns."""
+        """Prints the metrics of the epoch, below a new header if there are new columns."""
         self._print_row(learn.recorder.row)
         if self._bars is not None:
             self._bars.end_epoch(learn)
@@ -115,7 +115,7 @@ class Progress(Callback):
         self._print(_line(self._columns, cells))
 
     def after_cancel_fit(self, learn: Learner) -> None:
-        """Prints the last metrics if not printed yet, and why and when the fit stopped."""
+        """Prints when and why the fit stopped, after any metrics that were not printed yet."""
         row = learn.recorder.row
         if row.get("epoch") == learn.epoch and row is not self._printed:
             self._print_row(row)
@@ -146,7 +146,7 @@ class _Bars:
 
     def begin_part(self, learn: Learner, part: str) -> None:
         """Restarts the bar for the batches."""
-        # Replace the task: resetting it cannot make its total unknown.
+        # Create a new task, because `reset` cannot set the total of a task to unknown.
         self._bars.remove_task(self._batches)
         self._batches = self._bars.add_task(
             part, total=learn.n_iter, completed=learn.first_iter, note=""
@@ -189,8 +189,8 @@ def _rich_bars(console: Console) -> RichProgress:
         TextColumn("{task.fields[note]}"),
         console=console,
         transient=True,
-        # No refresh thread: if it held a lock while a DataLoader forks workers, the workers would
-        # hang.
+        # Do not start a refresh thread. If the thread held a lock while a DataLoader forks its
+        # workers, the workers would hang.
         auto_refresh=False,
     )
 

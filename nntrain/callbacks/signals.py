@@ -20,10 +20,10 @@ class StopOnSignal(Callback):
     """Stops the fit gracefully (`StopReason.INTERRUPTED`) on SIGINT (Ctrl-C) or SIGTERM.
 
     The fit stops after all other callbacks have handled the current batch, so `Checkpoint` can save
-    this exact position. If SIGINT arrives while another signal is pending, `KeyboardInterrupt` is
-    raised immediately. Signals that the process ignores remain ignored. Outside the main thread the
-    callback does nothing, because Python handles signals only in the main thread. A signal that
-    arrives too late to cancel the fit is raised again during cleanup.
+    the exact position of the fit. If SIGINT arrives while another signal is pending,
+    `KeyboardInterrupt` is raised immediately. Signals that the process ignores remain ignored.
+    Outside the main thread the callback does nothing, because Python handles signals only in the
+    main thread. A signal that arrives too late to cancel the fit is raised again during cleanup.
     """
 
     order: ClassVar[int] = 100

@@ -80,9 +80,9 @@ class StopOnNaN(Callback):
 
     The loss that stopped the fit is recorded. The model has the weights after the last valid step.
     The loss is copied to the CPU once per training batch. On an accelerator, the copy is queued
-    before the backward pass. It therefore waits only for the forward pass, and the device stays
-    busy with the backward pass. The mean training and validation losses are checked at the end of
-    each epoch.
+    before the backward pass. The check therefore waits only for the forward pass, while the device
+    runs the backward pass. The mean training and validation losses are checked at the end of each
+    epoch.
     """
 
     order: ClassVar[int] = 100

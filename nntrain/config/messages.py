@@ -70,6 +70,8 @@ def _omegaconf(err: OmegaConfBaseException) -> str:
         return f"Unknown key {key}: {hint}"
     if isinstance(err, MissingMandatoryValue):
         return f"{key} needs a value: add '{key}=VALUE'."
+    if isinstance(err, ValidationError) and "str is not a ListConfig" in str(err):
+        return f"{key}={err.value} must be a list: write {key}=[{err.value}]."
     if isinstance(err, ValidationError):
         return (
             f"{key} needs a value, not null."

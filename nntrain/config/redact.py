@@ -197,7 +197,7 @@ def _hidden(value: Any) -> Any:
 
 
 def _forms(secret: str) -> Iterator[str]:
-    """Yields each line of a secret: unchanged, and in its URL, `repr` and JSON encodings."""
+    """Yields each line of a secret in plain, URL-decoded, URL-encoded, `repr` and JSON form."""
     for line in secret.splitlines():
         plain = line.strip()
         yield from (
@@ -220,7 +220,7 @@ def _alternation(texts: Iterable[str]) -> re.Pattern[str] | None:
 
 
 def _literal(text: str) -> str:
-    """Returns a pattern that matches a string; a short string must not be part of a longer word.
+    """Returns a pattern for a literal string. A short string matches only as a whole word.
 
     The pattern starts with the literal string because `re` can search for it faster.
     """

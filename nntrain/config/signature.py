@@ -22,7 +22,7 @@ def check_call(func: Callable[..., Any], node: Mapping[str, Any], key: str) -> N
     """
     try:
         params = inspect.signature(func).parameters
-    except ValueError:  # compiled functions do not have a signature
+    except ValueError:  # some compiled functions have no signature
         return
     hints = _hints(func)
     given = {name: value for name, value in node.items() if name not in RESERVED}
@@ -82,7 +82,7 @@ def _hint(annotation: Any, target: Any) -> Any:
 
 def fits(value: Any, hint: Any) -> bool:
     """Returns whether a configuration value matches a type hint; `True` for unsupported hints."""
-    if hint is Any or (isinstance(value, Mapping) and "_target_" in value):
+    if hint in (Any, object) or (isinstance(value, Mapping) and "_target_" in value):
         return True
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
@@ -121,7 +121,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _may_stand_for(value: Any, hint: type) -> bool:
-    """Returns whether a plain value can replace an object of a class (a string for a `Path`)."""
+    """Returns whether a class hint accepts a plain value, such as a string for a `Path`."""
     if hint.__name__ in ("Path", "PathLike", "device", "dtype"):
         return isinstance(value, str)
     return (

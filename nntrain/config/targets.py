@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import pkgutil
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import ModuleType
@@ -97,7 +98,11 @@ def targets_in(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _value(node: Any, key: Any, needed: bool = False) -> Any:
-    """Returns a value with interpolations resolved; `None` if that fails and `needed` is false."""
+    """Returns the value of a key, with interpolations resolved.
+
+    A missing value is returned as `None`. A value that cannot be resolved raises a `ConfigError` if
+    it is `needed`, and is returned as `None` otherwise.
+    """
     if not isinstance(node, DictConfig | ListConfig):
         return node[key]
     if OmegaConf.is_missing(node, key):
@@ -157,7 +162,7 @@ def resolve_target(target: str, trusted: Sequence[str], key: str) -> Any:
     first, *names = target.split(".")
     found: Any = _import(first, target, key)
     for i, name in enumerate(names, start=2):
-        found = _attribute(found, name, ".".join(target.split(".")[:i]), key)
+        found = _attribute(found, name, ".".join(target.split(".")[:i]), target, key)
         if isinstance(found, ModuleType) and not _leads_to(found.__name__, trusted):
             raise ConfigError(
                 f"{key}._target_={target} is not trusted: it refers to the module {found.__name__}."
@@ -196,10 +201,20 @@ def _import(module: str, target: str, key: str) -> ModuleType:
         ) from err
 
 
-def _attribute(owner: Any, name: str, path: str, key: str) -> Any:
+def _attribute(owner: Any, name: str, path: str, target: str, key: str) -> Any:
     if hasattr(owner, name):
         return getattr(owner, name)
     if hasattr(owner, "__path__") and importlib.util.find_spec(path) is not None:
         return _import(path, path, key)
-    public = [known for known in dir(owner) if not known.startswith("_")]
-    raise ConfigError(f"{key}._target_={path} does not exist: {nearest(name, public)}")
+    hint = _hint(owner, name, path, is_last=path == target)
+    raise ConfigError(f"{key}._target_={target} does not exist: {hint}")
+
+
+def _hint(owner: Any, name: str, path: str, is_last: bool) -> str:
+    submodules = [module.name for module in pkgutil.iter_modules(getattr(owner, "__path__", ()))]
+    public = {known for known in (*dir(owner), *submodules) if not known.startswith("_")}
+    similar = nearest(name, public)
+    if not is_last:
+        suggestion = f": {similar}" if similar.endswith("?") else "."
+        return f"there is no module {path}{suggestion}"
+    return similar if public else f"{path.rpartition('.')[0]} has no public names."

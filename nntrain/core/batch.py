@@ -26,7 +26,7 @@ class Loaders(Protocol):
 
 
 class EmptyLoaderError(ValueError):
-    """A data loader did not yield any batch."""
+    """Raised when a data loader yields no batches."""
 
 
 def n_batches(loader: Any) -> int | None:

@@ -32,7 +32,7 @@ class BatchLog(Generic[_Item]):
         return sum(len(block) for block in self._blocks) + len(self._recent)
 
     def append(self, item: _Item) -> None:
-        """Adds a record without reading the device."""
+        """Adds a record without waiting for the device."""
         self._recent.append(item)
         if len(self._recent) == _BLOCK:
             self._fold()
@@ -48,7 +48,7 @@ class BatchLog(Generic[_Item]):
         return torch.cat(self._blocks).cpu() if self._blocks else torch.empty(0)
 
     def since(self, start: int) -> Tensor:
-        """Returns all records `(batches, ...)` from index `start`, without reading the device."""
+        """Returns records `(batches, ...)` from index `start`, without waiting for the device."""
         end = len(self) - len(self._recent)
         recent = self._recent[max(0, start - end) :]
         parts = [self._join(recent)] if recent else []

@@ -29,8 +29,8 @@ class Callback:
     """Base class for callbacks. Override the methods of the events that you want to handle.
 
     Each method receives the learner. At each event, callbacks are called in ascending `order`;
-    callbacks with the same `order` are called in the order in which they were added. The orders in
-    use are:
+    callbacks with the same `order` are called in the order in which they were added. nntrain
+    uses these values:
 
     ====  =================================================================
     -60   the event trace
@@ -46,8 +46,9 @@ class Callback:
     100   early stopping, after all other callbacks have been called
     ====  =================================================================
 
-    `purposes` is the set of loop runs that call this callback. A callback that changes batches
-    should use all purposes. A callback that saves or reports should use only `Purpose.FIT`.
+    A loop calls only the callbacks that have the purpose of the loop in their `purposes`. Callbacks
+    that change batches should have all purposes. Callbacks that save or report something should
+    have only `Purpose.FIT`.
 
     Raises:
         TypeError: when a subclass is defined, if the name of a method starts with `before_`,

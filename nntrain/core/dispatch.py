@@ -15,7 +15,7 @@ Handlers: TypeAlias = Mapping[Event, tuple[tuple[Callback, "Callable[[Learner], 
 
 
 def gather(cbs: Sequence[Callback], purpose: Purpose) -> Handlers:
-    """Returns the callbacks (and bound methods) that handle each event in a run for `purpose`."""
+    """Maps each event to the callbacks (and bound methods) that handle it for a purpose."""
     handlers: dict[Event, tuple[tuple[Callback, Callable[[Learner], None]], ...]] = {}
     for event in Event:
         acting = [cb for cb in cbs if purpose in cb.purposes and handles(cb, event)]
@@ -30,8 +30,9 @@ def cleanup(
     """Calls `cleanup_fit` of all callbacks in reverse order, even if one of them fails.
 
     Returns:
-        The exception to raise: `None`, the only exception, or a group of exceptions. If the fit
-        already failed, cleanup exceptions are added to `failure` as notes, and `None` is returned.
+        The exception to raise, or `None` if no callback failed. The exceptions of several callbacks
+        are combined into an exception group. If the fit itself failed, all exceptions are added to
+        `failure` as notes instead, and `None` is returned.
     """
     errors: list[BaseException] = []
     for cb, handler in reversed(handlers.get(Event.CLEANUP_FIT, ())):

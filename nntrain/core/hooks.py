@@ -21,9 +21,9 @@ def _detached(value: Any) -> Any:
 class Hook:
     """Calls a function after each forward or backward pass of a module.
 
-    The last return value of the function is available as `stored`; it does not change the output of
-    the module. The function receives detached tensors. Used in a `with` statement, the hook is
-    removed when the block ends.
+    The function receives detached tensors. Its last return value is available as `stored`. The
+    output of the module does not change. In a `with` statement, the hook is removed at the end of
+    the block.
 
     Args:
         module: the module to watch.

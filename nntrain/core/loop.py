@@ -62,7 +62,7 @@ class Loop:
         return self._run(self._do_epochs)
 
     def validate(self, dl: Iterable[Any]) -> FitResult:
-        """Runs one validation pass over a loader, without an epoch."""
+        """Runs one validation pass over a loader, without the events of an epoch."""
         return self._run(partial(self._do_part, VALIDATE, dl))
 
     # --- how a run ends

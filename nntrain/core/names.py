@@ -1,4 +1,4 @@
-"""Checks that metric and file names are valid in every tracker, and makes other names valid."""
+"""Checks metric and file names against the rules of all trackers, and creates valid names."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def _fault(key: str) -> str | None:
         or key == "."
     ):
         return (
-            "must consist of letters, digits, underscores, dashes, periods, spaces, colons "
-            "and single slashes between them"
+            "must consist of letters, digits, underscores, dashes, periods, spaces and colons, "
+            "in parts separated by single slashes"
         )
     if len(key) > MAX_LENGTH:
         return f"must have at most {MAX_LENGTH} characters, including its prefix"

@@ -29,7 +29,7 @@ class Optimizer(Protocol):
 
 
 class OptimizerFactory(Protocol):
-    """Creates an optimizer, like `torch.optim.SGD` or `partial(torch.optim.Adam, eps=1e-5)`."""
+    """An optimizer class or function: `torch.optim.SGD`, `partial(torch.optim.Adam, eps=1e-5)`."""
 
     def __call__(self, params: Any, *, lr: float) -> Optimizer:
         """Creates an optimizer for parameters or parameter groups."""
@@ -177,7 +177,8 @@ def set_hyper(opt: Optimizer, name: str, value: float | Iterable[float]) -> None
         value: one value for all groups, or one value per group.
 
     Raises:
-        ValueError: if the optimizer does not have parameter groups, or not this hyper-parameter.
+        ValueError: if the optimizer has no parameter groups, or a group does not have this
+            hyper-parameter.
     """
     groups = param_groups(opt)
     if not groups:

@@ -57,7 +57,7 @@ class Sink(Protocol):
         """Whether the run is still active. Nothing is recorded after the run has ended."""
 
     def metrics(self, values: Mapping[str, float | Tensor], step: int) -> None:
-        """Records numbers. Each tensor is a scalar copy on its original device."""
+        """Records numbers and scalar tensors. The tensors are copies, still on their device."""
 
     def figure(self, figure: Figure, name: str, step: int) -> None:
         """Records a figure as an image."""
@@ -105,9 +105,15 @@ class CheckedLog(ABC):
             step: the step, from 0 to 2**63 - 1. Steps may repeat or decrease.
 
         Raises:
+            TypeError: if `values` is not a mapping.
             ValueError: if a tracker would reject a name. None of the values are recorded in this
                 case.
         """
+        if not isinstance(values, Mapping):
+            raise TypeError(
+                "log_metrics expects a mapping from names to values, for example {'loss': 0.5}, "
+                f"but got {values!r}."
+            )
         for name in values:
             self._check(name)
         at = whole_step(step)
@@ -199,7 +205,7 @@ class CheckedLog(ABC):
         """Returns the default step of figures and tables."""
 
     def _records(self) -> bool:
-        """Returns whether values logged now are recorded."""
+        """Returns whether logged values are currently recorded."""
         return True
 
     def _record_metrics(self, values: Mapping[str, float | Tensor], step: int) -> None:

@@ -1,4 +1,4 @@
-"""Context manager that restores a Learner exactly, for trial runs of the loop."""
+"""Context manager that restores the exact state of a Learner."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from nntrain.learner import Learner
     from nntrain.result import FitResult
 
-# these are replaced, not modified in place, so saving the reference is enough
+# the loop replaces these attributes instead of modifying their values, so references are enough
 _BATCH_ATTRIBUTES = frozenset({"dls", "dl", "batch", "xb", "yb", "pred", "loss", "loss_parts"})
 
 _MAPPINGS = (dict, OrderedDict, defaultdict)
@@ -141,7 +141,7 @@ class _Snapshot:
 
 
 def _is_expanded(tensor: Tensor) -> bool:
-    """Returns whether elements of the tensor share memory. Such a tensor is read-only."""
+    """Returns whether elements share memory, as after `expand`. PyTorch forbids writing to them."""
     strided = tensor.layout is torch.strided
     return strided and any(
         stride == 0 and size > 1 for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
@@ -149,7 +149,7 @@ def _is_expanded(tensor: Tensor) -> bool:
 
 
 def _keep_loader(snapshot: _Snapshot, loader: Any) -> None:
-    """Saves the attributes and generators of a loader, its samplers and dataset, without data."""
+    """Saves the attributes and generators of a loader, its samplers and dataset, but no data."""
     batch_sampler = getattr(loader, "batch_sampler", None)
     samplers = (
         getattr(loader, "sampler", None),
@@ -202,7 +202,7 @@ def leave_no_trace(learn: Learner) -> Iterator[None]:
 
 
 def mock_fit(loop: Loop, n_epoch: int) -> FitResult:
-    """Runs a loop like `Learner.fit`, for other purposes; call it within `leave_no_trace`."""
+    """Runs the epochs of a loop that is not a normal fit. Call this within `leave_no_trace`."""
     learn = loop.learn
     learn.prepare_opt(None, learn.wd, reset=False)
     learn.n_epoch, learn.start_epoch = n_epoch, 0

@@ -54,7 +54,8 @@ def fashion_mnist(
     missing = [split for split in ("train", "test") if split not in dataset_dict]
     if missing:
         raise ValueError(
-            f"The dataset {path!r} has no split {missing[0]!r}: it has {', '.join(dataset_dict)}."
+            f"The dataset {path!r} has no split {missing[0]!r}: "
+            f"its splits are {', '.join(dataset_dict)}."
         )
     collate = ImageCollate(mean=mean, std=std)
     train, valid = (_decoded(dataset_dict[split], collate, flat) for split in ("train", "test"))

@@ -28,7 +28,7 @@ def image_tensor(image: Any) -> Tensor:
     if tensor.dim() != 3:
         raise ValueError(
             "An image must have two or three dimensions, "
-            f"but it has the shape {tuple(tensor.shape)}."
+            f"but this image has the shape {tuple(tensor.shape)}."
         )
     counted = not tensor.is_floating_point() and tensor.dtype is not torch.bool
     return tensor.float() / 255 if counted else tensor.float()
@@ -38,7 +38,7 @@ def _from_array(image: Any) -> Tensor:
     mode = getattr(image, "mode", "L")
     if mode not in ("1", "L", "RGB"):
         raise ValueError(
-            f"An image must have the mode 1, L or RGB, but it has {mode!r}: "
+            f"An image must have the mode 1, L or RGB, but this image has the mode {mode!r}: "
             "convert it with image.convert('RGB')."
         )
     tensor = torch.from_numpy(np.array(image))

@@ -17,7 +17,7 @@ class Unlabelled:
 
     def __init__(self, loader: Iterable[Any], n_inp: int | None = None) -> None:
         self.loader, self.n_inp = loader, n_inp
-        # Checkpoints look up the random number generators of a loader by these names.
+        # Checkpoints find the random number generators of a loader through these attributes.
         self.generator = getattr(loader, "generator", None)
         self.sampler = getattr(loader, "sampler", None)
         self.batch_sampler = getattr(loader, "batch_sampler", None)

@@ -26,7 +26,8 @@ class AccumMetric(Metric):
     """Metric that is computed on all predictions and labels of an epoch, such as F1 or ROC AUC.
 
     The activation is applied to the predictions first. Without an activation, the argmax over
-    `dim_argmax` is applied instead, if `dim_argmax` is set. Finally, the threshold is applied.
+    `dim_argmax` is applied instead, if `dim_argmax` is set. Finally, the threshold is applied. The
+    predictions stay on the device until training or validation ends.
 
     Args:
         func: function of `(pred, target)`, torchmetrics functional, or `torchmetrics.Metric`.
@@ -37,8 +38,7 @@ class AccumMetric(Metric):
         invert_arg: whether to call `func(target, pred)`, as scikit-learn expects.
         flatten: whether to flatten predictions and labels, which must then have the same length.
         name: name of the metric; by default the name of `func`.
-        part: where to record the metric: `train`, `valid` or `both`. The predictions stay on the
-            device until training or validation ends.
+        part: where to record the metric: `train`, `valid` or `both`.
         kwargs: keyword arguments of `func`.
 
     Raises:
@@ -105,7 +105,7 @@ class AccumMetric(Metric):
         if self.dim_argmax is not None and pred.dim() and pred.size(self.dim_argmax) == 1:
             raise ValueError(
                 f"Metric {self.name!r} takes the argmax over classes, but the predictions "
-                f"{tuple(pred.shape)} have only one class in axis {self.dim_argmax}: "
+                f"of shape {tuple(pred.shape)} have only one class in axis {self.dim_argmax}: "
                 "set is_class=False (skm_to_fastai) or dim_argmax=None."
             )
 

@@ -63,10 +63,10 @@ class Metric(ABC):
     @property
     @abstractmethod
     def value(self) -> Any:
-        """Value over the batches so far, a number or scalar tensor; `None` without batches."""
+        """Value so far, a number or a scalar tensor; `None` before the first batch."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns the state to save in a checkpoint that is written within an epoch."""
+        """Returns the state to save in a checkpoint in the middle of an epoch."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

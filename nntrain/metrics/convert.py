@@ -84,7 +84,7 @@ def check_loss_part(name: str, part: Tensor, metrics: Iterable[Metric]) -> None:
     check_name(name)
     if part.dim():
         raise ValueError(
-            f"Part {name!r} of the loss is a tensor {tuple(part.shape)} but must be one number: "
+            f"Part {name!r} of the loss has the shape {tuple(part.shape)} but must be one number: "
             "sum or average the values."
         )
     if name == "loss" or name in [metric.name for metric in metrics]:

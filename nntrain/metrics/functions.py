@@ -59,9 +59,9 @@ def accuracy_multi(
     """Returns the fraction of correct labels (0 to 1) for multi-label data.
 
     Args:
-        pred: scores `(items, labels)`; `(items,)` or `(items, 1)` for one yes-or-no label.
+        pred: scores `(items, labels)`; `(items,)` or `(items, 1)` for a single binary label.
         target: 0 or 1, with as many elements as `pred`.
-        thresh: a prediction above this value is treated as a yes, as in fastai.
+        thresh: a score above this value predicts 1, as in fastai.
         sigmoid: whether to apply a sigmoid to `pred` first.
 
     Raises:
@@ -113,8 +113,8 @@ def is_of_whole_set(func: Any) -> bool:
 def _check_classes(pred: Tensor, axis: int) -> None:
     if pred.dim() < 2 or pred.size(axis) == 1:
         raise ValueError(
-            f"The predictions {tuple(pred.shape)} must have at least two classes in axis {axis}: "
-            "pass a score for each class, or use accuracy_multi for a yes-or-no label."
+            f"Predictions of shape {tuple(pred.shape)} must have at least two classes in axis "
+            f"{axis}: pass a score for each class, or use accuracy_multi for a binary label."
         )
 
 

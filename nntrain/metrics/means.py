@@ -104,8 +104,8 @@ class SmoothMean(WeightedMean):
 
 
 def _column(values: Sequence[Tensor]) -> Tensor:
-    # Values from a checkpoint and Python numbers may be on a different device than the newest
-    # value.
+    # Values restored from a checkpoint, and values that were Python numbers, may be on a different
+    # device than the newest value.
     device = values[-1].device
     dtype = torch.float32 if device.type == "mps" else torch.float64
     return torch.stack(

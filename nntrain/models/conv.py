@@ -65,10 +65,10 @@ class ResBlock(nn.Module):
 
     The input shape is `(batch, n_in, h, w)`. The output shape is
     `(batch, n_out, h / stride, w / stride)`, rounded up. The weights of the last normalization in
-    the branch are initialized to zero, so a new block returns the output of its shortcut (Goyal et
-    al., 2017, https://arxiv.org/abs/1706.02677, section 5.1). The shortcut has average pooling if
-    the stride is not 1, and a 1x1 convolution if the number of channels changes (ResNet-D; He et
-    al., 2019, https://arxiv.org/abs/1812.01187).
+    the branch are initialized to zero, so the branch of a new block outputs zeros (Goyal et al.,
+    2017, https://arxiv.org/abs/1706.02677, section 5.1). The shortcut has average pooling if the
+    stride is not 1, and a 1x1 convolution if the number of channels changes (ResNet-D; He et al.,
+    2019, https://arxiv.org/abs/1812.01187).
     """
 
     def __init__(self, n_in: int, n_out: int, *, stride: int = 1, act: Activation = "relu") -> None:

@@ -38,10 +38,11 @@ def make_activation(act: Activation) -> nn.Module:
 
 
 def activation_gain(act: Activation) -> float:
-    """Returns the gain to initialize the weights after an activation; sqrt(2) for ReLU.
+    """Returns the gain for the initial weights of the layer after an activation.
 
-    The gain is 1 / sqrt(E[act(z)^2]) for a standard normal z. Source: He et al., 2015,
-    https://arxiv.org/abs/1502.01852, section 2.2; the derivation is valid for any activation.
+    The gain is 1 / sqrt(E[act(z)^2]) for a standard normal z, which is sqrt(2) for ReLU. Source:
+    He et al., 2015, https://arxiv.org/abs/1502.01852, section 2.2; the derivation is valid for any
+    activation.
     """
     z = torch.linspace(-10, 10, 20001)
     density = torch.exp(-z.square() / 2)

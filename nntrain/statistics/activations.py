@@ -63,10 +63,10 @@ class ActivationStats(Statistics):
 
     `histograms` returns histograms of the outputs; `histogram_edges` defines the bins. By default,
     all leaf modules are watched except reshaping, identity and dropout modules. If an output is a
-    tuple or mapping, the first floating-point tensor in it is used. If a module runs several times
-    in a batch, the last run is used. Half-precision outputs are converted to float32. Hooks are
-    attached only during sampled batches, so other batches cost nothing. Small outputs are copied
-    first, and then summarized in one pass over several batches and layers.
+    tuple or mapping, the first floating-point tensor in it is used. If a module is called several
+    times in a batch, the last call is used. Half-precision outputs are converted to float32. Hooks
+    are attached only during sampled batches, so other batches cost nothing. Small outputs are
+    copied first, and then summarized in one pass over several batches and layers.
 
     Args:
         modules, every, buffer_rows: see `Statistics`.
@@ -113,7 +113,8 @@ class ActivationStats(Statistics):
 
     def before_batch(self, learn: Learner) -> None:
         """Attaches the hooks if the batch is sampled."""
-        self._unhook()  # hooks are left over if the last batch was cancelled before its prediction
+        # Hooks are left over if the previous batch was cancelled before `after_pred`.
+        self._unhook()
         if self._is_due(learn):
             self._row, self._outputs = self._begin_row(), {}
             self._hooks = Hooks(self._watched, self._take)

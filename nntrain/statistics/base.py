@@ -35,10 +35,11 @@ class Statistics(Callback):
     """Base class for callbacks that record per-layer statistics of sampled training batches.
 
     `drain` returns the new rows, and `history` returns all rows. The step of a row is
-    `learn.train_iter` after the batch, so the first batch has step 1. One of every `every` batches
-    is sampled: with `every=3`, the steps are 1, 4, 7 and so on. If a sampled batch is cancelled,
-    the next batch is sampled instead. Subclasses define the metric keys with `prefix` and `names`,
-    select modules with `_watches`, and write each row between calls of `_begin_row` and `_end_row`.
+    `learn.train_iter` after the batch, so the first batch has step 1. The first of every `every`
+    batches is sampled: with `every=3`, the steps are 1, 4, 7 and so on. If a sampled batch is
+    cancelled, the next batch is sampled instead. Subclasses define the metric keys with `prefix`
+    and `names`, select modules with `_watches`, and write each row between `_begin_row` and
+    `_end_row`.
 
     Args:
         modules: modules to watch: a list of dotted names and module types, or a function of name

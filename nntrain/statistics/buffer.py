@@ -42,7 +42,7 @@ class RowBuffer:
     def _read_back(self) -> None:
         if self._rows is not None and self._n:
             self._finish()
-            # Clone the rows, because they will be overwritten and .cpu() does not copy on the CPU.
+            # Clone the rows, because later rows overwrite them and cpu() does not copy CPU tensors.
             self._blocks.append(self._rows[: self._n].clone().cpu())
             self._n = 0
 

@@ -39,7 +39,10 @@ def bin_positions(values: Tensor) -> Tensor:
 
 @contextmanager
 def _order_does_not_matter() -> Iterator[None]:
-    """Allows torch.histc on CUDA in deterministic mode: the order does not change counts."""
+    """Turns off torch's deterministic mode, in which `torch.histc` raises an error on CUDA.
+
+    The counts of `torch.histc` do not depend on the order of its operations.
+    """
     mode = torch.get_deterministic_debug_mode()
     torch.set_deterministic_debug_mode(0)
     try:

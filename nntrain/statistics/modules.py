@@ -57,9 +57,7 @@ def choose_modules(
         accepts = modules if callable(modules) else _listed(tuple(modules), named)
         chosen = {name: module for name, module in named.items() if accepts(name, module)}
     if not chosen:
-        raise ValueError(
-            f"modules={modules!r} selects no modules: the model has {', '.join(named)}."
-        )
+        raise ValueError(f"modules={modules!r} selects no modules: choose from {', '.join(named)}.")
     return chosen
 
 

@@ -94,7 +94,7 @@ class GradientStats(ParameterStatistics):
 
     The keys are `grad/LAYER/norm`. The norm covers only parameters that the layer directly owns and
     that have a gradient. Layers without a gradient are omitted. With gradient accumulation, the
-    norm is that of the gradient accumulated so far.
+    norm is computed from the gradient accumulated so far.
 
     Args:
         modules, every, buffer_rows: see `Statistics`.

@@ -68,8 +68,8 @@ class CallbackContract:
             def make(self) -> Callback:
                 return PeakMemory()
 
-    Each test trains a small model for a few epochs, in an empty working directory. Choose settings
-    with which the callback does not end the fit early.
+    Each test trains a small model for a few epochs, in an empty working directory. `make` must
+    return a callback that does not end these fits early.
     """
 
     def make(self) -> Callback:
@@ -91,7 +91,7 @@ class CallbackContract:
         monkeypatch.chdir(tmp_path)
 
     def test_its_order_is_in_the_bands_and_it_has_a_purpose(self) -> None:
-        """`Callback` lists the values of `order`."""
+        """`order` is between -60 and 100. See `Callback` for the meaning of the values."""
         callback = self.make()
         assert -60 <= callback.order <= 100
         assert callback.purposes
@@ -224,7 +224,7 @@ class CallbackContract:
         assert reads(4, self.make()) - reads(8, self.make()) == plain + 5 * self.reads_per_batch()
 
     def test_the_same_seed_gives_the_same_fit(self) -> None:
-        """A different seed produces a different fit."""
+        """Two fits with the same seed are equal, and a fit with another seed is different."""
 
         def fitted(seed: int) -> Learner:
             learn = self.learner(self.make())
@@ -246,13 +246,13 @@ class CallbackContract:
 
 
 class _Interrupt(RaiseAt):
-    """Ends the fit like a signal, after all other callbacks have been called."""
+    """Ends the fit as a signal would, after the checkpoint callback has been called."""
 
     order: ClassVar[int] = 99
 
 
 class _Unchanged:
-    """Checks that a fit restores everything in the learner that it changes temporarily."""
+    """Checks that a fit undoes all temporary changes, such as hooks and added callbacks."""
 
     def __init__(self, learn: Learner) -> None:
         next(part for part in learn.model.modules() if isinstance(part, nn.Dropout)).eval()

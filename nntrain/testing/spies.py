@@ -78,7 +78,7 @@ class RaiseAt(SpyCallback):
 
 
 class ReadCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts device reads in `n`. Use `counted_reads` to create a counter."""
+    """Counts device reads; `n` is the count. Use `counted_reads` to create a counter."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

@@ -83,11 +83,11 @@ class TrackerStore:
         raise NotImplementedError(f"{type(self).__name__} must override read_model().")
 
     def stored(self, value: float) -> float:
-        """Returns the expected stored value; override it if the store has a smaller range."""
+        """Returns the expected stored value; override this if the store changes extreme values."""
         return value
 
     def restarted(self) -> Tracker:
-        """Creates the tracker again from its spec, like another process would."""
+        """Creates the tracker again from its spec, as another process would."""
         package = type(self.tracker).__module__.partition(".")[0]
         return tracker_of(json.loads(json.dumps(spec_of(self.tracker))), [package])
 
@@ -97,7 +97,7 @@ class TrackerStore:
         self.client = self.tracker.connect()
 
     def check_series(self, run_id: str, key: str, expected: Points) -> None:
-        """Asserts that a metric has the expected steps and values; NaN is equal to NaN."""
+        """Asserts that a metric has the expected steps and values; treats NaN as equal to NaN."""
         series = self.read_series(run_id, key)
         assert [step for step, _ in series] == [step for step, _ in expected]
         values = [self.stored(value) for _, value in expected]

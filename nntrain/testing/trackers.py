@@ -83,7 +83,7 @@ class TrackerContract(TrackerStore):
     # --- settings
 
     def test_the_settings_are_a_frozen_dataclass(self) -> None:
-        """The tracker survives a round trip through its JSON spec, and is already resolved."""
+        """The settings survive a round trip through JSON, and are already resolved."""
         spec = spec_of(self.tracker)
         assert json.loads(json.dumps(spec)) == spec
         copy = self.restarted()
@@ -126,7 +126,7 @@ class TrackerContract(TrackerStore):
         assert self.read_status(run_id) == self.statuses[reason]
 
     def test_a_run_continues_after_its_end(self) -> None:
-        """A resumed run has no duplicate rows, and the status is the latest one."""
+        """A resumed run has no duplicate rows, and its status is updated."""
         rows = rows_of([4.0, 3.0, 2.0, 1.0])
         first_end = RunEnd(StopReason.INTERRUPTED, time_ms=5_000)
         run_id = self._send(rows[:2], end=first_end)
@@ -171,12 +171,12 @@ class TrackerContract(TrackerStore):
 
     @pytest.mark.parametrize("value", [NAN, INF, -INF, -0.0, LARGEST, SMALLEST])
     def test_extreme_values_are_stored(self, value: float) -> None:
-        """The expected value is `stored(value)`, in case the store cannot represent the value."""
+        """If the store cannot represent a value, the test expects `stored(value)`."""
         run_id = self._send(rows_of([1.0, value]))
         self.check_series(run_id, "train/loss", [(1, 1.0), (2, value)])
 
     def test_the_same_rows_twice_change_nothing(self) -> None:
-        """Another process may send the same rows again."""
+        """Rows that another process sends again are stored only once."""
         rows = rows_of([3.0, NAN, INF, 2.0])
         run_id = self._start()
         self.client.metrics(rows)
@@ -185,7 +185,7 @@ class TrackerContract(TrackerStore):
         self.check_series(run_id, "train/loss", [(1, 3.0), (2, NAN), (3, INF), (4, 2.0)])
 
     def test_system_metrics_do_not_count_as_rows_of_the_journal(self) -> None:
-        """When another process continues the run, no rows are duplicated or lost."""
+        """System metrics do not cause another process to skip or repeat rows of the run."""
         if not self.tracker.system_metrics:
             return
         rows = rows_of([3.0, 2.0, 1.0])
@@ -198,14 +198,14 @@ class TrackerContract(TrackerStore):
         self.check_series(run_id, "system/cpu_percent", [(1, 50.0)])
 
     def test_a_step_may_repeat_or_decrease(self) -> None:
-        """All points are stored."""
+        """All points are stored, including points with repeated or decreasing steps."""
         points = [(5, 1.0), (5, 2.0), (3, 3.0)]
         run_id = self._send([MetricRow(i, step, {"a": x}) for i, (step, x) in enumerate(points)])
         assert sorted(self.read_series(run_id, "a")) == sorted(points)
 
     @pytest.mark.parametrize("key", ["train/loss", "a b", "x/y.z-1:2", "perdita/é", "k" * 250])
     def test_unusual_keys_are_stored_unchanged(self, key: str) -> None:
-        """All of these keys are valid in nntrain."""
+        """Every key that nntrain allows is stored unchanged."""
         run_id = self._send(rows_of([1.0, 2.0], key=key))
         self.check_series(run_id, key, [(1, 1.0), (2, 2.0)])
 
@@ -312,7 +312,7 @@ class TrackerContract(TrackerStore):
         self._check_delivered(state)
 
     def test_a_process_that_died_leaves_no_double_points(self, tmp_path: Path) -> None:
-        """The process died after sending records but before saving its progress."""
+        """Simulates a process that died after sending records but before saving its progress."""
         journal = append(tmp_path, [self._start_record(), *records_of(1, tmp_path)])
         delivered(journal, self.tracker)
         state_path(journal, "tracker").unlink()
@@ -347,7 +347,7 @@ class TrackerContract(TrackerStore):
         uid: str = UID,
         end: RunEnd = END,
     ) -> str:
-        """Sends a run, except rows that the tracker already has; returns the run id."""
+        """Sends a complete run, but not rows that the tracker already has; returns the run id."""
         started = self.client.start(RunInfo(uid=uid, name="a run", time_ms=1_000), run_id)
         self.client.metrics(rows[started.rows or 0 :])
         self.client.finish(end)
@@ -378,7 +378,7 @@ def rows_of(values: Sequence[float], first: int = 1, key: str = "train/loss") ->
 
 
 def delivered(journal: Path, tracker: Tracker) -> DeliveryState:
-    """Delivers a complete journal, like a new process would; returns the delivery state."""
+    """Delivers a complete journal, as a new process would; returns the delivery state."""
     delivery = Delivery(journal, "tracker", tracker)
     while delivery.advance():
         pass

@@ -10,7 +10,7 @@ def register() -> None:
     """
     from hydra.core.plugins import Plugins
 
-    # do this first: the scan for plugins executes modules again, even if they were imported before
+    # scan for plugins before the imports below, because the scan would execute the modules again
     plugins = Plugins.instance()
     from hydra_plugins.nntrain_sweeper.search_path import NntrainSearchPath
     from hydra_plugins.nntrain_sweeper.sweeper import NntrainSweeper

@@ -1,4 +1,4 @@
-"""Writes `report.html`, a single file that shows the figures of a study without a network."""
+"""Writes `report.html`, a single file with the figures of a study; needs no network."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def write_report(plan: SweepPlan, study: Study) -> dict[str, go.Figure]:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
-        # Optuna warns about too few trials or equal values; the figures already show this
+        # ignore warnings about too few trials or equal values: the figures already show this
         warnings.simplefilter("ignore", UserWarning)
         drawn = figures(plan, study)
     trials = study.get_trials(deepcopy=False)

@@ -30,7 +30,7 @@ def saved_s(trials: Sequence[FrozenTrial]) -> float:
 
 @dataclass(frozen=True)
 class Controls:
-    """Counts of control trials, which continued although the pruner would have stopped them.
+    """The results of control trials: trials that continued against the pruner's decision.
 
     Attributes:
         n: the number of control trials that completed.

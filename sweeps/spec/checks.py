@@ -19,7 +19,7 @@ from nntrain.sweeps.spec.space import Space, contains, custom_function, first_pa
 def check_space(
     space: Space, settings: Mapping[str, Any], config: DictConfig, loader: ConfigLoader
 ) -> DictConfig:
-    """Checks that Hydra can compose each choice of a search space.
+    """Checks that Hydra can compose a configuration for each choice of a search space.
 
     Args:
         space: the search space.

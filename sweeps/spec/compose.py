@@ -1,4 +1,4 @@
-"""Composes trial configurations as Hydra does, but ten times faster if only values differ."""
+"""Composes trial configurations as Hydra does; ten times faster if overrides only set values."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MAX_BASES = 32
 class Composer:
     """Composes configurations from overrides.
 
-    Hydra spends most of the time on selecting and merging the files of config groups. The merged
+    Hydra spends most of its time on selecting and merging the files of config groups. The merged
     configuration depends only on the overrides that select files or that add or remove keys. The
     composer caches the merged configuration and applies the other overrides to a copy of it. The
     result is the same, because Hydra also applies these overrides last.
@@ -81,10 +81,11 @@ class Composer:
 def _copies(config: DictConfig) -> Callable[[], DictConfig]:
     """Returns a function that copies a configuration.
 
-    Unpickling is five times faster than `deepcopy`, so copies are unpickled if possible.
+    The function unpickles the configuration, which is five times faster than `deepcopy`. If the
+    configuration cannot be pickled, the function uses `deepcopy`.
     """
     try:
         data = pickle.dumps(config)
-    except (pickle.PicklingError, AttributeError):  # e.g. a schema in the user's script
+    except (pickle.PicklingError, AttributeError):  # e.g. because of a schema in the user's script
         return partial(copy.deepcopy, config)
     return partial(pickle.loads, data)  # safe: this function created the pickle

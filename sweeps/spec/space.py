@@ -83,7 +83,7 @@ _NO_TEXTS = ("true", "false", "null", "nan", "inf")
 
 
 def _quoted(text: str) -> str:
-    """Quotes a string that Hydra would otherwise not read as a string, such as `1` or `true`."""
+    """Quotes a string unless Hydra reads it as the same string without quotes."""
     is_word = re.fullmatch(r"[A-Za-z_][\w./-]*", text, re.ASCII) and text.lower() not in _NO_TEXTS
     return text if is_word else QuotedString(text, Quote.single).with_quotes()
 
@@ -101,7 +101,7 @@ def make_space(
         loader: lists the options of a config group for `glob(...)`.
 
     Raises:
-        SweepError: if Optuna cannot sample an override; the message names its key.
+        SweepError: if Optuna cannot sample an override; the message contains the override.
     """
     texts = [f"{key}={_param_text(value)}" for key, value in params.items()]
     parser = OverridesParser.create(config_loader=loader)
@@ -165,7 +165,7 @@ def _distribution(override: Override) -> tuple[BaseDistribution, list[str]]:
 
 def _is_log(tags: set[str]) -> bool:
     if unknown := tags - {"log"}:
-        raise ValueError(f"the only supported tag is log, but found {', '.join(sorted(unknown))}.")
+        raise ValueError(f"the only supported tag is log, found {', '.join(sorted(unknown))}.")
     return "log" in tags
 
 
@@ -177,7 +177,7 @@ def _interval(sweep: IntervalSweep) -> BaseDistribution:
         raise ValueError("both bounds must be finite.")
     if end < start:
         raise ValueError(f"the upper bound {end:g} is less than the lower bound {start:g}.")
-    # Hydra converts the bounds of interval(a, b) to floats, but not those of int(interval(a, b))
+    # Hydra converts the bounds to floats in interval(a, b), but not in int(interval(a, b))
     if isinstance(start, int) and isinstance(end, int):
         return IntDistribution(start, end, log=_is_log(sweep.tags))
     return FloatDistribution(start, end, log=_is_log(sweep.tags))

@@ -17,9 +17,10 @@ from nntrain.sweeps.study.storage import HEARTBEAT_S, STORAGE_ERRORS
 
 @contextmanager
 def heartbeat(storage: BaseStorage, study: Study, trial: Trial) -> Iterator[None]:
-    """Sends heartbeats of a trial from a thread, if the storage supports heartbeats.
+    """Sends heartbeats of a trial from a background thread during a `with` block.
 
-    Optuna sends heartbeats only in `Study.optimize`, which nntrain does not use.
+    Has no effect if the storage does not support heartbeats. Optuna itself sends heartbeats only in
+    `Study.optimize`, which nntrain does not use.
     """
     if not isinstance(storage, BaseHeartbeat):
         yield
@@ -47,9 +48,9 @@ def _beat(storage: BaseHeartbeat, trial_id: int, over: threading.Event) -> None:
 
 
 def fail_stale(study: Study) -> None:
-    """Marks trials that stopped sending heartbeats as failed, and queues them again.
+    """Marks trials as failed if their heartbeats have stopped, and queues these trials again.
 
-    This includes trials that ran on other machines.
+    The function also handles trials on other machines.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)

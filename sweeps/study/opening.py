@@ -42,7 +42,7 @@ def open_study(plan: SweepPlan, offset: int = 0) -> tuple[SweepStudy, BaseStorag
         ConfigError: if an existing study has a different search space or objective, or if the
             sampler or the pruner cannot be created.
     """
-    # `get_storage` adds a cache if the storage is a database, as `Study` does
+    # like `Study`, add a cache to a database
     storage = get_storage(open_storage(plan.storage, plan.folder, requeue))
     _create(storage, plan.study_name, plan.directions)
     sampler, pruner = make_sampler(plan, offset), make_pruner(plan)
@@ -54,7 +54,7 @@ def open_study(plan: SweepPlan, offset: int = 0) -> tuple[SweepStudy, BaseStorag
 
 
 def open_reports_study(plan: SweepPlan, storage: BaseStorage) -> SweepStudy:
-    """Opens or creates the reports study, which stores the reports of the pruning metric.
+    """Opens or creates the reports study, which stores the values of the pruning metric.
 
     A separate study is needed if the pruning metric is not the only objective: Optuna's pruners
     use the direction of their study, and do not support several objectives.

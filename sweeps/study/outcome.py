@@ -37,7 +37,9 @@ STATES: Mapping[StopReason, TrialState] = {
 """The state of a trial in Optuna for each `StopReason`."""
 
 FAILURES = frozenset({StopReason.ERROR.value, "timeout", "killed"})
-"""The outcomes that count toward `max_failure_rate`; others may be due to the configuration."""
+"""The outcomes that count toward `max_failure_rate`.
+
+Other outcomes may be caused by the parameters of the trial."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Decides whether a sweep ends early: its time is up, or too many trials have failed."""
+"""Decides whether a sweep must end early, because of its time limit or failed trials."""
 
 from __future__ import annotations
 

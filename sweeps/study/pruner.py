@@ -39,10 +39,13 @@ class StudyPruner:
         self._reported_to: dict[int, Trial] = {}
 
     def of(self, trial: Trial) -> TrialPruner | None:
-        """Returns the pruner of a trial; `None` for several objectives without a pruning metric."""
+        """Returns the pruner of a trial.
+
+        Returns `None` if there are several objectives and no pruning metric.
+        """
         if self._reports is not None:
             with warnings.catch_warnings():
-                # Optuna warns about missing heartbeats, but the original trial sends heartbeats
+                # ignore a warning about missing heartbeats: the original trial sends heartbeats
                 warnings.simplefilter("ignore", UserWarning)
                 reports = self._reported_to[trial.number] = self._reports.ask()
             reports.set_user_attr(REPORTS_OF, trial.number)
@@ -76,7 +79,7 @@ def end_reports(plan: SweepPlan, study: SweepStudy, storage: BaseStorage) -> Non
         return
     reports_study = open_reports_study(plan, storage)
     reports = reports_study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    # read the original trials last: each trial starts before its counterpart in the reports study
+    # read the original trials last, or the counterpart of a trial that just started would be ended
     running = {
         trial.number for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     }

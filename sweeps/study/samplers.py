@@ -62,7 +62,7 @@ def _is_a(cls: Any, base: type) -> bool:
 
 def _made(node: Node, key: str, plan: SweepPlan) -> Any:
     with warnings.catch_warnings():
-        # many of Optuna's samplers and pruners have been marked as experimental for years
+        # many of Optuna's established samplers and pruners are still marked as experimental
         warnings.simplefilter("ignore", ExperimentalWarning)
         return instantiate(node, key, plan.trusted)
 

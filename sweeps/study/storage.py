@@ -158,7 +158,7 @@ def _proxy(url: str) -> GrpcStorageProxy:
         proxy = GrpcStorageProxy(host=parts.hostname or "localhost", port=parts.port or _GRPC_PORT)
     try:
         proxy.wait_server_ready(timeout=10)
-    except (OSError, grpc.FutureTimeoutError) as err:  # Optuna 5 raises a ConnectionError
+    except (OSError, grpc.FutureTimeoutError) as err:  # OSError: Optuna 5 raises a ConnectionError
         raise SweepError(
             f"hydra.sweeper.storage={url} cannot be reached: start the proxy with "
             "optuna.storages.run_grpc_proxy_server."
@@ -170,7 +170,7 @@ def _proxy(url: str) -> GrpcStorageProxy:
 
 
 def _file_storage(path: Path) -> JournalStorage:
-    with FileLock(path).held():  # removes an incomplete last line, which Optuna cannot read
+    with FileLock(path).held():  # locking removes an incomplete last line
         pass
     return JournalStorage(StudyFile(path))
 
@@ -182,9 +182,9 @@ SET_TRIAL_STATE = 6
 class StudyFile(JournalFileBackend):
     """An Optuna journal file that calls `fsync` only when the state of a trial changes.
 
-    If a process is killed, no data are lost, because the operating system still writes its buffers
-    to the disk. A power failure loses at most the reports of running trials, and these trials run
-    again anyway.
+    If a process is killed, no data is lost, because the operating system still writes the buffered
+    data to disk. A power failure loses at most the reports of running trials. These trials must run
+    again in any case.
     """
 
     def __init__(self, path: Path) -> None:
@@ -234,7 +234,8 @@ class FileLock:
         """Waits for the lock, then removes an incomplete last line from the file."""
         fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
         lock(fd, timeout_s=None)
-        self._fd = fd  # set after locking: until then, another thread may need the old value
+        # assign `_fd` after locking: the thread that holds the lock needs the old value to unlock
+        self._fd = fd
         cut_torn_line(fd)
         return True
 

@@ -56,7 +56,7 @@ LOG = "trial.log"
 
 
 class SweepStudy(Study):
-    """An Optuna study with a folder and a flag for an exhausted sampler.
+    """An Optuna study that also stores its folder and whether the sampler is exhausted.
 
     Optuna's grid samplers call `stop` when no configuration is left. Optuna only allows this call
     in `Study.optimize`. Here, the call sets `exhausted` instead.
@@ -81,7 +81,10 @@ def this_process() -> str:
 
 
 def owner_of(trial: FrozenTrial) -> Mapping[str, Any]:
-    """Returns the host, process ID, and start time of a trial's owner; empty without an owner."""
+    """Returns the host, process ID, and start time of the process that runs a trial.
+
+    The result is empty if the trial has no owner.
+    """
     owner: Mapping[str, Any] = json.loads(trial.user_attrs.get(OWNER, "{}"))
     return owner
 
@@ -95,7 +98,8 @@ def is_of(trial: FrozenTrial, pid: int) -> bool:
 def is_lost(trial: FrozenTrial) -> bool:
     """Returns whether the process of a running trial has died.
 
-    The result is false for trials on other machines, because their processes cannot be checked.
+    Returns false for trials on other machines, because their processes cannot be checked. A trial
+    without an owner is treated as lost after `UNOWNED_S` seconds.
     """
     owner = owner_of(trial)
     if not owner:
@@ -137,7 +141,7 @@ def counted(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
 
 
 def has_room(trials: Sequence[FrozenTrial], n_trials: int) -> bool:
-    """Returns whether a trial is waiting, or `n_trials` allows a new trial."""
+    """Returns whether another trial can run: a waiting trial, or a new one within `n_trials`."""
     return (
         any(trial.state is TrialState.WAITING for trial in trials)
         or len(counted(trials)) < n_trials
@@ -181,7 +185,7 @@ def _take(storage: BaseStorage, trial_id: int) -> bool:
 
 
 def requeue(study: Study, trial: FrozenTrial) -> None:
-    """Queues a trial's configuration again, unless it is already queued.
+    """Queues a new trial with the same parameters, unless there is already a retry.
 
     The new trial counts toward `n_trials` instead of the old trial.
     """
@@ -255,6 +259,6 @@ def folder_of(study_folder: Path, number: int) -> Path:
 
 
 def resume_folder(study_folder: Path, trial: FrozenTrial) -> Path | None:
-    """Returns the folder of the earlier trial that `trial` repeats; `None` if it is not a retry."""
+    """Returns the folder of the trial that `trial` retries; `None` if `trial` is not a retry."""
     before = trial.user_attrs.get(RETRY_OF)
     return None if before is None else folder_of(study_folder, before)

@@ -50,7 +50,7 @@ BASIC = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 """Hydra's default launcher. If it is selected, workers are processes on this machine."""
 
 STOP = "nntrain.stop."
-"""The prefix of a study attribute that stops a launch; its value is the signal number."""
+"""The prefix of the study attribute that stops a launch; its value is a signal number."""
 
 MAX_FRUITLESS = 2
 """The sweep gives up after this number of consecutive launches that finish no trial."""
@@ -224,7 +224,7 @@ class HydraLauncherWorkers:
         job = WorkerJob(
             self.plan, name, self.work, self.slots, os.getcwd(), self.trial_timeout_s, self.began
         )
-        # no callbacks here: the user's Hydra callbacks run for trials, not for these jobs
+        # pass no callbacks: the user's Hydra callbacks run for trials, not for these jobs
         context = HydraContext(self.hydra_context.config_loader, Callbacks())
         first, self._n_launch = self._n_launch, self._n_launch + len(self.slots)
         overrides = [self._overrides(slot) for slot in range(len(self.slots))]
@@ -236,7 +236,7 @@ class HydraLauncherWorkers:
             raise SweepError(f"hydra.launcher: {what} failed: {type(err).__name__}: {err}") from err
 
     def _overrides(self, slot: int) -> list[str]:
-        """Returns the overrides of a job, which set its folder but no trial parameters."""
+        """Returns the overrides of a job: they set the job's folder, but no trial parameters."""
         folder = Override._get_value_element_as_str(
             QuotedString(str(self.plan.folder), Quote.single)
         )

@@ -59,7 +59,7 @@ PATIENCE_S = 20.0
 """Seconds without a response from the storage after which the sweep ends."""
 
 _CRASHES = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE})
-"""Signals that indicate a crash. Trials are not retried, because they would crash again."""
+"""Signals that indicate a crash. Such trials are not retried, because they would crash again."""
 
 
 class WorkerProcess:
@@ -81,7 +81,7 @@ class WorkerProcess:
             )
         os.close(theirs)
         self.log = log
-        # use a thread, because writing blocks if the data exceed the buffer of the pipe
+        # use a thread, because a write blocks if the data does not fit in the pipe's buffer
         threading.Thread(target=self._send, args=(work,), daemon=True).start()
 
     def _send(self, work: bytes) -> None:
@@ -93,7 +93,7 @@ class WorkerProcess:
 
     @property
     def exit_code(self) -> int | None:
-        """The exit code, negative for a signal; `None` while the process runs."""
+        """The exit code; negative if a signal killed the process, `None` while the process runs."""
         return self.process.poll()
 
     def close(self) -> None:
@@ -210,9 +210,9 @@ class Supervisor:
                 self._start(slot)
 
     def _is_wanted(self, trials: Sequence[FrozenTrial]) -> bool:
-        """Returns whether another worker would find a trial.
+        """Returns whether a new worker would find a trial to run.
 
-        Each running worker without a trial will claim a trial first.
+        Each running worker without a trial is expected to claim a trial before the new worker does.
         """
         if self.signum is not None or self.is_exhausted or is_over(self.plan, trials, self.began):
             return False
@@ -314,7 +314,7 @@ class Supervisor:
 
 
 def announce_stop() -> None:
-    """Prints that the sweep is stopping.
+    """Prints to stderr that the sweep is stopping.
 
     Uses `os.write`, because `print` is not safe in a signal handler.
     """

@@ -57,7 +57,7 @@ TRACEBACK_LENGTH = 1500
 RESAMPLE_TRIES = 10
 """After this number of consecutive duplicates, a worker runs a duplicate anyway.
 
-The search space may contain no new configuration.
+Without this limit, a worker would never stop once all configurations have been tried.
 """
 
 
@@ -152,7 +152,7 @@ class Worker:
         return config
 
     def _job(self, trial: Trial, config: DictConfig, pruner: Pruner | None) -> TrialEnd:
-        # replicates have no folder to resume from
+        # only the first run of a trial can resume an earlier trial, not its replicates
         is_first = config.hydra.sweep.subdir == str(trial.number)
         before = resume_folder(self.plan.folder, self._frozen(trial)) if is_first else None
         context = TrialContext(
@@ -168,7 +168,7 @@ class Worker:
     ) -> TrialEnd:
         """Runs the replicates and returns the mean of their values.
 
-        If a replicate does not complete, returns the end of that replicate and skips the others.
+        If a replicate does not complete, skips the others and returns that replicate's `TrialEnd`.
         """
         ends, key = [first], self.plan.replicate_key
         for i in range(1, self.plan.replicates):
@@ -189,7 +189,7 @@ class Worker:
         )
 
     def _is_duplicate(self, trial: Trial, config: DictConfig) -> bool:
-        """Ends a trial whose configuration must not run again; returns whether it was ended."""
+        """Ends a trial if its configuration must not run again; returns whether the trial ended."""
         if self.plan.duplicates == "rerun":
             return False
         key = digest(config)
@@ -234,7 +234,7 @@ class Worker:
                 raise KeyboardInterrupt
             run_job(job, config, "hydra.sweep.dir", "hydra.sweep.subdir", self.hydra_context)
         except (SystemExit, KeyboardInterrupt) as err:
-            if not job.has_ended:  # the signal arrived in Hydra's code, not in the user's job
+            if not job.has_ended:  # raised by Hydra's code, not by the user's job
                 job.error = err
         finally:
             self._in_job = False
@@ -244,7 +244,7 @@ class Worker:
         if self._is_stopped and job.error is not None and end.reason is StopReason.ERROR:
             # an import may swallow the KeyboardInterrupt and fail later with another error
             end = self._end(None, KeyboardInterrupt(), None)
-        job.error = None  # the traceback would keep the model in memory
+        job.error = None  # the traceback refers to the model and would keep it in memory
         if end.reason is StopReason.OUT_OF_MEMORY:
             free_memory()
         if end.reason is StopReason.INTERRUPTED:

@@ -18,11 +18,14 @@ UNREACHABLE = 4
 """The exit code of a worker whose storage stopped responding."""
 
 LAST_S = 30.0
-"""Seconds that a worker has to end its trial after its parent process has died."""
+"""Seconds in which a worker must end its trial after the parent process has died."""
 
 
 def watch_parent(fd: int) -> None:
-    """Waits for the parent to die (its end of the pipe closes), then interrupts this process."""
+    """Interrupts this process when the parent dies, and exits `LAST_S` seconds later.
+
+    When the parent dies, its end of the pipe closes, so `os.read` returns no data.
+    """
     while os.read(fd, 1):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
@@ -32,11 +35,11 @@ def watch_parent(fd: int) -> None:
 
 def main(fd: int) -> int:
     """Reads the arguments from a pipe and runs the worker; returns the exit code."""
-    # use the default action until a trial runs: numpy's imports would swallow a KeyboardInterrupt
+    # SIGINT kills the process until a trial runs: numpy's imports would swallow a KeyboardInterrupt
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     with os.fdopen(os.dup(fd), "rb") as pipe:
         theirs = pickle.load(pipe)
-        # keep the paths that exist only on this machine
+        # append this process's own paths, which may not exist in the parent process
         sys.path[:] = [*theirs, *(path for path in sys.path if path not in theirs)]
         work: dict[str, Any] = pickle.load(pipe)
         work["slot"] = pickle.load(pipe)

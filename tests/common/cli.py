@@ -32,7 +32,7 @@ _WARM.set_forkserver_preload(
 def warm_nntrain_run(
     *args: str, cwd: Path, logs: Path, **env: str
 ) -> subprocess.CompletedProcess[str]:
-    """Does the same as `nntrain_run`, but forks a process that has done all imports to save time.
+    """Like `nntrain_run`, but faster: forks a process that has already imported everything.
 
     Args:
         args: arguments of the command line.

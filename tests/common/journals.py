@@ -80,10 +80,10 @@ def deliver(journal: Path, tracker: Tracker, name: str = "memory") -> Delivery:
 
 @dataclass(frozen=True)
 class FailingTracker(MemoryTracker):
-    """Calls `before` and `after` around each call of its client; these functions may raise.
+    """Memory tracker that calls `before` and `after` around each client method; both may raise.
 
-    Both functions receive the name of the called method. With `counts_rows`, the tracker would
-    store repeated rows twice, so the client reports the number of stored rows.
+    Both functions receive the name of the method. With `counts_rows`, the client reports the
+    number of stored rows, because the tracker would store repeated rows twice.
     """
 
     before: Callable[[str], None] = str
@@ -151,7 +151,7 @@ class FailingClient(MemoryClient):
 
 @dataclass(frozen=True)
 class PlainTracker(Tracker):
-    """Stores only metrics; with `counts_rows`, the client reports the number of stored rows."""
+    """Tracker for metrics only; with `counts_rows`, its client reports how many rows it stored."""
 
     counts_rows: bool = False
     rows: list[MetricRow] = field(default_factory=list, init=False)

@@ -1,4 +1,4 @@
-"""Repeats the fits of tests/reference/make_learner_reference.py, and loads fastai's results."""
+"""Runs the fits of make_learner_reference.py with nntrain, and loads fastai's results."""
 
 import json
 from collections.abc import Callable

@@ -9,7 +9,7 @@ from nntrain.core.rng import rng_state
 
 
 class InterruptAt(Callback):
-    """Ends the fit after a batch, as a signal would."""
+    """Cancels the fit after the given batch with `StopReason.INTERRUPTED`, as a signal would."""
 
     order: ClassVar[int] = 100
 

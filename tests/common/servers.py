@@ -153,7 +153,7 @@ class Postgresql:
     def __init__(self) -> None:
         self._bin = POSTGRES_BIN
         assert self._bin is not None
-        # PostgreSQL refuses to run as root.
+        # PostgreSQL refuses to run as root, so run it as the user `postgres`.
         owner = (
             {"user": "postgres", "group": "postgres", "extra_groups": []}
             if os.geteuid() == 0

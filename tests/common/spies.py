@@ -23,7 +23,7 @@ class NoDoubles(TorchDispatchMode):
 
 
 class Transfers(TorchDispatchMode):
-    """Records for each device whether copies to the device block."""
+    """Records, for each device, whether the last copy to it was blocking."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -25,13 +25,13 @@ def read(folder: Path) -> EventAccumulator:
 
 
 def text(folder: Path, tag: str) -> str:
-    """Returns the newest text of a tag."""
+    """Returns the most recent text that was logged under a tag."""
     [content] = make_ndarray(read(folder).Tensors(tag)[-1].tensor_proto).reshape(-1)
     return str(content.decode())
 
 
 def html(folder: Path, tag: str) -> str:
-    """Returns the HTML that TensorBoard displays for the newest text of a tag."""
+    """Returns the HTML that TensorBoard displays for the most recent text of a tag."""
     content = make_ndarray(read(folder).Tensors(tag)[-1].tensor_proto)
     return str(text_array_to_html(content, True))
 

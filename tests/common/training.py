@@ -1,4 +1,4 @@
-"""Runs the command line under faults, and checks its journals and trackers."""
+"""Helpers that run training as a process, inject faults, and check the journals and trackers."""
 
 import math
 import os
@@ -25,7 +25,7 @@ from tests.common.wandb_store import WandbRun
 REPOSITORY = Path(__file__).parents[2]
 
 LONGEST_STALL_MS = 500
-"""The maximum delay of a training step under faults, in addition to its scripted pause.
+"""The maximum delay of a training step with injected faults, besides the scripted pause.
 
 The limit is generous because the test machine may be busy. Benchmarks measure the exact delay.
 """
@@ -207,13 +207,13 @@ def _stored(connection: sqlite3.Connection, run_id: str) -> StoredRun:
     )
     points = defaultdict(list)
     for key, step, time_ms, value, is_nan in connection.execute(columns, [run_id]):
-        if not key.startswith("system/"):  # the shipper's measurements are not in the journal
+        if not key.startswith("system/"):  # measured by the shipper, so not in the journal
             points[key].append((step, time_ms, exact(math.nan if is_nan else value)))
     return StoredRun(status, end_time, tags, dict(points))
 
 
 def exact(value: float) -> str:
-    """Returns the exact text of a number; NaN equals NaN."""
+    """Returns a number as a string without rounding, so that NaN equals NaN."""
     return "nan" if math.isnan(value) else repr(float(value))
 
 
@@ -229,12 +229,12 @@ def journal_points(record: RunRecord) -> Points:
 
 
 def without_time(points: Points) -> dict[str, list[tuple[int, str]]]:
-    """Returns the points as step and value."""
+    """Returns the step and the value of each point."""
     return {key: [(step, value) for step, _, value in series] for key, series in points.items()}
 
 
 def wandb_points(run: WandbRun) -> dict[str, list[tuple[int, str]]]:
-    """Returns the points of an offline W&B run as step and value, without W&B keys and figures."""
+    """Returns the step and the value of each point in an offline W&B run, except W&B's own keys."""
     points = defaultdict(list)
     for row in run.history:
         for key, value in row.items():
@@ -253,7 +253,7 @@ def assert_delivered(record: RunRecord, database: Path) -> StoredRun:
 
 
 def assert_unhurt(run: TrainingRun, expected: list[float], batch_ms: float = 0.0) -> None:
-    """Checks that the losses are exactly the expected losses and that no step stalled."""
+    """Checks that the losses equal the expected losses exactly and that no step stalled."""
     times, losses = zip(*run.seen, strict=True)
     assert list(losses) == expected[: len(losses)]
     stalls = [after - before - batch_ms for before, after in pairwise(times)]

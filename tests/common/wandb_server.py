@@ -20,10 +20,10 @@ ENTITY = {"id": "e", "name": "team"}
 
 
 class WandbServer(ThreadingHTTPServer):
-    """Stores the rows of one run.
+    """A server that stores the rows of one run.
 
-    `status` is the HTTP status of the response to rows. If `hangs` is True, responses arrive only
-    after the client's timeout.
+    `status` is the HTTP status of the responses to uploaded rows. If `hangs` is True, the server
+    responds only after the client has timed out.
     """
 
     daemon_threads = True

@@ -23,7 +23,7 @@ FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
 @dataclass
 class WandbRun:
-    """The content of an offline run, with the latest value of each key."""
+    """The content of an offline run; the dictionaries have the latest value of each key."""
 
     folder: Path
     run: pb.RunRecord = field(default_factory=pb.RunRecord)
@@ -33,7 +33,7 @@ class WandbRun:
     summary: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, pb.MetricRecord] = field(default_factory=dict)
-    """The definitions of `define_metric` by name or pattern."""
+    """The metrics that were defined with `define_metric`, by name or pattern."""
     files: list[str] = field(default_factory=list)
     artifacts: list[pb.ArtifactRecord] = field(default_factory=list)
     console: str = ""
@@ -60,7 +60,7 @@ class WandbRun:
 
     @property
     def tags(self) -> dict[str, str]:
-        """The tags with values."""
+        """The tags that have values, which W&B stores in the config under `nntrain`."""
         return dict(self.config.get("nntrain", {}))
 
 

@@ -1,4 +1,4 @@
-"""Every config file composes, its targets are allowed, and the objects it describes are made."""
+"""Every config file composes, its targets are allowed, and its objects can be created."""
 
 import re
 from pathlib import Path
@@ -166,5 +166,5 @@ def test_the_trace_preset_alone_writes_the_log_of_the_run(tmp_path: Path) -> Non
 
 
 def test_the_moving_average_is_shorter_than_a_short_fit() -> None:
-    n_step = 276  # of the README's example
+    n_step = 276  # the number of steps in the README's example
     assert 1 / (1 - composed("callbacks=ema").callbacks.ema.decay) < n_step / 2

@@ -1,4 +1,4 @@
-"""The metrics that each config of the metrics group makes, and the comments on its keys."""
+"""The metrics that each config in the metrics group creates, and the comments on its keys."""
 
 import re
 from pathlib import Path

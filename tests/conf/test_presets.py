@@ -19,7 +19,10 @@ register()  # Hydra does not find the sweeper in an editable install
 CONF = Path(__file__).parents[2] / "conf"
 QUIET = ["callbacks=none", "tracker=none", "device=cpu"]
 DIFFERENT_DEFAULTS = {"data/digits": {"flat"}}
-"""Values in which a config differs from its function: images keep their shape for all models."""
+"""Arguments whose value in the config differs from the function's default.
+
+Images keep their shape, so that the config suits all models.
+"""
 
 
 def choices(*groups: str) -> list[str]:

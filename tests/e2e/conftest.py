@@ -1,4 +1,4 @@
-"""The default run, which all tests that read it share."""
+"""Fixtures: a run with the default configuration that several tests read, and a log folder."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The client of `tests.e2e.user.Flaky`; only the shipper imports it, because it needs mlflow."""
+"""The client of `tests.e2e.user.Flaky`, in its own module because only the shipper needs mlflow."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -8,7 +8,7 @@ from nntrain.integrations.tracker import MetricRow
 
 
 class FlakyClient(MLflowTrackerClient):
-    """Raises in the first of every three calls of `metrics`, before or after it sends the rows."""
+    """Raises in every third call of `metrics`, alternately before and after it sends the rows."""
 
     n_call: ClassVar[int] = 0
 

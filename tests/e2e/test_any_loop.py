@@ -131,7 +131,7 @@ def seen() -> list[tuple[int, float]]:
 
 
 def wait_until_ended(database: Path) -> StoredRun:
-    """Waits until MLflow says that the run has ended and its shipper has exited."""
+    """Waits until MLflow shows the end of the run and the shipper exits; checks the delivery."""
 
     def has_ended() -> bool:
         stored = stored_run(database, read_journal("run").run.uid)
@@ -192,7 +192,7 @@ def test_a_killed_loop_that_resumes_at_once_is_one_run_without_duplicate_points(
         wait_until(lambda: len(seen()) >= 600, "600 steps")
         process.kill()
         process.wait()
-    with loop("101", "run", steps=100) as process:  # as from a checkpoint of step 100
+    with loop("101", "run", steps=100) as process:  # as if restored from a checkpoint at step 100
         _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert n_runs(database) == 1
@@ -202,7 +202,7 @@ def test_a_killed_loop_that_resumes_at_once_is_one_run_without_duplicate_points(
     assert stored.status == "FINISHED"
     assert record.metrics["loss"].step.tolist() == list(range(1, 201))
     points = stored.points["loss"]
-    # MLflow keeps the points after step 100 that the killed process has delivered.
+    # MLflow also contains the points after step 200 that the killed process delivered.
     assert sorted({step for step, _, _ in points})[:200] == list(range(1, 201))
     assert len(points) == len({step for step, _, _ in points})
 
@@ -240,7 +240,7 @@ def stored(database: Path, run: Run) -> StoredRun:
 
 @pytest.fixture
 def plain(database: Path) -> dict[str, Any]:
-    """Runs the first block of the section and returns its names."""
+    """Runs the first block of the section and returns the variables of the block."""
     names: dict[str, Any] = {"__name__": "tracking"}
     run_block(names, *blocks("## Any training loop")[0])
     return names

@@ -121,7 +121,7 @@ CASES = {
     ),
     "an object that is not a tracker": (
         ["+tracker.mine._target_=torch.nn.ReLU"],
-        ["tracker.mine must be a subclass of nntrain.integrations.tracker.Tracker but is ReLU"],
+        ["tracker.mine must be an nntrain.integrations.tracker.Tracker but is ReLU"],
     ),
     "a time that is not a number": (
         ["tracker.finish_timeout_s=soon"],

@@ -25,7 +25,7 @@ FILES = {
         r"^```(?:python|yaml)\n(# (\S+)\n.*?)^```$", PAGE.read_text(), re.M | re.S
     )
 }
-"""The blocks of the page by file name, which is in their first line."""
+"""The code blocks of the page by file name; the first line of each block is its file name."""
 
 COMMANDS = re.findall(
     r"^    python -m nntrain\.run (.*)$", PAGE.read_text().replace("\\\n", ""), re.M
@@ -44,7 +44,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def run(folder: Path, word: str) -> subprocess.CompletedProcess[str]:
-    """Runs the command of the page that contains a word."""
+    """Runs the only command of the page in which the given word appears."""
     [command] = [command for command in COMMANDS if word in command]
     done = nntrain_run(*shlex.split(command), "device=cpu", "hydra.run.dir=run", cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr

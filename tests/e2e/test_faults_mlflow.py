@@ -77,7 +77,7 @@ def test_an_unreachable_server_causes_one_warning_and_sync_delivers_later(
         assert run.wait() == 0, run.output
     assert run.seen[0][0] / 1000 - run.started_s < 10
     assert run.output.count("WARNING") == 1
-    assert "delivery to mlflow fails" in run.output
+    assert "delivery to mlflow failed" in run.output
     assert f"of {run.folder}/journal.jsonl" in run.output
     assert f"python -m nntrain.sync {run.folder}" in run.output
     assert_unhurt(run, expected, 3)
@@ -146,7 +146,7 @@ def test_a_server_that_stays_dead_delays_the_end_only_up_to_the_timeout(
 def faulty_runs(
     server: MlflowServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[Fault, tuple[TrainingRun, FaultyServer]]]:
-    """Simultaneous runs on faulty servers, which fail some requests after 100 batches."""
+    """Simultaneous runs on faulty servers. After 100 batches, each server fails some requests."""
     with ExitStack() as stack:
         runs = {
             fault: _run_on_faulty(stack, server, fault, tmp_path_factory.mktemp(fault.name))

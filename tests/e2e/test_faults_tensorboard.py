@@ -1,4 +1,4 @@
-"""Event files of TensorBoard are complete after kills, resumes and late delivery."""
+"""TensorBoard event files are complete after kills, resumes and late delivery."""
 
 import csv
 import random
@@ -33,7 +33,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> list[float]:
 def assert_in_tensorboard(record: RunRecord, folder: Path) -> None:
     """Checks that the event files have exactly the points of the journal in single precision.
 
-    Metrics of time are not compared, because a resumed epoch has two durations.
+    Time metrics are not compared, because a resumed epoch has two durations.
     """
     events = read(folder)
     keys = {key for key in record.metrics if not key.startswith("time/")}

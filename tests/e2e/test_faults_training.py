@@ -1,4 +1,4 @@
-"""However training ends, its journal is complete, its run has ended, and no process is left."""
+"""However training ends, the journal is complete, the run has ended, and no process remains."""
 
 import random
 import resource
@@ -27,7 +27,7 @@ from tests.common.training import (
 pytestmark = pytest.mark.slow
 
 LATE_MS = 1500
-"""The age from which a batch must be in the journal; groups are written once a second."""
+"""Milliseconds after which a batch must be in the journal, which is written every second."""
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def database(empty_store: Path, tmp_path: Path) -> Path:
 
 
 def wait_until_ended(database: Path, run: TrainingRun, timeout_s: float = 15) -> StoredRun:
-    """Waits until MLflow says that the run has ended and its processes have exited."""
+    """Waits until MLflow shows the end of the run and all processes exit; checks the delivery."""
 
     def has_ended() -> bool:
         stored = stored_run(database, run.record.run.uid)
@@ -117,7 +117,7 @@ def test_a_second_ctrl_c_ends_training_at_once_with_a_complete_journal(
 
 
 def limit_file_size(process: psutil.Process, limit: int) -> None:
-    """Limits the size in bytes of the files a process writes, which simulates a full disk."""
+    """Simulates a full disk: limits the size of the files that a process writes, in bytes."""
     _, hard = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (limit, hard))
 
@@ -153,7 +153,7 @@ def test_with_a_disk_that_stays_full_training_completes_and_reports_lost_records
         limit_file_size(run.process, (run.folder / "journal.jsonl").stat().st_size + 1000)
         assert run.wait() == 0, run.output
     assert "outcome:         completed after 4 epochs" in run.output
-    assert "records could not be written and are lost" in run.output
+    assert "records could not be written and were lost" in run.output
     assert len(run.seen) == 400
     assert nntrain_sync(tmp_path, "run").returncode == 0
     assert assert_delivered(run.record, database).status != "RUNNING"

@@ -1,4 +1,4 @@
-"""Faults of W&B or one of two trackers do not affect training; every point is delivered once."""
+"""Faults in W&B or in one of two trackers do not affect training; every point is delivered once."""
 
 import random
 import shutil

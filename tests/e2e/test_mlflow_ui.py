@@ -1,4 +1,4 @@
-"""The MLflow UI in headless Chromium lists runs, compares them, and draws their curves."""
+"""The MLflow UI in headless Chromium lists runs, compares them, and plots their curves."""
 
 import json
 import os
@@ -39,7 +39,7 @@ pytestmark = [
         CHROMEDRIVER is None and not os.environ.get("CI"),
         reason="needs Chromium: apt install chromium chromium-driver",
     ),
-    # the driver's process closes its sockets
+    # selenium may leave sockets to ChromeDriver open
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
 ]
 
@@ -57,7 +57,7 @@ Curve: TypeAlias = tuple[list[float], list[float]]
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """The folder of an MLflow store, and its runs and their journals by name."""
+    """The folder of an MLflow store, the runs in the store, and their journals, by run name."""
 
     folder: Path
     runs: dict[str, Run]
@@ -79,7 +79,7 @@ class Trained:
 
     @property
     def experiment(self) -> str:
-        """The experiment of all runs."""
+        """The ID of the experiment to which all runs belong."""
         (found,) = {run.info.experiment_id for run in self.runs.values()}
         return str(found)
 
@@ -124,7 +124,7 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def server(trained: Trained) -> Iterator[str]:
-    """Starts `mlflow ui` in the folder of the store, as the output of the runs says."""
+    """Starts `mlflow ui` in the folder of the store, with the command that a run prints."""
     port = free_port()
     command = [
         sys.executable,
@@ -185,7 +185,7 @@ class Browser:
         self.url = url
 
     def open(self, page: str) -> None:
-        """Opens a page without elements or search terms of an earlier page."""
+        """Opens a page in a clean browser, without elements or search terms of earlier pages."""
         self.driver.get("about:blank")
         self.driver.execute_cdp_cmd(
             "Storage.clearDataForOrigin", {"origin": self.url, "storageTypes": "all"}
@@ -193,7 +193,7 @@ class Browser:
         self.driver.get(f"{self.url}/{page}")
 
     def wait_for(self, script: str, *args: str) -> Any:
-        """Returns the first truthy result of a script."""
+        """Runs a script until its result is truthy, and returns the result."""
         wait = WebDriverWait(self.driver, TIMEOUT_S)
         return wait.until(
             lambda driver: driver.execute_script(script, *args),
@@ -210,7 +210,7 @@ class Browser:
         self.driver.execute_script("arguments[0].click()", self.find(selector))
 
     def wait_for_text(self, text: str) -> None:
-        """Waits until the page shows a text, whatever its whitespace."""
+        """Waits until the page contains the text; whitespace may differ."""
         self.wait_for(
             "return document.body.innerText.replace(/\\s+/g, ' ').includes(arguments[0])", text
         )
@@ -225,7 +225,7 @@ class Browser:
         self.find("input[placeholder='Search metric charts']").send_keys(f"^{metric}$")
 
     def curves(self, metric: str) -> dict[str, Curve]:
-        """Returns the drawn curves of a metric by the run's name in the legend."""
+        """Returns the plotted curves of a metric by run name, taken from the legend."""
         return {
             trace["name"]: (trace["x"], trace["y"])
             for trace in self.driver.execute_script(TRACES, metric)
@@ -334,7 +334,7 @@ def test_the_console_log_is_shown(browser: Browser, trained: Trained) -> None:
     browser.wait_for("return document.body.textContent.includes(arguments[0])", printed)
 
 
-# --- two runs compared
+# --- comparing two runs
 
 
 def compare_page(trained: Trained) -> str:

@@ -1,4 +1,4 @@
-"""However a run ends, exit code, status in both trackers, and outcome tag agree."""
+"""However a run ends, its exit code, its status in both trackers, and its outcome tag agree."""
 
 import math
 import shutil

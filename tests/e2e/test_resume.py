@@ -1,4 +1,4 @@
-"""A training process that is interrupted, killed and resumed equals an uninterrupted one."""
+"""Interrupted or killed training that is resumed gives the results of uninterrupted training."""
 
 import multiprocessing
 import os
@@ -27,7 +27,7 @@ N_BATCH = 16
 def _start(
     folder: Path, place: Place | None, resume: str | None
 ) -> tuple[ForkServerProcess, Connection]:
-    # the fork server imports torch once, and each process has its own signals
+    # The fork server imports torch once for all processes. Each process handles its own signals.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([train.__module__])
     ours, theirs = context.Pipe()
@@ -53,7 +53,7 @@ def _run_to_the_end(folder: Path, resume: str | None = None) -> dict[str, Any]:
 def expected(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     """The results of an uninterrupted run."""
     with pytest.MonkeyPatch.context() as patch:
-        # the fork server does not know pytest's sys.path
+        # the fork server does not inherit `sys.path` from pytest
         patch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
         yield _run_to_the_end(tmp_path_factory.mktemp("alone"))
 

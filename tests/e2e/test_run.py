@@ -143,7 +143,7 @@ def test_the_same_seed_gives_the_same_weights_with_and_without_tracking(
 def test_a_resumed_run_continues_the_same_mlflow_run(
     default_run: tuple[Path, str], tmp_path: Path
 ) -> None:
-    """Resumes a completed run with more epochs; other tests send signals."""
+    """Resumes a completed run with more epochs; other tests resume interrupted runs."""
     shutil.copytree(default_run[0], tmp_path / "again")
     (folder,) = (tmp_path / "again").glob("outputs/*/*")
     done = nntrain_run("n_epoch=13", f"resume={folder}", cwd=tmp_path / "again")

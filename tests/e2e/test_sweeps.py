@@ -1,4 +1,4 @@
-"""In sweeps on the command line Optuna, trackers and folders agree, and studies continue."""
+"""Sweeps on the command line: Optuna, trackers and folders agree, and a study can continue."""
 
 import csv
 import os
@@ -63,7 +63,7 @@ class Swept:
 
     @property
     def study(self) -> optuna.Study:
-        """The study, as Optuna reads it."""
+        """The study, loaded by Optuna from `study.jsonl`."""
         storage = JournalStorage(JournalFileBackend(str(self.folder / "study.jsonl")))
         return optuna.load_study(study_name=STUDY, storage=storage)
 
@@ -75,11 +75,11 @@ class Swept:
 
     @property
     def stored(self) -> dict[str, Run]:
-        """The runs in MLflow, by `nntrain.run`."""
+        """The runs in MLflow by uid, which is the value of the tag `nntrain.run`."""
         return stored(self.cwd)
 
     def wandb(self, uid: str) -> WandbRun:
-        """Returns a run in W&B."""
+        """Returns the offline W&B run with the given uid."""
         return read_offline(self.cwd, uid)
 
 
@@ -112,7 +112,7 @@ def swept(
 
 
 def expected(trial: FrozenTrial) -> tuple[TrialState, str, str, int]:
-    """Returns the state in Optuna, the outcome, the status in MLflow, and the epochs."""
+    """Returns a trial's expected Optuna state, outcome, MLflow status, and number of epochs."""
     if trial.number % 2:
         return TrialState.PRUNED, "pruned", "KILLED", 1
     return TrialState.COMPLETE, "completed", "FINISHED", 2
@@ -193,7 +193,7 @@ def test_the_study_has_its_own_run_with_the_results(swept: Swept) -> None:
     assert f"runs/{run.info.run_id}" in swept.output
 
 
-# --- a study that continues
+# --- continuing a study
 
 
 @pytest.fixture(scope="module")
@@ -296,7 +296,7 @@ def test_the_trial_of_a_killed_worker_runs_again_and_no_run_stays_open(
         SPACE,
         f"hydra.sweeper.study_name={STUDY}",
     ]
-    # with a pruning metric each trial is in two studies
+    # with a pruning metric, each trial is stored in two studies
     args += ["objective=valid/loss", "hydra.sweeper.pruning_metric=valid/accuracy"]
     args += ["hydra.sweeper.n_trials=4", "hydra.sweeper.n_jobs=2"]
     with TrainingRun(tmp_path, args) as run:
@@ -334,7 +334,7 @@ def trains(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def parent(cwd: Path) -> tuple[Run, str]:
-    """Returns the only study's run and its uid."""
+    """Returns the run of the only study, and the uid of this run."""
     ((uid, run),) = [
         (uid, run) for uid, run in stored(cwd).items() if "nntrain.trial" not in run.data.tags
     ]
@@ -376,7 +376,8 @@ return [...document.querySelectorAll('.js-plotly-plot')].map(plot => plot.layout
     CHROMEDRIVER is None and not os.environ.get("CI"),
     reason="needs Chromium: apt install chromium chromium-driver",
 )
-@pytest.mark.filterwarnings("ignore::ResourceWarning")  # the driver's process closes its sockets
+# selenium may leave sockets to ChromeDriver open
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_the_report_opens_offline(small_study: Swept) -> None:
     options = webdriver.ChromeOptions()
     for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):

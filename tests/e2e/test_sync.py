@@ -1,4 +1,4 @@
-"""`python -m nntrain.sync` delivers later and once, from only the journal and its files."""
+"""`python -m nntrain.sync` delivers a run later, exactly once, from its journal and files alone."""
 
 import os
 import shutil
@@ -28,7 +28,7 @@ Capture = pytest.CaptureFixture[str]
 
 @pytest.fixture(autouse=True)
 def _client_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sets what `MLflowTracker.connect` adds, so that it does not leak into other tests."""
+    """Sets the environment variables that `connect` adds, and removes them after each test."""
     for name, value in CLIENT_SETTINGS.items():
         monkeypatch.setenv(name, value)
 
@@ -61,7 +61,7 @@ def test_it_lists_and_delivers_and_afterward_changes_nothing(
     assert sync.main(["--list", "outputs"]) == 1
     assert (
         capsys.readouterr().out
-        == f"mlflow has not received 12 rows of metrics of {journal.relative_to(tmp_path)}.\n"
+        == f"mlflow has not received 12 metric rows of {journal.relative_to(tmp_path)}.\n"
     )
     assert MlflowClient(tracker.uri).search_runs([str(i) for i in range(3)]) == []
     assert sync.main(["outputs"]) == 0
@@ -97,6 +97,21 @@ def test_it_reports_records_that_the_tracker_does_not_keep(
     assert expected in said.out.splitlines()
     assert said.err == ""
     assert sync.main(["--list", "run"]) == 0
+
+
+def test_it_reports_once_what_another_tracker_does_not_keep_under_its_plain_name(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    artifact = {"kind": "artifact", "path": "file", "name": "file", "aliases": []}
+    for name in ("a", "b"):
+        uid = {"run": {**START["run"], "uid": name * 16}}
+        journal = append(tmp_path / "runs" / name, [START | uid, *batches(1, 4), artifact, END])
+        (journal.parent / "file").write_text("content")
+    assert sync.main(["runs", "--to", "tensorboard", "--set", "log_dir=events"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[-2] == "tensorboard does not store files (2): they stay in the journal."
+    assert sum("does not store" in line for line in out) == 1
+    assert "tensorboard-" not in " ".join(out)
 
 
 def test_an_offline_run_can_be_delivered_from_a_copy_of_its_journal_and_files(
@@ -206,7 +221,7 @@ def test_a_running_run_is_delivered_up_to_now_and_stays_open(
         assert sync.main(["--list", "run"]) == 1
         assert (
             capsys.readouterr().out
-            == "mlflow has not received 4 rows of metrics of run/journal.jsonl, "
+            == "mlflow has not received 4 metric rows of run/journal.jsonl, "
             "which is still running.\n"
         )
         assert sync.main(["run"]) == 0
@@ -263,7 +278,7 @@ def test_after_the_timeout_of_a_dead_server_the_next_journal_is_delivered(
     assert "b/journal.jsonl: delivered." in said.out
     (line,) = said.err.splitlines()
     assert line.startswith(
-        "mlflow has not received 4 rows of metrics of a/journal.jsonl because delivery fails ("
+        "mlflow has not received 4 metric rows of a/journal.jsonl because delivery fails ("
     )
     assert line.endswith(
         "): fix the cause and run this command again, or use another tracker with --to and --set."
@@ -315,7 +330,7 @@ MISTAKES = {
     ),
     "function": (
         ["function"],
-        f"tracker._target_={FUNCTION} is not a tracker class: use a dataclass that derives from ",
+        f"tracker.a._target_={FUNCTION} is not a tracker class: use a dataclass that derives from ",
     ),
 }
 

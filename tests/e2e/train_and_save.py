@@ -5,7 +5,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
-import torch._dynamo  # otherwise the optimizer imports it in each process, which takes seconds
+import torch._dynamo  # imported here once, because importing it in each process is slow
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -20,11 +20,11 @@ N_EPOCH, BATCH_SIZE = 4, 32
 
 
 Place = tuple[int, int, bool]
-"""Epoch, iteration, and whether it is training."""
+"""Epoch, iteration, and whether the batch is a training batch."""
 
 
 class WaitAt(Callback):
-    """Sends a message within one batch and waits for an answer."""
+    """Sends a message to the test within the given batch, and waits for the reply."""
 
     def __init__(self, place: Place | None, tests: Connection) -> None:
         self.place, self.tests = place, tests
@@ -44,7 +44,7 @@ def loaders() -> Lists:
 
 
 def train(place: Place | None, tests: Connection, resume: str | None) -> None:
-    """Trains, writes records and weights to out.pt, and exits with the code of the signal."""
+    """Trains, writes records and weights to out.pt, and exits with 0 or 128 + the signal number."""
     torch.set_num_threads(1)
     seed_everything(7)
     model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Dropout(0.2), nn.Linear(32, 2))

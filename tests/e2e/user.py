@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def loaders(n_batch: int, num_workers: int = 0) -> DataLoaders:
-    """Makes training batches of 8 items of two separable classes, and one validation batch."""
+    """Returns batches of 8 items in two separable classes: `n_batch` to train, one to validate."""
     x = torch.randn((n_batch + 1) * 8, 8, generator=torch.Generator().manual_seed(0))
     data = (x, (x.sum(1) > 0).long())
     train, valid = [part[:-8] for part in data], [part[-8:] for part in data]
@@ -35,7 +35,7 @@ def loaders(n_batch: int, num_workers: int = 0) -> DataLoaders:
 
 
 class Witness(Callback):
-    """Writes the time and the loss of each training batch to a file at once, and then sleeps.
+    """Writes the time and loss of each training batch to a file, and sleeps after the batch.
 
     Args:
         path: the file; each batch adds two doubles, milliseconds since 1970 and the loss.
@@ -67,7 +67,7 @@ class Raises(Callback):
     """Fails after 30 batches.
 
     Args:
-        variable: an environment variable, whose value is added to the message.
+        variable: the name of an environment variable whose value is appended to the message.
     """
 
     def __init__(self, variable: str = "") -> None:
@@ -90,7 +90,7 @@ class Prunes(Callback):
 class PrunesOddTrials(Callback):
     """Ends the fit after the first epoch in every second trial of a sweep."""
 
-    order: ClassVar[int] = 101  # after the trial has reported its metric
+    order: ClassVar[int] = 101  # runs after the callback that reports the trial's metric
 
     def after_epoch(self, learn: Learner) -> None:
         trial = current_trial()

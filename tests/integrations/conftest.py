@@ -1,4 +1,4 @@
-"""Runs all tests of trackers and shipping in the environment of a shipper process."""
+"""Runs all tests of trackers and shipping with the environment variables of a shipper process."""
 
 import pytest
 
@@ -7,6 +7,6 @@ from nntrain.integrations.mlflow import CLIENT_SETTINGS
 
 @pytest.fixture(autouse=True)
 def _client_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sets the variables that `MLflowTracker.connect` adds, and removes them after the test."""
+    """Sets the environment variables that `connect` adds, and removes them after each test."""
     for name, value in CLIENT_SETTINGS.items():
         monkeypatch.setenv(name, value)

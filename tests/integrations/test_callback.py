@@ -1,4 +1,4 @@
-"""The callback records a fit completely and does not change it."""
+"""The tracker callback records the whole fit and does not change the results."""
 
 import itertools
 import math
@@ -53,6 +53,18 @@ def test_every_batch_is_recorded_once_in_order(n_train: int) -> None:
     assert [value for _, value in memory.series("batch/loss_smooth")] == pytest.approx(
         smooth(learn.recorder.losses).tolist()
     )
+
+
+def test_finish_during_a_fit_raises() -> None:
+    tracking, memory = callback()
+
+    class Finish(Callback):
+        def after_epoch(self, learn: Learner) -> None:
+            tracking.finish()
+
+    with pytest.raises(RuntimeError, match=r"finish\(\) waits for .*: call it after learn\.fit\."):
+        toy_learner(cbs=[tracking, Finish()]).fit(1)
+    assert memory.run.end is not None
 
 
 def test_batches_are_written_in_groups_of_64_and_at_the_end_of_an_epoch() -> None:

@@ -44,7 +44,7 @@ def test_metrics_are_recorded_at_the_batch_or_the_given_step(tmp_path: Path) -> 
         value = torch.tensor(float(learn.train_iter))
         learn.tracker.log_metrics({"mem/peak_gib": value, "nan": float("nan")})
         learn.tracker.log_metrics({"other": 1}, step=2**63 - 1)
-        value += 100  # the logged value was copied
+        value += 100  # does not change the logged value, because logging copies it
 
     learn, record = fit(tmp_path / "run", log)
     n = learn.train_iter

@@ -332,7 +332,7 @@ def test_a_table_is_stored_as_mlflows_and_once_if_repeated(store_uri: str) -> No
         client.table(table, 1)
     loaded = store.load_table("1", "pairs.json", [client.run_id])
     text = Path(store.download_artifacts(client.run_id, "pairs.json")).read_text()
-    assert "NaN" not in text  # browsers cannot parse it
+    assert "NaN" not in text  # browsers cannot parse NaN in JSON
     assert loaded["digit"].tolist() == [3, 8]
     assert loaded["share"].isna().tolist() == [False, True]
     tag = store.get_run(client.run_id).data.tags["mlflow.loggedArtifacts"]
@@ -426,7 +426,7 @@ def test_a_locked_database_can_be_tried_again(store_uri: str, tmp_path: Path) ->
     rows = [MetricRow(1, 1, {"loss": 1.0})]
     writer = sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)
     writer.execute("BEGIN IMMEDIATE")
-    with pytest.raises(MlflowException, match="locked"):  # MLflow waits 20 s for SQLite
+    with pytest.raises(MlflowException, match="locked"):  # after MLflow has waited 20 s
         client.metrics(rows)
     writer.rollback()
     writer.close()
@@ -439,7 +439,7 @@ def test_a_locked_database_can_be_tried_again(store_uri: str, tmp_path: Path) ->
 
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
-    """Returns a checkpoint of the model that is configured in `MLP`."""
+    """Returns the path of a checkpoint with weights for the model that `MLP` configures."""
     torch.manual_seed(0)
     torch.save({"model": mlp(4, 3, 2).state_dict()}, tmp_path / "last.ckpt")
     return tmp_path / "last.ckpt"
@@ -457,14 +457,15 @@ def test_by_default_only_the_weights_of_a_model_are_stored(store_uri: str, weigh
 
 @pytest.fixture
 def registered(store_uri: str, weights: Path) -> tuple[MlflowClient, str]:
-    """Returns the store and the run after the same model was logged twice."""
+    """Logs the same model twice; returns the client of the store and the ID of the run."""
     client, store = started(store_uri, registered_model_name="digits")
     for _ in range(2):
         client.model(ModelFile(weights, "checkpoints/best.ckpt", ["best", "latest"], MLP))
     return store, client.run_id
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # MLflow warns about its own models
+# MLflow warns about a type hint in its own code: "Any type hint is inferred as AnyType".
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_a_model_is_registered_in_the_given_store_and_not_in_the_default_one(
     empty_store: Path, weights: Path, tmp_path: Path
 ) -> None:
@@ -479,7 +480,8 @@ def test_a_model_is_registered_in_the_given_store_and_not_in_the_default_one(
     assert "MLFLOW_TRACKING_URI" not in os.environ
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # MLflow warns about its own models
+# MLflow warns about a type hint in its own code: "Any type hint is inferred as AnyType".
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_mlflow_can_load_a_registered_model(
     registered: tuple[MlflowClient, str], weights: Path, store_uri: str
 ) -> None:

@@ -1,4 +1,4 @@
-"""Tests the MLflow tracker on real servers, with and without faults, with a single try per call."""
+"""Tests the MLflow tracker on real servers without retries, with and without injected faults."""
 
 import os
 import socket
@@ -86,7 +86,8 @@ def test_a_server_stores_a_run(server: MlflowServer, tmp_path: Path) -> None:
     assert n_runs(server.uri, UID) == 1
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # MLflow warns about its own models
+# MLflow warns about a type hint in its own code: "Any type hint is inferred as AnyType".
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_a_server_registers_a_model_once(server: MlflowServer, tmp_path: Path) -> None:
     torch.save({"model": mlp(4, 3, 2).state_dict()}, tmp_path / "last.ckpt")
     node = {"_target_": "nntrain.models.mlp", "n_in": 4, "hidden": 3, "n_out": 2}
@@ -128,9 +129,8 @@ def test_a_server_with_logins_stores_a_run_only_with_the_right_password(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", USER)
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "wrong")
-    with pytest.raises(
-        MlflowException, match="401"
-    ):  # not `Refused`, because the user may correct the password
+    # not `Refused`, because the user may correct the password
+    with pytest.raises(MlflowException, match="401"):
         MLflowTracker(guarded.uri).connect().start(RunInfo(uid=UID))
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
     assert_stored(guarded.uri, track_a_run(MLflowTracker(guarded.uri).connect(), tmp_path, UID))
@@ -164,7 +164,7 @@ def test_a_faulty_server_is_an_error_within_the_limit_and_works_once_it_has_reco
 
 
 def retried(client: MLflowTrackerClient, uid: str, batches: Sequence[Sequence[MetricRow]]) -> int:
-    """Restarts the run after each error, as the shipper does, and returns the number of errors."""
+    """Sends all batches, restarts the run after each error, and returns the number of errors."""
     n_error = 0
     pending = list(batches)
     is_started = False
@@ -198,7 +198,7 @@ def test_a_lost_reply_when_a_run_is_created_does_not_create_a_second_run(
 ) -> None:
     uid = "8" * 16
     with FaultyServer(server.uri) as faulty:
-        for every in range(1, 12):  # loses the reply to each request of `start` in turn
+        for every in range(1, 12):  # each time, a different request of `start` gets no reply
             faulty.fault, faulty.every, faulty.n_requests = Fault.LOST_REPLY, every, 0
             try:
                 MLflowTracker(faulty.uri).connect().start(

@@ -4,6 +4,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def test_logged_metrics_reach_the_tracker() -> None:
         for step in range(1, 4):
             total += step
             run.log_metrics({"batch/loss": total, "lr": 0.1}, step)
-        assert memory.runs == {}  # the run is delivered at the end
+        assert memory.runs == {}  # nothing is delivered before the block ends
     assert memory.series("batch/loss") == [(1, 1.0), (2, 3.0), (3, 6.0)]
     assert memory.series("lr") == [(1, 0.1), (2, 0.1), (3, 0.1)]
     assert memory.run.params == {"lr": 0.1, "model.hidden": 8}
@@ -206,6 +207,18 @@ def test_an_exit_while_an_exception_is_handled_has_the_outcome_of_that_exception
     assert reason_of(block) is expected
 
 
+def test_an_outcome_that_is_stated_after_the_end_is_not_recorded(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with tracked() as (run, _):
+        pass
+    run.outcome("diverged")
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "Not recorded because the run has ended: log inside the with block."
+    )
+
+
 def test_an_unknown_outcome_is_an_error_that_lists_the_known_ones() -> None:
     with tracked() as (run, _), pytest.raises(ValueError, match=r"outcome='stopped' .* pruned"):
         run.outcome("stopped")
@@ -245,7 +258,7 @@ def test_a_run_records_only_inside_its_block(caplog: pytest.LogCaptureFixture) -
     assert record.getMessage() == (
         "Not recorded because the run has ended: log inside the with block."
     )
-    with pytest.raises(RuntimeError, match="A run starts only once"), run:
+    with pytest.raises(RuntimeError, match="This run was already started"), run:
         pass
 
 
@@ -273,6 +286,73 @@ def test_secrets_reach_neither_the_journal_nor_the_tracker(
 def test_an_invalid_pattern_for_secrets_raises() -> None:
     with pytest.raises(ConfigError, match="redact"):
         nntrain.track(redact=["("])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": 3}, "name=3 must be a string."),
+        ({"group": 3}, "group=3 must be a string."),
+        ({"params": [1]}, "params=[1] must be a mapping, for example {'lr': 0.1}."),
+        ({"tags": "x"}, "tags='x' must be a mapping, for example {'data': 'digits'}."),
+    ],
+)
+def test_an_argument_of_the_wrong_type_raises_and_writes_nothing(
+    options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(TypeError) as caught, nntrain.track(folder="run", **options):
+        pass
+    assert str(caught.value) == message
+    assert not Path("run").exists()
+
+
+def test_metrics_and_tags_other_than_mappings_raise() -> None:
+    with tracked() as (run, _):
+        with pytest.raises(TypeError, match=r"log_metrics expects a mapping .* but got 'a'\."):
+            run.log_metrics("a", 1)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="tags='x' must be a mapping"):
+            run.set_tags("x")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("folder", ["file", "file/run", "/proc/run"])
+def test_a_folder_that_cannot_be_created_raises(folder: str) -> None:
+    Path("file").write_text("content")
+    path = Path(folder).absolute()
+    with (
+        pytest.raises(OSError, match=rf"^folder={path} cannot be created \(.+\): choose another"),
+        nntrain.track(folder=folder),
+    ):
+        pass
+    assert Path("file").read_text() == "content"
+
+
+def test_a_run_that_cannot_be_started_leaves_no_journal_and_can_be_started_later() -> None:
+    @dataclass(frozen=True)
+    class Broken(MemoryTracker):
+        def __getattribute__(self, name: str) -> Any:
+            if name == "system_metrics" and not Path("mended").exists():
+                raise ValueError("broken")
+            return super().__getattribute__(name)
+
+    run = nntrain.track(Broken(), folder="run", shipper=Offline())
+    with pytest.raises(ValueError, match="broken"), run:
+        pass
+    assert not Path("run/journal.jsonl").exists()
+    Path("mended").touch()
+    with run:
+        pass
+    assert read_journal("run").end is not None
+
+
+def test_finish_inside_the_block_raises_and_the_run_continues() -> None:
+    with tracked() as (run, memory):
+        with pytest.raises(RuntimeError) as caught:
+            run.finish()
+        run.log_metrics({"a": 1.0}, 1)
+    assert str(caught.value) == (
+        "finish() was called before the run ended: call it after the with block."
+    )
+    assert memory.series("a") == [(1, 1.0)]
 
 
 # --- trackers
@@ -378,9 +458,17 @@ def test_a_folder_without_a_run_cannot_be_resumed() -> None:
         nntrain.track(resume="nowhere")
 
 
-@pytest.mark.parametrize("options", [{"resume_step": 3}, {"resume": "run", "resume_step": -1}])
-def test_a_resume_step_without_a_run_or_with_a_bad_value_raises(options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"resume_step=.* must be an integer"):
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"resume_step": 3}, "resume_step needs resume: pass resume=FOLDER"),
+        ({"resume": "run", "resume_step": -1}, "resume_step=-1 must be an integer"),
+    ],
+)
+def test_a_resume_step_without_a_run_or_with_a_bad_value_raises(
+    options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
         nntrain.track(**options)
 
 

@@ -64,7 +64,7 @@ def _no_service_left() -> Iterator[None]:
     yield
     import wandb
 
-    if session.SESSIONS:  # after a failed test, W&B would retry the upload forever
+    if session.SESSIONS:  # after a failed test, the W&B process would retry the upload forever
         for child in psutil.Process().children():
             child.kill()
     with suppress(ConnectionError):
@@ -596,7 +596,7 @@ def test_for_training_on_another_machine_hardware_and_packages_are_not_recorded(
 
 
 def busy_process() -> subprocess.Popen[bytes]:
-    """Starts a process that holds 200 MiB of memory."""
+    """Starts a process that uses 200 MiB of memory."""
     code = "import time; held = bytearray(b'x') * (200 << 20); print(flush=True); time.sleep(60)"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert process.stdout is not None

@@ -21,7 +21,7 @@ def halves(n: int = 64) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class Difference(nn.Module):
-    """A linear model of two inputs, which it also accepts by Hugging Face's names."""
+    """A linear model of two inputs."""
 
     def __init__(self) -> None:
         super().__init__()

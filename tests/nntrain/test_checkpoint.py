@@ -64,7 +64,7 @@ def _truncated(share: float) -> Callable[[bytes], bytes]:
 
 
 def _flipped(content: bytes) -> bytes:
-    # one bit within the tensor's own bytes
+    # flip one bit within the bytes of the tensor
     at = content.index(torch.ones(4).numpy().tobytes()) + 3
     return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
 
@@ -206,7 +206,7 @@ def test_process_killed_while_it_writes_leaves_the_old_or_the_new_checkpoint() -
     kills = [tuple(int(word) for word in line.split()) for line in out.splitlines()]
     for begun, last, previous, _ in kills:
         assert last in (begun - 1, begun)
-        # if killed between the link and the rename, both names lead to the same file
+        # a process killed between the link and the rename leaves two names for the same file
         assert previous in (last - 1, last) or begun % 100 == 1
     assert len(kills) == 8
     assert sum(half for *_, half in kills) > 0, (
@@ -215,14 +215,14 @@ def test_process_killed_while_it_writes_leaves_the_old_or_the_new_checkpoint() -
 
 
 class Toucher:
-    """Creates a file when an unpickler that runs code loads it."""
+    """An object whose pickle runs code that creates a file."""
 
     def __reduce__(self) -> Any:
         return os.system, ("touch touched",)
 
 
 class Evaluator:
-    """Does the same through `eval`."""
+    """Like `Toucher`, but the pickle calls `eval`."""
 
     def __reduce__(self) -> Any:
         return eval, ("open('touched', 'w').close()",)

@@ -88,9 +88,8 @@ def test_a_negative_loss_does_not_count_as_divergence() -> None:
     result = lr_find(scripted_learner(raw))
     best = min(result.losses)
     assert best < -1
-    assert (
-        len(result.losses) == 100
-    )  # the smoothed loss rises to 1.5, which is less than 2 * |best|
+    # the smoothed loss rises to 1.5, which is less than 2 * |best|
+    assert len(result.losses) == 100
     raw[60:] = [50.0] * 40
     assert 60 < len(lr_find(scripted_learner(raw)).losses) < 70
 
@@ -124,7 +123,7 @@ def test_all_groups_have_the_same_rate_during_the_test_and_their_own_afterward()
 
 
 def test_the_loader_is_cycled_and_validation_is_skipped() -> None:
-    seen: list[Event] = []  # the list of a spy would be restored
+    seen: list[Event] = []  # not an attribute of the spy, which lr_find restores
 
     class Seen(SpyCallback):
         order = 80
@@ -168,7 +167,7 @@ def test_skipped_batches_are_not_counted() -> None:
 
     result = toy_learner(cbs=[SkipEven()]).lr_find(num_it=30, stop_div=False)
     assert len(result.losses) == 30
-    assert result.lrs[15] == pytest.approx(1e-3)  # halfway from 1e-7 to 10 by ratio
+    assert result.lrs[15] == pytest.approx(1e-3)  # the geometric mean of 1e-7 and 10
 
 
 def test_suggestions_are_named_after_their_rule_also_a_users_own() -> None:
@@ -193,7 +192,7 @@ def test_suggestions_are_named_after_their_rule_also_a_users_own() -> None:
         ({"start_lr": 1.0, "end_lr": 1.0}, "0 < start_lr < end_lr"),
         ({"start_lr": 0.0}, "0 < start_lr < end_lr"),
         ({"end_lr": math.nan}, "0 < start_lr < end_lr"),
-        ({"num_it": 15}, "num_it to be at least 16 batches but got 15"),
+        ({"num_it": 15}, "num_it=15 of lr_find must be at least 16"),
     ],
 )
 def test_invalid_arguments_are_errors(kwargs: dict[str, float], message: str) -> None:

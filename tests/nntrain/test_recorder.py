@@ -1,4 +1,4 @@
-"""The record of a fit has fastai's values by name, whatever was cancelled."""
+"""The recorder has fastai's values under the same names, whichever level was cancelled."""
 
 import math
 import time

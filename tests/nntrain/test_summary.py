@@ -1,4 +1,4 @@
-"""The numbers of the summary equal torch's, and making it leaves no trace."""
+"""The numbers in a summary equal torch's, and creating the summary changes nothing."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -56,7 +56,7 @@ def test_macs_are_half_of_the_flops_that_torch_counts(case: str) -> None:
 
 
 class Shared(nn.Module):
-    """Has layers that run twice or never, tied weights, its own parameter, and a frozen layer."""
+    """A model with a reused, an unused and a frozen layer, tied weights, and its own parameter."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -35,7 +35,7 @@ def name_of(value: object) -> str:
 
 @dataclass
 class Ended:
-    """The events and the result of a fit of two epochs of two batches."""
+    """The events and the result of a fit with two epochs of two batches each."""
 
     events: list[str]
     result: FitResult | None
@@ -59,7 +59,7 @@ def ended(
 
 
 PLAIN = {FIT: 1, EPOCH: 2, TRAIN: 2, VALIDATE: 2, BATCH: 6, BACKWARD: 4, STEP: 4}
-"""How often each level runs in that fit."""
+"""How often each level runs in a fit that is not cancelled."""
 
 # --- the normal end
 
@@ -88,7 +88,7 @@ def test_a_normal_end_returns_completed() -> None:
     assert end.result is end.learn.result
 
 
-# --- a cancel of level X, raised at X itself
+# --- the cancel exception of level X, raised at level X
 
 
 @pytest.mark.parametrize("level", LEVELS, ids=name_of)
@@ -129,7 +129,7 @@ def test_a_cancelled_fit_returns_its_reason(reason: StopReason) -> None:
     assert (end.result.reason, end.result.message) == (reason, "enough")
 
 
-# --- a cancel of level X that is raised at an inner level skips the levels between
+# --- the cancel exception of level X, raised at an inner level, skips the levels between
 
 
 @pytest.mark.parametrize("level", [FIT, EPOCH, TRAIN, BATCH, STEP], ids=name_of)
@@ -250,7 +250,7 @@ def test_a_failure_after_a_cancel_is_raised(level: Level) -> None:
     assert spy.events[-2:] == [level.after_cancel, "cleanup_fit"]
 
 
-# --- the note with the place of an error
+# --- the note that says where an error was raised
 
 
 def notes_of(learn: Learner, n_epoch: int = 3) -> list[str]:
@@ -308,7 +308,7 @@ def test_the_note_of_an_error_in_a_second_fit_has_its_own_place() -> None:
 
 
 def test_a_bare_error_in_a_callback_keeps_its_type() -> None:
-    """fastai reads `args[0]` of it and raises an IndexError instead."""
+    """fastai reads `args[0]` of the error, and raises an IndexError instead."""
     end = ended(ValueError(), Event.AFTER_BATCH)
     assert type(end.err) is ValueError
     assert end.err.args == ()

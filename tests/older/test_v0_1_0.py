@@ -1,6 +1,6 @@
 """Files of version 0.1.0 still work: a run resumes, a journal is delivered, a study continues.
 
-The README in `v0.1.0` describes the files, and `make_v0_1_0.sh` makes them.
+The README in `v0.1.0` describes the files, and `make_v0_1_0.sh` creates them.
 """
 
 import csv
@@ -60,10 +60,10 @@ Points = dict[str, list[tuple[int, int, float]]]
 
 
 def older(name: str, to: Path) -> Path:
-    """Copies a folder of 0.1.0 and adapts its absolute paths, as if it had been made there.
+    """Copies a folder of 0.1.0, and replaces its absolute paths as if it had been created here.
 
-    Checkpoints contain the absolute paths of their run's journal and best model, and a journal
-    that of the store.
+    A checkpoint contains the absolute paths of its run's journal and best model. A journal
+    contains the absolute path of the store.
     """
     shutil.copytree(MADE / name, to)
     cwd = str(Path.cwd())
@@ -85,14 +85,14 @@ def _replaced(value: Any, cwd: str) -> Any:
 
 
 def _line(record: dict[str, Any]) -> bytes:
-    """Returns a line of the journal; its last key is the CRC-32 of everything before it."""
+    """Returns a record as a journal line; the last key is the CRC-32 of all preceding bytes."""
     plain = {key: value for key, value in record.items() if key != "crc"}
     head = json.dumps(plain, separators=(",", ":")).encode()[:-1]
     return b'%s,"crc":"%08x"}\n' % (head, zlib.crc32(head))
 
 
 def records(journal: Path, kind: str | None = None) -> list[dict[str, Any]]:
-    """Returns the records of a journal, all or of one kind."""
+    """Returns the records of a journal; with `kind`, only the records of this kind."""
     found = [json.loads(line) for line in journal.read_bytes().splitlines()]
     return [record for record in found if kind in (None, record["kind"])]
 
@@ -110,9 +110,9 @@ def journal_points(journal: Path) -> Points:
 
 
 def run_as_made(*args: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
-    """Runs `python -m nntrain.run` with the torch kernels with which the files were made.
+    """Runs `python -m nntrain.run` with the torch kernels that produced the files.
 
-    The kernels decide the last bits of a loss, and these are the same on every x86-64.
+    The last bits of a loss depend on the kernels. These kernels give the same bits on every x86-64.
     """
     return nntrain_run(*args, cwd=cwd, ATEN_CPU_CAPABILITY="default", MKL_CBWR="COMPATIBLE")
 
@@ -179,7 +179,7 @@ def expected_of(folder: Path) -> dict[str, Any]:
 
 
 def assert_like_uninterrupted(points: Points, expected: dict[str, Any]) -> None:
-    """Compares bit for bit with the same torch, else only the losses and approximately."""
+    """Compares all points bit for bit; with another torch or machine, only the losses, roughly."""
     kept = {
         key: [[step, value] for step, _, value in series]
         for key, series in points.items()
@@ -195,13 +195,13 @@ def assert_like_uninterrupted(points: Points, expected: dict[str, Any]) -> None:
 
 
 def same_torch(expected: dict[str, Any]) -> bool:
-    """Returns whether torch and the machine give the same bits as where the files were made."""
+    """Returns whether torch and the machine type are the same as when the files were made."""
     version = torch.__version__.split("+")[0]
     return (version, platform.machine()) == (expected["torch"], expected["machine"])
 
 
 def tolerance(expected: dict[str, Any]) -> float:
-    """Returns the tolerance of an accuracy: 0 with the same torch, else that of a few digits."""
+    """Returns the tolerance of accuracies: 0 with the same torch and machine, otherwise 0.02."""
     return 0.0 if same_torch(expected) else 0.02
 
 
@@ -210,7 +210,7 @@ def tolerance(expected: dict[str, Any]) -> float:
 
 @pytest.fixture(scope="module")
 def synced(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Path:
-    """Delivers the journal with its own settings and returns the folder with the stores."""
+    """Delivers the journal with the settings in the journal; returns the folder of the stores."""
     folder = tmp_path_factory.mktemp("synced")
     shutil.copy(empty_store, folder / "mlflow.db")
     with pytest.MonkeyPatch.context() as patch:
@@ -329,7 +329,7 @@ def test_a_journal_delivered_by_an_older_version_counts_as_delivered(tmp_path: P
 
 
 def trials(folder: Path) -> list[FrozenTrial]:
-    """Returns the trials of a study, as Optuna reads them."""
+    """Returns the trials of a study, loaded with Optuna."""
     storage = JournalStorage(JournalFileBackend(str(folder / "study.jsonl")))
     return optuna.load_study(study_name=folder.name, storage=storage).trials
 
@@ -357,7 +357,7 @@ def test_a_study_continues_with_its_trials_and_runs_the_interrupted_one_again(
     assert again.values == pytest.approx(
         uninterrupted["values"], rel=0, abs=tolerance(uninterrupted)
     )
-    assert sorted(again.intermediate_values) == [2, 3]  # its checkpoint is of the second epoch
+    assert sorted(again.intermediate_values) == [2, 3]  # resumed after the second epoch
 
     found = yaml.safe_load((folder / "optimization_results.yaml").read_text())
     best = max(value for trial in after if trial.values for value in trial.values)
@@ -365,14 +365,14 @@ def test_a_study_continues_with_its_trials_and_runs_the_interrupted_one_again(
 
 
 def values_in_table(folder: Path) -> list[list[float]]:
-    """Returns the values of each trial in `trials.csv`; a pruned trial has its last report."""
+    """Returns the values of each trial in `trials.csv`; for a pruned trial, the last report."""
     with open(folder / "trials.csv", newline="") as file:
         texts = [row["valid/accuracy"] for row in csv.DictReader(file)]
     return [[float(text)] if text else [] for text in texts]
 
 
 def tree_of_trials(folder: Path, numbers: Iterable[int]) -> dict[str, dict[str, bytes]]:
-    """Returns the files of trials by number."""
+    """Returns the contents of the folders of trials, by trial number."""
     return {str(number): tree(folder / str(number)) for number in numbers}
 
 

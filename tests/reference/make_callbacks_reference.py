@@ -1,6 +1,6 @@
 """Computes fastai's results for the callbacks that it shares with nntrain; writes callbacks.json.
 
-It runs in a separate environment without nntrain: `pip install torch==2.13.0 "fastai==2.8.*"`.
+Run this script in an environment without nntrain: `pip install torch==2.13.0 "fastai==2.8.*"`.
 Data, models and seeds are the same as in tests/common/toys.py, and torch's optimizers run behind
 fastai's `OptimWrapper`, so the weights can be compared.
 """
@@ -54,7 +54,7 @@ def seeded(make: Callable[[], nn.Module]) -> nn.Module:
 
 
 class Trace(Callback):
-    """Records loss and weights per training batch, validation loss and learning rate per epoch."""
+    """Records loss and weights per training batch; validation loss and learning rate per epoch."""
 
     order = 90
 

@@ -1,10 +1,10 @@
 """Computes fastai's results for a comparison with nntrain's Learner; writes learner.json.
 
-It runs in a separate environment without nntrain: `pip install torch==2.13.0 "fastai==2.8.*"`.
-fastai is not patched. Its default callbacks are used, except in the traces of cancels, which use
-only its train/eval callback, because its Recorder fails after some cancels. Data, models and seeds
-are the same as in tests/common/toys.py, and torch's optimizers run behind fastai's `OptimWrapper`,
-so the weights can be compared.
+Run this script in an environment without nntrain: `pip install torch==2.13.0 "fastai==2.8.*"`.
+fastai is not patched. The fits use fastai's default callbacks. The traces of cancel exceptions use
+only fastai's train/eval callback, because fastai's Recorder fails after some cancel exceptions.
+Data, models and seeds are the same as in tests/common/toys.py, and torch's optimizers run behind
+fastai's `OptimWrapper`, so the weights can be compared.
 """
 
 import json

@@ -1,6 +1,6 @@
 """Writes losses.json: label smoothing as computed by fastai.
 
-It runs in a separate environment without nntrain: `pip install torch fastai==2.8.*`.
+Run this script in an environment without nntrain: `pip install torch fastai==2.8.*`.
 """
 
 import json

@@ -1,6 +1,6 @@
 """Computes the results of fastai's learning-rate finder for a comparison; writes lr_find.json.
 
-It runs in a separate environment without nntrain:
+Run this script in an environment without nntrain:
 `pip install torch==2.13.0 "fastai==2.8.*" scikit-learn`. Data, models and seeds are the same as in
 tests/common/toys.py. Scripted runs train a model whose losses are a given list of numbers.
 """

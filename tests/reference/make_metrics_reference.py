@@ -1,9 +1,9 @@
 """Computes the values of fastai's metrics for a comparison; writes metrics.json.
 
-It runs in a separate environment without nntrain: `pip install torch==2.13.0 "fastai==2.8.*"`. The
-predictions are the inputs of an identity model, so a real `Learner.validate` sees them in batches,
-the last one smaller. The file also holds the predictions and labels, rounded to three decimals, so
-that both libraries start from the same numbers.
+Run this script in an environment without nntrain: `pip install torch==2.13.0 "fastai==2.8.*"`. The
+predictions are the inputs of an identity model, so a real `Learner.validate` sees them in batches;
+the last batch is smaller. The file also contains the predictions and labels, rounded to three
+decimals, so that both libraries start from the same numbers.
 """
 
 import json
@@ -141,7 +141,7 @@ def make_data() -> dict[str, dict[str, Any]]:
 class Same(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.unused = nn.Parameter(torch.zeros(()))  # fastai takes the device from a parameter
+        self.unused = nn.Parameter(torch.zeros(()))  # fastai reads the device from a parameter
 
     def forward(self, x: Tensor) -> Tensor:
         return x

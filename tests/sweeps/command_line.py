@@ -82,7 +82,7 @@ STUDY = "parabola"
 
 
 class SweepCommand:
-    """A command that runs a sweep over the application, and that a test can run several times.
+    """A command that runs a sweep of the application; a test can run the command several times.
 
     Args:
         folder: the working directory.
@@ -117,7 +117,7 @@ class SweepCommand:
     def started(
         self, faults: Sequence[str] = (), sleep_s: float = 0.0
     ) -> Iterator[subprocess.Popen[str]]:
-        """Starts the command; finally kills the command and all processes that it started.
+        """Starts the command; on exit, kills the command and all processes that it started.
 
         Args:
             faults: the faults of the first trials, as keys of `FAULTS`.
@@ -144,7 +144,7 @@ class SweepCommand:
             for one in self.processes():
                 one.kill()
             with process:
-                pass  # closes its pipes and waits for it
+                pass  # closes the pipes and waits for the process
 
     def trials(self) -> list[FrozenTrial]:
         """Returns the trials of the study."""

@@ -55,9 +55,8 @@ def test_each_way_to_die_ends_only_its_trial_and_is_named(tmp_path: Path) -> Non
     for number, (_, outcome, message) in found.items():
         assert f"trial {number} failed ({outcome}): {message}" in done.stderr
     again = [trial for trial in trials if RETRY_OF in trial.user_attrs]
-    assert [trial.user_attrs[RETRY_OF] for trial in again] == [
-        faults.index("sigkill")
-    ]  # only this trial is retried, because the system may have sent the signal
+    # only this trial is retried, because the system may have sent the signal
+    assert [trial.user_attrs[RETRY_OF] for trial in again] == [faults.index("sigkill")]
     assert len(counted(trials)) == 14
     command.assert_no_process_is_left()
 
@@ -92,9 +91,8 @@ def test_a_killed_worker_is_replaced_and_its_trial_run_again(tmp_path: Path) -> 
     first = {trial.number: trial for trial in command.trials()}
     for trial in command.trials():
         if (before := trial.user_attrs.get(RETRY_OF)) is not None:
-            assert (
-                trial.params.items() >= first[before].params.items()
-            )  # the worker may have died before all parameters were suggested
+            # the worker may have died before all parameters were suggested
+            assert trial.params.items() >= first[before].params.items()
 
 
 def test_the_same_command_finishes_a_killed_sweep(tmp_path: Path) -> None:

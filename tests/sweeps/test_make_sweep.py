@@ -105,7 +105,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     ),
     (
         ["x=tag(exp,interval(1,2))"],
-        "x=tag(exp,interval(1,2)) cannot be sampled: the only supported tag is log, but found exp",
+        "x=tag(exp,interval(1,2)) cannot be sampled: the only supported tag is log, found exp",
     ),
     (
         ["+hydra.sweeper.params.x='interval(1,0)'"],

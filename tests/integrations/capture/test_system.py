@@ -213,7 +213,7 @@ def _gpu_samples(visible: str | None, card: Card) -> dict[str, float]:
     env = {"CUDA_VISIBLE_DEVICES": visible} if visible is not None else {}
     with _child("print(flush=True)\ninput()", env=env) as child:
         assert child.stdout is not None
-        child.stdout.readline()  # the environment of a new process is not readable yet
+        child.stdout.readline()  # until then, the environment of the new process is not readable
         values = SystemMetrics(child.pid, card).sample()
     return {key.removeprefix("system/gpu_"): value for key, value in values.items() if "gpu" in key}
 

@@ -256,8 +256,13 @@ def test_a_journal_without_a_start_is_refused_in_one_sentence(
 
 
 def test_a_missing_journal_raises_file_not_found(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        read_journal(tmp_path)
+    for path in (tmp_path, tmp_path / JOURNAL, Path("zzz")):
+        with pytest.raises(FileNotFoundError) as caught:
+            read_journal(path)
+        assert str(caught.value) == (
+            f"{path / JOURNAL if path == tmp_path else path} does not exist: "
+            "pass the folder of a run, or the path of its journal.jsonl."
+        )
 
 
 def test_neighboring_rows_with_the_same_keys_share_a_record() -> None:

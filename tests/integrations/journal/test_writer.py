@@ -112,8 +112,8 @@ def test_a_job_that_fails_loses_only_its_record_and_is_logged_once(
     assert steps(tmp_path) == [1, 2, 3]
     assert journal.n_lost == 2
     first, last = [record.getMessage() for record in caplog.records]
-    assert "a record is lost because of an error (RuntimeError: CUDA error" in first
-    assert last == f"{tmp_path / JOURNAL}: 2 records could not be written and are lost."
+    assert "a record was lost because of an error (RuntimeError: CUDA error" in first
+    assert last == f"{tmp_path / JOURNAL}: 2 records could not be written and were lost."
 
 
 @pytest.mark.parametrize("torn", [b"{", b'{"kind":"metrics"', b"x" * 200_000])
@@ -247,7 +247,7 @@ def test_with_a_disk_that_stays_full_memory_is_bounded_and_lost_records_are_coun
     assert journal.n_lost == 10_000 - n_written > 0
     assert found.damaged == {}
     assert (
-        f"{journal.n_lost} records could not be written and are lost"
+        f"{journal.n_lost} records could not be written and were lost"
         in caplog.records[-1].getMessage()
     )
     assert len(caplog.records) == 2

@@ -16,6 +16,7 @@ import psutil
 import pytest
 from mlflow.entities import Run
 
+import nntrain
 from nntrain.app import sync
 from nntrain.callbacks import Checkpoint
 from nntrain.integrations.callback import TrackerCallback
@@ -233,7 +234,7 @@ def test_a_killed_shipper_is_replaced_once(
     first, second = warnings(caplog)
     assert "restarting it" in first
     assert "the shipper died again" in second
-    assert str(missing) == f"mlflow has not received 4 rows of metrics of {writer.path}"
+    assert str(missing) == f"mlflow has not received 4 metric rows of {writer.path}"
     assert missing.remedy == f"python -m nntrain.sync {writer.path.parent}"
     assert read_journal(writer.path).metrics["batch/loss"].step.tolist() == list(range(1, 805))
     assert sync.main([str(writer.path.parent)]) == 0
@@ -324,6 +325,33 @@ def test_a_process_without_a_run_does_not_wait(
     assert time.monotonic() - began < 1
 
 
+def test_a_run_that_continues_after_the_wait_for_delivery_is_delivered_too(
+    tmp_path: Path, tracker: MLflowTracker, shipper: ShipperProcess
+) -> None:
+    with nntrain.track(tracker, folder="run", shipper=shipper) as run:
+        journal = run.folder / JOURNAL
+        run.log_metrics({"batch/loss": 0.5}, 1)
+        shipper.finish(0.1)
+        run.log_metrics({"batch/loss": 1.0}, 2)
+        check_until(shipper, lambda: n_delivered(journal) == 3, "the second point")
+        shipper.finish(0.1)
+    assert shipper.finish() == []
+    assert series(tmp_path) == losses(1, 2)
+    assert the_run(tmp_path).info.status == "FINISHED"
+
+
+def test_a_run_that_ends_after_the_wait_for_delivery_does_not_disturb_later_runs(
+    tracker: MLflowTracker, shipper: ShipperProcess
+) -> None:
+    with nntrain.track(tracker, folder="first", shipper=shipper) as first:
+        first.log_metrics({"batch/loss": 0.5}, 1)
+        shipper.finish(0.1)
+    with nntrain.track(tracker, folder="second", shipper=shipper) as second:
+        second.log_metrics({"batch/loss": 0.5}, 1)
+    assert shipper.finish() == []
+    assert all(read_state(run.folder / JOURNAL, "mlflow").done for run in (first, second))
+
+
 MINE = """
 import json
 from dataclasses import dataclass
@@ -375,6 +403,28 @@ def test_a_tracker_of_a_trusted_package_is_used(
     ).read_text() == '[[[1, 0.5], [2, 1.0], [3, 1.5], [4, 2.0]], "completed"]'
 
 
+def test_the_message_about_a_broken_client_names_the_class_and_the_command(
+    mine: Any,
+    shipper: ShipperProcess,
+    writer: JournalWriter,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    source = Path(sys.modules["mine"].__file__ or "")
+    source.write_text(source.read_text().replace("return FileClient(self)", "return 3"))
+    write(writer, START, *batches(1, 4), END)
+    shipper.add(Shipment(writer.path, {"mine": mine}, ["mine"]))
+    wait_until(lambda: read_state(writer.path, "mine").error is not None, "the error", 30)
+    began = time.monotonic()
+    tell_backlog(shipper.finish(1))
+    assert time.monotonic() - began < 3
+    assert capsys.readouterr().err == (
+        f"nntrain: mine has not received 4 metric rows of {writer.path} because delivery fails "
+        "(TypeError: mine.FileTracker.connect() returned 3 instead of a TrackerClient: fix it). "
+        f"To deliver the rest, run: python -m nntrain.sync {writer.path.parent} --trust mine\n"
+    )
+
+
 def test_a_tracker_of_another_package_is_refused_and_the_other_trackers_get_the_run(
     tmp_path: Path,
     mine: Any,
@@ -390,10 +440,8 @@ def test_a_tracker_of_another_package_is_refused_and_the_other_trackers_get_the_
     write(writer, END)
     (missing,) = shipper.finish()
     (message,) = warnings(caplog)
-    assert (
-        "delivery to mine fails (ConfigError: tracker._target_=mine.FileTracker is not trusted"
-        in message
-    )
+    assert "delivery to mine failed (ConfigError: " in message
+    assert "tracker.mine._target_=mine.FileTracker is not trusted" in message
     assert missing.name == "mine"
     assert not (tmp_path / "mine.json").exists()
     assert series(tmp_path) == losses(1, 4)
@@ -420,7 +468,7 @@ def test_a_dead_server_delays_the_end_only_up_to_the_timeout(
         assert 2.5 < time.monotonic() - began < 5
     tell_backlog(left)
     told = capsys.readouterr().err
-    assert told.startswith(f"nntrain: mlflow has not received 4 rows of metrics of {writer.path}")
+    assert told.startswith(f"nntrain: mlflow has not received 4 metric rows of {writer.path}")
     assert told.endswith(f"To deliver the rest, run: python -m nntrain.sync {writer.path.parent}\n")
     assert told.count("\n") == 1
     assert len(warnings(caplog)) == (0 if fault is Fault.HANG else 1)

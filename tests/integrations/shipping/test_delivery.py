@@ -204,7 +204,7 @@ def test_the_state_has_the_last_error_without_secrets_until_delivery_succeeds(
     missing = backlog(journal, "memory")
     assert missing is not None
     assert (
-        str(missing) == f"memory has not received 4 rows of metrics of {journal} "
+        str(missing) == f"memory has not received 4 metric rows of {journal} "
         f"because delivery fails ({state.error})"
     )
     deliver(journal, MemoryTracker())
@@ -237,7 +237,7 @@ class Picky(MemoryTracker):
 
 
 class PickyClient(MemoryClient):
-    """Refuses the whole call if a value is not finite."""
+    """A client that refuses a whole call if any of its values is not finite."""
 
     n_calls = 0
 
@@ -493,7 +493,7 @@ def test_one_process_at_a_time_delivers_a_journal(tmp_path: Path) -> None:
     ("records", "expected"),
     [
         ([], None),
-        ([*batches(9, 11), END], "memory has not received 3 rows of metrics of {}"),
+        ([*batches(9, 11), END], "memory has not received 3 metric rows of {}"),
         ([END], "memory has not received the end of {}"),
     ],
 )

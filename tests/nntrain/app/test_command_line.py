@@ -8,6 +8,8 @@ from nntrain.app.command_line import check_command_line
 from nntrain.config.errors import ConfigError
 from nntrain.sweeps import register
 
+EARLYSTOPPING = "Unknown choice callbacks=earlystopping: did you mean 'early_stopping'?"
+
 register()  # an editable install hides the sweeper from Hydra
 
 
@@ -23,7 +25,20 @@ register()  # an editable install hides the sweeper from Hydra
         (["n_epoch=abc"], "n_epoch: Value 'abc' of type 'str' could not be converted to Integer."),
         (["lr="], "lr: Value '' of type 'str' could not be converted to Float."),
         (["lr=[1,2]"], "lr: "),
-        (["trusted_targets=os"], "trusted_targets: "),
+        (
+            ["trusted_targets=my_package"],
+            "trusted_targets=my_package must be a list: write trusted_targets=[my_package].",
+        ),
+        (["callbacks=[default,earlystopping]"], EARLYSTOPPING),
+        (["callbacks=[default,early_stopping,zz]"], "Unknown choice callbacks=zz: expected one of"),
+        (["~callbacks.savemodel"], "Unknown key callbacks.savemodel: did you mean 'save_model'?"),
+        (["~modl"], "Unknown key modl: did you mean 'model'?"),
+        (
+            ["lr=interval(1e-3,1)"],
+            "'lr=interval(1e-3,1)' varies lr: add -m to sweep, or set lr to a single value.",
+        ),
+        (["model=mlp,cnn"], "'model=mlp,cnn' varies model: add -m to sweep, or set model to a "),
+        (["--cfg", "job", "lr=1,2"], "'lr=1,2' varies lr: add -m to sweep"),
         (
             ["model=nosuch"],
             "Unknown choice model=nosuch: expected one of autoencoder, cnn, mlp, resnet.",
@@ -80,6 +95,8 @@ def test_a_mistake_is_reported_in_one_sentence(argv: list[str], message: str) ->
         ["callbacks=[default,early_stopping]", "~callbacks.progress"],
         ["tracker=none", "+my_own.key=1"],
         ["experiment=digits_cnn", "debug=short"],
+        ["hydra.mode=MULTIRUN", "lr=0.1,0.2"],
+        ["sweep=digits", "-m"],
     ],
 )
 def test_a_valid_command_line_passes(argv: list[str]) -> None:

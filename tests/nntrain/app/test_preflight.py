@@ -37,7 +37,7 @@ class Stream(IterableDataset[Any]):
 
 
 def with_values(shape: tuple[int, ...], *values: float) -> Tensor:
-    """Returns ones, except for the given first values."""
+    """Returns a tensor of ones whose first elements are the given values."""
     tensor = torch.ones(shape)
     tensor.view(-1)[: len(values)] = torch.tensor(values)
     return tensor
@@ -202,7 +202,7 @@ MISTAKES: dict[str, tuple[Callable[[], Learner], str]] = {
         training_on(*GOOD, metrics=[accuracy]),
         "metrics.accuracy rejected the output of the model Linear: pred is float32 (8, 1), "
         "target is float32 (8, 1): "
-        "The predictions (8, 1) must have at least two classes in axis 1",
+        "Predictions of shape (8, 1) must have at least two classes in axis 1",
     ),
     "a metric of the validation set": (
         lambda: toy_learner(metrics=[skm_to_fastai(skm.r2_score)]),

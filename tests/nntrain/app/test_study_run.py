@@ -26,7 +26,7 @@ OFFLINE = ("tracker.offline=true",)
 
 
 def config(*overrides: str) -> DictConfig:
-    """Returns a configuration of nntrain as a sweep composes it."""
+    """Returns nntrain's configuration, composed as for a sweep."""
     register()
     with initialize_config_module("nntrain.conf", version_base="1.3"):
         found = compose("config", overrides=list(overrides), return_hydra_config=True)
@@ -223,7 +223,7 @@ def test_no_secret_of_the_search_space_is_in_the_run(tmp_path: Path) -> None:
 MISTAKES = {
     "tracker.finish_timeout_s=-1": "tracker.finish_timeout_s=-1 must be",
     "+tracker.mlflow.url=x": "Unknown key tracker.mlflow.url",
-    "tracker.mlflow.tracking_uri=foo://bar": "tracker.mlflow.tracking_uri=foo://bar is not a valid MLflow store",
+    "tracker.mlflow.tracking_uri=foo://bar": "tracking_uri=foo://bar is not a valid MLflow store",
     "n_epoch=0": "n_epoch=0 must be an integer of at least 1",
     "objective=valid/acc": "objective=valid/acc will not be recorded: .* valid/accuracy",
     "objective=[valid/loss,valid/los]": "objective=valid/los will not",

@@ -1,4 +1,4 @@
-"""Accumulated gradients and steps equal those of fastai, and of one large batch."""
+"""Gradient accumulation gives the same gradients and steps as fastai, and as one large batch."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Each exported callback, and those of the other packages, keeps the contract of callbacks."""
+"""Every callback of nntrain, in all packages, passes the callback contract."""
 
 from __future__ import annotations
 
@@ -62,11 +62,11 @@ SETTINGS: dict[type[Callback], Callable[[], Callback]] = {
     TimeLimit: lambda: TimeLimit(1e6),
     TrainEvalCallback: TrainEvalCallback,
 }
-"""How to make each exported callback; a new export must be added here, and is then tested."""
+"""Functions that create each exported callback; add new exports here to test them."""
 
 
 class PruningInTrial(PruningCallback):
-    """Starts a trial for each fit; the pruner never prunes it."""
+    """Starts a trial for each fit, with a pruner that never prunes."""
 
     def before_fit(self, learn: Learner) -> None:
         study = optuna.create_study(pruner=optuna.pruners.NopPruner())
@@ -90,7 +90,7 @@ OTHERS: dict[type[Callback], Callable[[], Callback]] = {
 }
 
 READS_PER_BATCH: dict[type[Callback], int] = {StopOnNaN: 1}
-"""How often a callback reads the device per training batch, where that is its purpose."""
+"""Device reads per training batch, for callbacks that cannot work without such reads."""
 
 
 def test_every_exported_callback_has_settings() -> None:

@@ -150,7 +150,7 @@ def _resumed(
     case: str, *, folder: Path = Path("checkpoints"), every_epoch: int = 1
 ) -> dict[str, Any]:
     learn = _learner(case, Checkpoint(folder, every_epoch, resume=folder / "last.ckpt"))
-    seed_everything(99)  # whatever the new process drew before
+    seed_everything(99)  # the new process may have drawn random numbers before the resume
     result = learn.fit(N_EPOCH)
     assert result.reason is StopReason.COMPLETED
     assert result.n_epoch == N_EPOCH
@@ -482,7 +482,7 @@ MISFITS: dict[str, tuple[Callable[..., Learner], str]] = {
     "loader": (
         lambda *cbs: toy_learner(own_generator(), _model(), opt_func=torch.optim.Adam, cbs=cbs),
         r"does not match the loaders: .* has \[0, 0\] random generators \(train, valid\), "
-        r"the loaders have \[1, 0\]\.\n",
+        r"but the loaders have \[1, 0\]\.\n",
     ),
 }
 

@@ -1,4 +1,4 @@
-"""Short epochs and the log of events."""
+"""The debugging callbacks: short epochs, and the log of events."""
 
 import logging
 

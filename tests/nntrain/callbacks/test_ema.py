@@ -1,4 +1,4 @@
-"""The values of the averaged weights, and when the model holds them."""
+"""The values of the averaged weights, and the events at which the model has these weights."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ from tests.common.toys import toy_learner
 
 
 class TorchAverage(Callback):
-    """Keeps torch's average of the same steps."""
+    """Averages the weights after the same steps with torch's `AveragedModel`."""
 
     order = 64
 

@@ -1,4 +1,4 @@
-"""Mixed items, labels and losses equal fastai's for the same seed, and the formula."""
+"""Mixed items, labels and losses equal fastai's for the same seed, and match the formula."""
 
 from functools import partial
 from typing import Any
@@ -26,9 +26,9 @@ def items(n: int = 24) -> tuple[Tensor, Tensor]:
 
 
 def loaders(lists: Lists, bs: int) -> Lists:
-    """Returns the same batches from torch loaders.
+    """Returns the same batches as torch loaders.
 
-    They draw a number from torch's generator in each epoch, as fastai's loaders did.
+    In each epoch, a torch loader draws a number from torch's generator, as fastai's loaders did.
     """
     x, y = (torch.cat(part) for part in zip(*lists.train, strict=True))
     xv, yv = (torch.cat(part) for part in zip(*(lists.valid or ()), strict=True))
@@ -82,7 +82,7 @@ class Batches(Callback):
 
 
 def two_items() -> Lists:
-    """Returns one batch of two items, 0 and 1, so that the mixed input reveals the share."""
+    """Returns one batch of two items, 0 and 1, so a mixed input is the fraction of item 1."""
     batch = (torch.tensor([[0.0], [1.0]]), torch.tensor([0, 1]))
     return Lists([batch], None)
 
@@ -106,7 +106,7 @@ def test_each_item_keeps_the_larger_share_and_the_loss_has_the_same_shares() -> 
             cross_entropy(pred, y, reduction="none"),
             cross_entropy(pred, 1 - y, reduction="none"),
         )
-        partner = torch.where(share == 1, own, other)  # an item may be its own partner
+        partner = torch.where(share == 1, own, other)  # an item may be mixed with itself
         expected = (share * own + (1 - share) * partner).mean()
         torch.testing.assert_close(learn.recorder.losses[0], expected.detach())
         assert y.tolist() == [0, 1]

@@ -1,4 +1,4 @@
-"""The direction of improvement of a metric, the epochs since the best, and missing metrics."""
+"""The direction of improvement of a metric, epochs since the best value, and missing metrics."""
 
 import math
 

@@ -176,7 +176,7 @@ def test_fit_cancelled_before_its_start_says_so() -> None:
 
 
 def _screen(text: str) -> list[str]:
-    """Returns what a terminal shows after the output; knows only the control codes of the bars."""
+    """Returns the lines that a terminal shows; handles only the control codes of the bars."""
     lines, row = [""], 0
     for token in re.findall(r"\x1b\[[?0-9;]*[A-Za-z]|\r|\n|[^\x1b\r\n]+", text):
         if token == "\n":

@@ -28,7 +28,7 @@ def test_the_fit_ends_with_the_best_model_as_fastais_does() -> None:
     learn = toy_learner(lr=0.9, cbs=[ScriptedMetric(FASTAI["values"]), SaveModel("best.pt"), spy])
     learn.fit(5)
     assert flat(learn.model).tolist() == pytest.approx(FASTAI["final"], rel=1e-5)
-    assert torch.equal(flat(learn.model), spy.weights[19])  # after the fourth epoch
+    assert torch.equal(flat(learn.model), spy.weights[19])  # the weights after the fourth epoch
     assert torch.equal(in_file("best.pt"), spy.weights[19])
 
 
@@ -142,7 +142,7 @@ def test_the_optimizer_is_saved_and_restored_if_asked_to() -> None:
 
 
 def resumed(save: SaveModel, state: dict[str, str | None]) -> Learner:
-    """Returns a resumed fit; another process has run the first epoch, which was the best."""
+    """Returns the learner of a resumed fit; the first epoch, by another process, was the best."""
 
     class Resume(Callback):
         order = 80

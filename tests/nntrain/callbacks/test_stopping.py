@@ -1,4 +1,4 @@
-"""Early ends of a fit: the batch, the reason, and the state of the model."""
+"""Callbacks that stop training early: the last batch, the reason, and the state of the model."""
 
 import math
 from typing import Any
@@ -173,7 +173,7 @@ def test_the_time_before_a_resume_counts_once(order: int, monkeypatch: pytest.Mo
 
     class Resume(Callback):
         def before_fit(self, learn: Learner) -> None:
-            clock.now += 100  # everything that a resume needs
+            clock.now += 100  # the time that resuming takes, which does not count
             if states:
                 second.load_state_dict(states.pop())
 

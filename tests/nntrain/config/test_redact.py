@@ -1,4 +1,4 @@
-"""Secrets are found by their key, by patterns in a text, and by their value."""
+"""Secrets are found by key, by patterns in strings, and by value."""
 
 import json
 import time

@@ -47,6 +47,8 @@ from nntrain.config.signature import check_call, fits, type_name
         (3, Path, False),
         ("relu", torch.nn.Module, False),
         ("anything", Any, True),
+        ("anything", object, True),
+        (None, object, True),
     ],
 )
 def test_a_value_fits_a_type_or_not(value: Any, hint: Any, expected: bool) -> None:

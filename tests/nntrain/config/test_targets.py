@@ -1,5 +1,6 @@
 """Hostile targets are refused before any import or call; trusted ones load."""
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,7 @@ def test_a_hostile_target_is_refused_by_its_path(target: str, where: str) -> Non
         "partial": {"model": {**node, "_partial_": True}},
     }
     if where == "created" and (not target or " " in target):
-        shapes["created"] = shapes["direct"]  # an interpolation cannot contain these
+        shapes["created"] = shapes["direct"]  # an interpolation cannot contain such targets
     with pytest.raises(ConfigError, match=r"not trusted|must be a dotted path|private"):
         check_targets(OmegaConf.create(shapes[where]))
 
@@ -173,13 +174,42 @@ def test_trusted_targets_must_be_package_names(name: str) -> None:
         ("nntrain.models.nothing_like_it", "does not exist: expected one of ACTIVATIONS, "),
         ("torch.nn.Liner", "did you mean 'Linear'?"),
         ("nntrain.models", "must be a function or class but is module"),
+        (
+            "nntrain.models.nomodule.X",
+            "model._target_=nntrain.models.nomodule.X does not exist: "
+            "there is no module nntrain.models.nomodule.",
+        ),
+        (
+            "nntrain.metrics.acumulated.X",
+            "there is no module nntrain.metrics.acumulated: did you mean 'accumulated'?",
+        ),
+        (
+            "nntrain.models.mlp.X",
+            "model._target_=nntrain.models.mlp.X does not exist: "
+            "nntrain.models.mlp has no public names.",
+        ),
     ],
 )
 def test_an_unknown_name_is_an_error_that_suggests_the_closest_match(
     target: str, message: str
 ) -> None:
-    with pytest.raises(ConfigError, match=message.replace("?", r"\?")):
+    with pytest.raises(ConfigError, match=re.escape(message)):
         resolve_target(target, TRUSTED_TARGETS, "model")
+
+
+def test_an_unknown_name_in_an_empty_package_is_an_error_of_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_pkg_2").mkdir()
+    (tmp_path / "my_pkg_2" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for target, why in [
+        ("my_pkg_2.X", "my_pkg_2 has no public names."),
+        ("my_pkg_2.nomodule.X", "there is no module my_pkg_2.nomodule."),
+    ]:
+        with pytest.raises(ConfigError) as caught:
+            resolve_target(target, ["my_pkg_2"], "model")
+        assert str(caught.value) == f"model._target_={target} does not exist: {why}"
 
 
 def test_the_error_for_a_missing_package_names_the_pip_command(

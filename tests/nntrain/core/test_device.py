@@ -1,4 +1,4 @@
-"""Devices are found by name; an unavailable one is an error that lists the available ones."""
+"""Devices are found by name; an unavailable device is an error that lists the available devices."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Gathering of handlers, cleanup, and the printed training loop."""
+"""Collecting the handlers of callbacks, cleaning up, and printing the training loop."""
 
 import pytest
 

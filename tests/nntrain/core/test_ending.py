@@ -1,4 +1,4 @@
-"""A process ends with its code, after its threads and atexit functions, or at once."""
+"""A process ends with the given exit code, immediately or after threads and atexit functions."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The events of a fit equal fastai's one by one, also after every cancel."""
+"""A fit has the same events as fastai, in the same order, also after every cancel exception."""
 
 import dataclasses
 import signal
@@ -36,7 +36,7 @@ class CountingSGD(torch.optim.SGD):
 
 
 class Cancelling(SpyCallback):
-    """Raises the planned exceptions, each once, at an event of a part of the epoch."""
+    """Raises each planned exception once, at its event in training, validation, or either."""
 
     def __init__(self, plan: list[tuple[str, bool | None, CancelException]]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Hooks receive each run of a module, change nothing, and are removed however a block ends."""
+"""Hooks see every call of a module, change nothing, and are removed however the block ends."""
 
 from typing import Any
 

@@ -127,8 +127,8 @@ def test_the_suggestion_is_lower_case_with_units_as_suffixes(name: str, expected
     [
         (
             "mem/peak(GiB)",
-            r"'mem/peak\(GiB\)' must consist of letters, .* between them: rename it, for example "
-            r"to 'mem/peak_gib'\.",
+            r"'mem/peak\(GiB\)' must consist of letters, .* by single slashes: rename it, "
+            r"for example to 'mem/peak_gib'\.",
         ),
         (
             "x" * 251,

@@ -1,4 +1,4 @@
-"""Seeds, and the states of generators."""
+"""Seeding, and saving and restoring the states of random generators."""
 
 import random
 from pathlib import Path

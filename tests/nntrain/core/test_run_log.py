@@ -1,4 +1,4 @@
-"""The log of a run checks names at once, and a bad value never stops the training."""
+"""`RunLog` checks names immediately, and a bad value never stops training."""
 
 import copy
 import gc
@@ -27,7 +27,7 @@ Values = Mapping[str, float | Tensor]
 
 
 class MemorySink:
-    """Keeps in memory what a tracked run would record."""
+    """Stores in memory everything that a tracked run would record."""
 
     def __init__(self) -> None:
         self.is_open = True
@@ -50,7 +50,7 @@ class MemorySink:
 
 
 class Kept(RunLog):
-    """The log of a Learner that is tracked in memory."""
+    """The run log of a Learner, with all records in memory."""
 
     def __init__(self, learn: Learner) -> None:
         self.sink = MemorySink()

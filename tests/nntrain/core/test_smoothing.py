@@ -5,7 +5,7 @@ from nntrain.core.smoothing import smooth
 
 
 def test_smooth_by_hand() -> None:
-    """(1) 0.5*4 / 0.5; (2) (0.5*2 + 0.5*1) / 0.75; (3) (0.5*1.5 + 0.5*1) / 0.875."""
+    """Expects 0.5*4 / 0.5, then (0.5*2 + 0.5*1) / 0.75, then (0.5*1.5 + 0.5*1) / 0.875."""
     assert smooth(torch.tensor([4.0, 1.0, 1.0]), beta=0.5).tolist() == pytest.approx(
         [4.0, 2.0, 10 / 7]
     )

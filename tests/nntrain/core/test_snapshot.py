@@ -1,4 +1,4 @@
-"""Whatever runs within `leave_no_trace`, the learner afterward is the same."""
+"""A `leave_no_trace` block leaves the learner unchanged, whatever code runs in the block."""
 
 import copy
 import random
@@ -296,7 +296,7 @@ def test_counters_of_a_loader_are_restored() -> None:
 
 
 class CountingSampler(Sampler[int]):
-    """Starts one item later in each epoch."""
+    """A sampler that starts one item later in each epoch."""
 
     def __init__(self) -> None:
         self.epoch = 0

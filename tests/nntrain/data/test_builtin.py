@@ -19,7 +19,7 @@ def tensors(dls: DataLoaders) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
 
 
 def rows(*parts: tuple[Tensor, ...]) -> list[tuple[float, ...]]:
-    """Returns every item of the parts as a row of numbers, sorted."""
+    """Returns the items of all parts as sorted rows of numbers."""
     return sorted(
         tuple(x.flatten().tolist() + y.flatten().tolist())
         for part in parts
@@ -129,7 +129,7 @@ def test_diabetes_has_all_patients() -> None:
     torch.testing.assert_close(
         scores.sort().values * slope + raw.min() - scores.min() * slope, raw.sort().values
     )
-    assert 70 < slope < 85  # points of one standard deviation
+    assert 70 < slope < 85  # the standard deviation of the raw targets
 
 
 def test_sine_has_the_given_noise() -> None:

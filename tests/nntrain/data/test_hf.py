@@ -80,7 +80,7 @@ def test_a_missing_dataset_is_named() -> None:
 
 def test_a_missing_split_of_fashion_mnist_is_an_error_that_lists_the_splits(tmp_path: Path) -> None:
     dataset_dict(train=PIXELS["train"]).save_to_disk(tmp_path / "half")
-    with pytest.raises(ValueError, match=r"half' has no split 'test': it has train\."):
+    with pytest.raises(ValueError, match=r"half' has no split 'test': its splits are train\."):
         fashion_mnist(str(tmp_path / "half"))
 
 

@@ -47,13 +47,16 @@ def test_images_of_any_kind_become_floats_from_0_to_1_with_channels_first(
     [
         (
             Image.fromarray(GRAY).convert("P"),
-            r"An image must have the mode 1, L or RGB, but it has 'P': convert it",
+            r"An image must have the mode 1, L or RGB, but this image has the mode 'P': convert it",
         ),
         (
             Image.fromarray(COLOR).convert("RGBA"),
-            r"An image must have the mode .* but it has 'RGBA'",
+            r"An image must have the mode .* but this image has the mode 'RGBA'",
         ),
-        (np.zeros(3), r"An image must have two or three dimensions, but it has the shape \(3,\)"),
+        (
+            np.zeros(3),
+            r"An image must have two or three dimensions, but this image has the shape \(3,\)",
+        ),
     ],
 )
 def test_an_unsupported_image_is_refused(image: Any, message: str) -> None:

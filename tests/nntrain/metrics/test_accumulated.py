@@ -76,7 +76,7 @@ def test_predictions_from_a_checkpoint_join_those_on_the_device() -> None:
 
 
 ONE_CLASS = (
-    r"'r2_score' .* predictions \(4, 1\) have only one class .*: "
+    r"'r2_score' .* predictions of shape \(4, 1\) have only one class .*: "
     r"set is_class=False \(skm_to_fastai\) or dim_argmax=None"
 )
 

@@ -122,5 +122,5 @@ def test_a_part_of_the_loss_with_a_bad_name_is_refused(
 
 def test_a_part_of_the_loss_that_is_not_one_number_is_refused() -> None:
     learn = toy_learner(loss_func=lambda pred, target: {"each": (pred - target)[:, 0].square()})
-    with pytest.raises(ValueError, match=r"'each' of the loss is a tensor \(8,\)"):
+    with pytest.raises(ValueError, match=r"'each' of the loss has the shape \(8,\)"):
         learn.fit(1)

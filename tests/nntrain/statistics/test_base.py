@@ -1,4 +1,4 @@
-"""All statistics sample, drain and resume in the same way, without reads or side effects."""
+"""All statistics sample, drain and resume in the same way, without device reads or side effects."""
 
 from contextlib import suppress
 

@@ -52,7 +52,7 @@ def test_a_model_that_is_one_layer_is_called_model() -> None:
     [
         (ActivationStats, ["3"], r"has no module '3': expected one of 0, 1, 2, model\."),
         (ActivationStats, ["modl"], r"did you mean 'model'\?"),
-        (ActivationStats, [nn.Conv2d], "selects no modules: the model has model, 0, 1, 2"),
+        (ActivationStats, [nn.Conv2d], "selects no modules: choose from model, 0, 1, 2"),
         (
             GradientStats,
             ["0", "1"],

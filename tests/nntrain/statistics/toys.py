@@ -52,7 +52,7 @@ class Pair(nn.Module):
 
 
 class Parts(nn.Module):
-    """A model with a tuple output that starts with integers, an unused and a reused layer."""
+    """A model with a reused layer, an unused layer, and a layer that also outputs integers."""
 
     def __init__(self) -> None:
         super().__init__()

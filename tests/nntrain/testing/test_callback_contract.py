@@ -1,4 +1,4 @@
-"""A good callback passes the contract of callbacks, and each bad one fails the matching test."""
+"""A correct callback passes the contract, and each faulty callback fails the matching test."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ReadsTheLoss(Callback):
 
 
 class ForgetsItsState(Callback):
-    """Scales the gradients down with each step of all fits."""
+    """Divides the gradients by the number of steps in all fits so far, but saves no state."""
 
     purposes: ClassVar[frozenset[Purpose]] = frozenset({Purpose.FIT})
 
@@ -59,7 +59,7 @@ class KeepsItsState(ForgetsItsState):
 
 
 class RemembersLrFind(KeepsItsState):
-    """Keeps a value in the class, where `lr_find` cannot restore it."""
+    """Counts calls of `lr_find` in a class attribute, which `lr_find` cannot restore."""
 
     purposes: ClassVar[frozenset[Purpose]] = frozenset(Purpose)
     n_find: ClassVar[list[int]] = []

@@ -39,7 +39,7 @@ def ended(
     objectives: Sequence[str] = (),
     n: int = 1,
 ) -> TrialEnd:
-    """Returns the end of a trial for a return value or exception of its job, and a fit result."""
+    """Returns how a trial ends, given the result or exception of its job, and a fit result."""
     return trial_end(returned, error, fit, objectives, n)
 
 

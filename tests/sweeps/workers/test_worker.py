@@ -152,9 +152,8 @@ def test_an_error_after_a_signal_counts_as_the_interruption(app: App, tmp_path: 
         try:
             signal.raise_signal(signal.SIGINT)
         except KeyboardInterrupt:
-            raise AttributeError(
-                "half imported"
-            ) from None  # numpy raises this error if its import is interrupted
+            # numpy raises this error if its import is interrupted
+            raise AttributeError("half imported") from None
         return 0.0
 
     worker = worker_of(app, tmp_path, swallows, "x=interval(0,1)", "hydra.sweeper.n_trials=3")

@@ -1,0 +1,45 @@
+"""The figures of a tracked run are left out if matplotlib is not installed."""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nntrain.app.tracking import tracking
+from nntrain.config.redact import Redactor
+from nntrain.integrations.figures import FIGURES
+from nntrain.integrations.tracker import RunInfo
+
+MEMORY = {"mine": {"_target_": "nntrain.integrations.memory.MemoryTracker"}}
+
+
+def figures(trackers: Mapping[str, Any]) -> list[list[str]]:
+    """Returns the names of the figures of each tracker callback."""
+    group = {"finish_timeout_s": 30.0, "offline": True, **trackers}
+    cfg = {"tracker": group, "trusted_targets": [], "model": None}
+    made = tracking(cfg, Path("run"), RunInfo(), Redactor(), FIGURES)
+    return [list(callback.figures) for callback in made]
+
+
+def test_without_matplotlib_one_line_says_that_figures_are_not_recorded(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert figures(MEMORY) == [list(FIGURES)]
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert figures(MEMORY) == [[]]
+    line = (
+        "nntrain: figures are not recorded because matplotlib is not installed: "
+        "pip install 'nntrain[plots]'\n"
+    )
+    assert capsys.readouterr() == ("", line)
+
+
+def test_an_untracked_run_does_not_mention_matplotlib(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert figures({}) == []
+    assert capsys.readouterr() == ("", "")
