@@ -2,6 +2,7 @@
 
 PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3.13 python3))
 VENV ?= .venv
+PORT ?= 5000
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
@@ -9,7 +10,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 .PHONY: help install install-dev run ui test lint shape types bench bench-tracking wheel clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -34,8 +35,8 @@ install-dev: $(VENV)/.installed-dev ## create the environment for development
 run: $(VENV)/.installed ## train the default model and track it in MLflow; ARGS='model=cnn lr=3e-3' adds overrides
 	$(BIN)/python -m nntrain.run $(ARGS)
 
-ui: $(VENV)/.installed ## show the runs in the MLflow UI
-	$(BIN)/mlflow ui --host 127.0.0.1 --port 5000
+ui: $(VENV)/.installed ## show the runs in the MLflow UI; PORT=5001 selects another port
+	$(BIN)/mlflow ui --host 127.0.0.1 --port $(PORT)
 
 # three test processes, even on two cores: slow tests mostly wait for servers and subprocesses
 test: $(VENV)/.installed-dev ## run the tests; ARGS='-m "not slow"' runs only the fast tests

@@ -272,7 +272,7 @@ class TrackerCallback(Callback):
             RuntimeError: if called during a fit.
         """
         if self._run.is_open:
-            raise RuntimeError("finish() waits for the end of the run: call it after learn.fit.")
+            raise RuntimeError("finish() was called before the fit ended: call it after learn.fit.")
         return self._run.finish(timeout_s)
 
     def state_dict(self) -> dict[str, Any]:

@@ -236,7 +236,7 @@ def _process(pid: int) -> Any:
 
 
 def _gone() -> tuple[type[Exception], ...]:
-    """Returns psutil's errors for a process that has ended or belongs to another user."""
+    """Returns what psutil raises if a process has ended or belongs to another user."""
     return () if psutil is None else (psutil.NoSuchProcess, psutil.AccessDenied)
 
 

@@ -19,7 +19,8 @@ class Held:
     """Values that a tracker received for batches after the checkpoint of a resumed run.
 
     The values cannot be removed from the tracker, so delivery does not send them again. For each
-    metric `key`, delivery skips the batches after `step` up to and including `keys[key]`.
+    metric `key`, delivery skips the batches after the checkpoint's `step`, up to and including
+    `keys[key]`.
     """
 
     step: int

@@ -170,9 +170,7 @@ def sync(
 
 def _list(journal: Path, destinations: Sequence[Destination]) -> bool:
     missing = [
-        left
-        for destination in destinations
-        if (left := _backlog(journal, destination)) is not None
+        left for destination in destinations if (left := _backlog(journal, destination)) is not None
     ]
     for left in missing:
         print(f"{left}{', which is still running' if is_being_written(journal) else ''}.")

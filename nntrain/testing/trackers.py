@@ -93,7 +93,7 @@ class TrackerContract(TrackerStore):
             copy.anything = 1  # type: ignore[attr-defined]
 
     def test_the_settings_do_not_import_the_library(self) -> None:
-        """A new process can create and resolve the tracker without importing the library."""
+        """A new process can create and resolve the tracker without its library."""
         package, spec = type(self.tracker).__module__.partition(".")[0], spec_of(self.tracker)
         done = subprocess.run(
             [sys.executable, "-c", WITHOUT_LIBRARY, json.dumps(spec), package, self.library],

@@ -86,8 +86,8 @@ def trials_table(
 def write_best(plan: SweepPlan, config: DictConfig) -> None:
     """Writes the configuration of the best trial to `BEST`, ready to run.
 
-    The file is a complete configuration and needs no overrides. It selects the same options as the
-    sweep for Hydra's own config groups, such as `hydra/job_logging`.
+    The file is a complete configuration and needs no overrides. For Hydra's own config groups, such
+    as `hydra/job_logging`, it selects the same options as the sweep.
     """
     plain = OmegaConf.to_container(config, resolve=False)
     assert isinstance(plain, dict)

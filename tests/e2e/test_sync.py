@@ -28,7 +28,7 @@ Capture = pytest.CaptureFixture[str]
 
 @pytest.fixture(autouse=True)
 def _client_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sets the environment variables that `connect` adds, and removes them after each test."""
+    """Restores the environment after each test, because `connect` sets these variables."""
     for name, value in CLIENT_SETTINGS.items():
         monkeypatch.setenv(name, value)
 

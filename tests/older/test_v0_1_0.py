@@ -201,7 +201,7 @@ def same_torch(expected: dict[str, Any]) -> bool:
 
 
 def tolerance(expected: dict[str, Any]) -> float:
-    """Returns the tolerance of accuracies: 0 with the same torch and machine, otherwise 0.02."""
+    """Returns the tolerance for accuracies: 0 with the same torch and machine, or else 0.02."""
     return 0.0 if same_torch(expected) else 0.02
 
 

@@ -128,7 +128,7 @@ def toy(
 
 
 class Scripted(Callback):
-    """Replaces the recorded validation loss of each epoch by a given value."""
+    """Replaces the recorded validation loss of each epoch with a given value."""
 
     order = TrackerCallback.order - 1
 

@@ -247,9 +247,9 @@ for _name in EVENTS:
 
 
 def plans() -> Iterator[tuple[str, str, str]]:
-    """Returns a plan `(level, event, part)` for each level cancelled at each event.
+    """Yields plans `(level, event, part)`: every level is cancelled at every event.
 
-    Batch events are planned once per part of the epoch.
+    The part is "any"; batch events get additional plans, one for each part of the epoch.
     """
     for level in CANCELS:
         for name in EVENTS:

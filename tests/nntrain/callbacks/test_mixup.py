@@ -26,9 +26,10 @@ def items(n: int = 24) -> tuple[Tensor, Tensor]:
 
 
 def loaders(lists: Lists, bs: int) -> Lists:
-    """Returns the same batches as torch loaders.
+    """Converts lists of batches to torch DataLoaders.
 
-    In each epoch, a torch loader draws a number from torch's generator, as fastai's loaders did.
+    A DataLoader draws one number from torch's generator in each epoch. fastai's loaders do the
+    same, so the random numbers match the reference.
     """
     x, y = (torch.cat(part) for part in zip(*lists.train, strict=True))
     xv, yv = (torch.cat(part) for part in zip(*(lists.valid or ()), strict=True))

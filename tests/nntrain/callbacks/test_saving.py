@@ -142,7 +142,10 @@ def test_the_optimizer_is_saved_and_restored_if_asked_to() -> None:
 
 
 def resumed(save: SaveModel, state: dict[str, str | None]) -> Learner:
-    """Returns the learner of a resumed fit; the first epoch, by another process, was the best."""
+    """Resumes a fit and returns its learner.
+
+    Another process ran the first epoch, which was the best one.
+    """
 
     class Resume(Callback):
         order = 80

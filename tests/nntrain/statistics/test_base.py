@@ -127,8 +127,8 @@ def test_a_drain_is_one_copy() -> None:
         with counted_reads() as counter:
             learn.fit(1)
         counts.append(counter.n)
-    # Rows copied by a drain are not copied again at the end of the fit, so the only extra read is
-    # the drain's conversion to a list of floats.
+    # Rows that `drain` has copied are not copied again at the end of the fit. The one extra read
+    # is made when `drain` converts its rows to floats.
     assert counts[1] == counts[0] + 1
 
 
