@@ -57,7 +57,7 @@ class Sink(Protocol):
         """Whether the run is still active. Nothing is recorded after the run has ended."""
 
     def metrics(self, values: Mapping[str, float | Tensor], step: int) -> None:
-        """Records numbers, and scalar tensors that are still on their device and have no other owner."""
+        """Records numbers and scalar tensors; the tensors are copies and still on their device."""
 
     def figure(self, figure: Figure, name: str, step: int) -> None:
         """Records a figure as an image."""

@@ -62,7 +62,7 @@ def test_finish_during_a_fit_raises() -> None:
         def after_epoch(self, learn: Learner) -> None:
             tracking.finish()
 
-    with pytest.raises(RuntimeError, match=r"finish\(\) waits for .*: call it after learn\.fit\."):
+    with pytest.raises(RuntimeError, match=r"finish\(\) was called .*: call it after learn\.fit\."):
         toy_learner(cbs=[tracking, Finish()]).fit(1)
     assert memory.run.end is not None
 
