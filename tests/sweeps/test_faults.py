@@ -185,7 +185,7 @@ def test_a_second_signal_ends_the_sweep_at_once(tmp_path: Path) -> None:
         command.wait_until_started([0, 1], process)
         process.send_signal(signal.SIGINT)
         assert process.stderr is not None
-        assert any("one more Ctrl-C" in line for line in process.stderr)
+        assert any("press Ctrl-C again" in line for line in process.stderr)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
