@@ -144,7 +144,8 @@ def _check_removals(hydra: Hydra, name: str, overrides: Sequence[Override]) -> N
     removed = [override.key_or_group for override in overrides if override.is_delete()]
     if not removed:
         return
-    cfg = _composed(hydra, name, [one for one in overrides if not one.is_delete()])
+    kept = [one for one in overrides if not (one.is_delete() or one.is_add())]
+    cfg = _composed(hydra, name, kept)
     for key in removed:
         parent, _, last = key.rpartition(".")
         node = OmegaConf.select(cfg, parent) if parent else cfg
