@@ -94,6 +94,7 @@ def test_a_mistake_is_reported_in_one_sentence(argv: list[str], message: str) ->
         ["-m", "lr=0.1,0.2", "model.hidden=choice(32,64)", "optimizer=sgd,adam"],
         ["callbacks=[default,early_stopping]", "~callbacks.progress"],
         ["tracker=none", "+my_own.key=1"],
+        ["~data", "+data._target_=nntrain.data.digits"],
         ["experiment=digits_cnn", "debug=short"],
         ["hydra.mode=MULTIRUN", "lr=0.1,0.2"],
         ["sweep=digits", "-m"],
