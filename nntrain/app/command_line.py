@@ -145,8 +145,11 @@ def _check_removals(hydra: Hydra, name: str, overrides: Sequence[Override]) -> N
     if not removed:
         return
     kept = [one for one in overrides if not (one.is_delete() or one.is_add())]
+    added = {one.key_or_group for one in overrides if one.is_add()}
     cfg = _composed(hydra, name, kept)
     for key in removed:
+        if key in added:
+            continue
         parent, _, last = key.rpartition(".")
         node = OmegaConf.select(cfg, parent) if parent else cfg
         if isinstance(node, DictConfig) and "/" not in key and last not in node:

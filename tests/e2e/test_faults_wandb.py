@@ -106,6 +106,7 @@ def test_a_dead_mlflow_server_does_not_delay_wandb(tmp_path: Path, expected: lis
     assert "wandb has not received" not in run.output
     assert_unhurt(run, expected)
     assert assert_in_wandb(run.record, tmp_path).exit_code == 0
+    wait_until(lambda: processes_in(tmp_path) == [], "the end of wandb-core", 20)
     before = tree(tmp_path / "wandb")
     with server:
         assert nntrain_sync(tmp_path, "run").returncode == 0

@@ -95,6 +95,7 @@ def test_a_mistake_is_reported_in_one_sentence(argv: list[str], message: str) ->
         ["callbacks=[default,early_stopping]", "~callbacks.progress"],
         ["tracker=none", "+my_own.key=1"],
         ["~data", "+data._target_=nntrain.data.digits"],
+        ["+my_own.key=1", "+my_own.other=2", "~my_own.other"],
         ["experiment=digits_cnn", "debug=short"],
         ["hydra.mode=MULTIRUN", "lr=0.1,0.2"],
         ["sweep=digits", "-m"],
