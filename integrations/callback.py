@@ -76,7 +76,8 @@ class TrackerCallback(Callback):
             this process.
         trusted: packages, in addition to nntrain, whose tracker classes the shipper may
             instantiate.
-        redactor: removes secrets from all records except metrics, tables and files.
+        redactor: removes secrets from all records, but not from the content of files.
+        late_tags: function that returns more tags when the fit starts, such as `GitTags`.
 
     Raises:
         FileExistsError: if the folder contains the journal of another run when a fit starts.
@@ -99,9 +100,16 @@ class TrackerCallback(Callback):
         shipper: Shipper | None = None,
         trusted: Sequence[str] = (),
         redactor: Redactor | None = None,
+        late_tags: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         self._run = RunWriter(
-            trackers, folder, info, shipper=shipper, trusted=trusted, redactor=redactor
+            trackers,
+            folder,
+            info,
+            shipper=shipper,
+            trusted=trusted,
+            redactor=redactor,
+            late_tags=late_tags,
         )
         self.models, self.artifacts, self.logs = models, artifacts, logs
         self.figures = figures or {}
@@ -139,7 +147,7 @@ class TrackerCallback(Callback):
         for loss in recorder.losses.tolist():  # a resumed fit already has losses
             self._smoother.add(loss)
         self._begin_group(recorder.n_batch)
-        self._statistics_due_ns = time.time_ns() + STATISTICS_NS
+        self._statistics_due_ns = time.monotonic_ns() + STATISTICS_NS
 
     # --- batches
 
@@ -147,14 +155,14 @@ class TrackerCallback(Callback):
         self._n_written = n_written
         self._times: list[int] = []
         self._steps: list[int] = []
-        self._last_ns = time.time_ns()
+        self._last_ns = time.monotonic_ns()
         self._due_ns = self._last_ns + GROUP_NS
 
     def after_loss(self, learn: Learner) -> None:
         """Stores the time of a training batch; the recorder stores the values of the batch."""
-        now = time.time_ns()
+        now = time.monotonic_ns()
         if learn.training:
-            self._times.append(now)
+            self._times.append(time.time_ns())
             self._steps.append(learn.train_iter + 1)
         # Write now if waiting for another batch of the same duration would exceed the time limit.
         if len(self._steps) >= GROUP_BATCHES or 2 * now - self._last_ns >= self._due_ns:
@@ -167,7 +175,7 @@ class TrackerCallback(Callback):
         if self._steps:
             losses, hypers = learn.recorder.since(self._n_written)
             jobs.append(partial(self._batch_records, self._times, self._steps, losses, hypers))
-        if time.time_ns() >= self._statistics_due_ns:
+        if time.monotonic_ns() >= self._statistics_due_ns:
             jobs.append(self._statistics(learn))
         self._begin_group(self._n_written + len(self._steps))
         self._run.shipper.check()
@@ -186,7 +194,7 @@ class TrackerCallback(Callback):
 
     def _statistics(self, learn: Learner) -> Job:
         """Returns a job that reads and writes the statistics gathered since the last call."""
-        self._statistics_due_ns = time.time_ns() + STATISTICS_NS
+        self._statistics_due_ns = time.monotonic_ns() + STATISTICS_NS
         drained = [cb.drain() for cb in learn.cbs if isinstance(cb, Statistics)]
         return partial(self._statistics_records, now_ms(), drained)
 

@@ -7,6 +7,7 @@ import signal
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -16,7 +17,7 @@ from nntrain.config.redact import Redactor
 from nntrain.core.events import CancelException, reason_of
 from nntrain.core.log_checks import whole_step
 from nntrain.core.run_log import CheckedLog
-from nntrain.integrations.capture.provenance import provenance_tags, running_program
+from nntrain.integrations.capture.provenance import GitTags, provenance_tags, running_program
 from nntrain.integrations.journal.records import (
     JOURNAL,
     RunRecord,
@@ -89,7 +90,15 @@ def track(
     if (earlier := _earlier(resume, resume_step)) is not None:
         info, folder = _continued(earlier.run, info), folder or earlier.run.folder
     shipper = shipper or (None if named else Offline())
-    writer = RunWriter(named, folder, info, shipper=shipper, trusted=trusted, redactor=redactor)
+    writer = RunWriter(
+        named,
+        folder,
+        info,
+        shipper=shipper,
+        trusted=trusted,
+        redactor=redactor,
+        late_tags=partial(_git_tags, GitTags(Path.cwd()), tags or {}),
+    )
     return Run(writer, earlier)
 
 
@@ -318,6 +327,11 @@ def _names(trackers: Sequence[object]) -> list[str]:
 def _all_tags(tags: Mapping[str, object], group: str, redactor: Redactor) -> dict[str, str]:
     of_group = {GROUP_TAG: group} if group else {}
     return provenance_tags(redactor, running_program()) | of_group | _texts(tags)
+
+
+def _git_tags(git: GitTags, given: Mapping[str, object]) -> dict[str, str]:
+    """Returns the tags of this process's commit, except those that the program has set itself."""
+    return {name: text for name, text in git().items() if name not in given}
 
 
 def _check_types(name: object, params: object, group: object) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
@@ -134,6 +134,19 @@ class ModelFile:
     trusted_targets: Sequence[str] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Why a tracker no longer has a run.
+
+    Attributes:
+        why: the reason, for example "its database /a/mlflow.db does not exist".
+        is_trashed: whether the user has moved the run to the trash.
+    """
+
+    why: str
+    is_trashed: bool = False
+
+
 class Refused(Exception):
     """Raised for a record that the tracker will never accept; delivery skips the record.
 
@@ -173,6 +186,23 @@ class TrackerClient(ABC):
     @abstractmethod
     def finish(self, end: RunEnd) -> None:
         """Ends the run with the status for `end.reason`; returns when all data is delivered."""
+
+    def lost(self, run: RunInfo, run_id: str, last: Mapping[str, float]) -> Lost | None:
+        """Returns why the tracker no longer has a run; `None` if it has the run or cannot tell.
+
+        `python -m nntrain.sync` calls this method before `start`. It must not change anything, and
+        must need few requests.
+
+        Args:
+            run: the run.
+            run_id: the id of the run in the tracker, from an earlier `start`.
+            last: the last value of each metric that the tracker has received; may be empty.
+        """
+        return None
+
+    def send_anew(self) -> None:
+        """Lets the next `start` without `run_id` create a new run, even if one is in the trash."""
+        return
 
     def system(self, rows: Sequence[MetricRow]) -> None:
         """Records samples of CPU, memory and GPU usage, which are not part of the journal.
@@ -237,6 +267,19 @@ class Tracker(ABC):
         current folder.
         """
         return self
+
+    def destination(self) -> Mapping[str, object]:
+        """Returns the resolved settings that say where a run goes; local paths as `Path`.
+
+        A journal may come from somebody else. Therefore `python -m nntrain.sync` compares these
+        settings with those of the user's environment before it sends anything. By default, all
+        settings count.
+        """
+        return {
+            item.name: getattr(self, item.name)
+            for item in fields(self)  # type: ignore[arg-type]  # trackers are dataclasses
+            if item.init
+        }
 
     @abstractmethod
     def connect(self) -> TrackerClient:

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import NoReturn
 
 import hydra
 from hydra_plugins.nntrain_sweeper.registration import register
 
-from nntrain.app.command_line import CONFIG_NAME, CONFIG_PATH, check_command_line
-from nntrain.app.job import job, tell
+from nntrain.app.command_line import check_command_line, trusted_in
+from nntrain.app.composing import CONFIG_NAME, CONFIG_PATH
+from nntrain.app.job import Job, tell
+from nntrain.config.door import guard
 from nntrain.config.errors import ConfigError
-from nntrain.core.ending import end_at_once, end_process
+from nntrain.config.redact import learn_arguments
+from nntrain.core.ending import end_at_once, end_on_sigterm_as_pid_1, end_process
+from nntrain.core.streams import is_undecoded, open_streams, use_utf8
 
 
 def main() -> NoReturn:
     """Runs the command and exits the process."""
+    end_on_sigterm_as_pid_1()
+    use_utf8()
+    open_streams()
+    guard()
     end_process(command())
 
 
@@ -23,8 +32,11 @@ def command() -> int:
     """Runs the command and returns the exit code."""
     # In an editable install, Hydra does not find the plugin by itself.
     register()
+    learn_arguments(sys.argv[1:])
     try:
+        _check_encoding(sys.argv[1:])
         sys.argv[1:] = check_command_line(sys.argv[1:])
+        job = Job(tuple(trusted_in(sys.argv[1:])))
         hydra.main(version_base="1.3", config_path=CONFIG_PATH, config_name=CONFIG_NAME)(job)()
     except ConfigError as err:
         return tell(err)
@@ -39,6 +51,13 @@ def command() -> int:
             return err.code
         raise
     return 0
+
+
+def _check_encoding(argv: Sequence[str]) -> None:
+    for word in argv:
+        if is_undecoded(word):
+            encoding = sys.getfilesystemencoding()
+            raise ConfigError(f"{word!a} is not valid text in {encoding}: type it again.")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,9 @@
 import sys
 
 from nntrain.app.sync import main
+from nntrain.core.streams import open_streams, use_utf8
 
 if __name__ == "__main__":
+    use_utf8()
+    open_streams()
     sys.exit(main())

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.types import HydraContext, TaskFunction
@@ -16,7 +17,10 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
 from nntrain.config.instantiate import instantiate
-from nntrain.config.targets import HYDRA_TARGETS
+from nntrain.config.learning import learn_config
+from nntrain.config.redact import learn_arguments, redact_text
+from nntrain.config.targets import check_function
+from nntrain.config.trust import granted
 from nntrain.core.events import reason_of
 from nntrain.result import StopReason
 from nntrain.sweeps.callbacks import StudyCallback, SweepEnd
@@ -188,7 +192,7 @@ class Sweep:
                 StopReason.INTERRUPTED, f"interrupted by {signal.Signals(signum).name}", signum
             )
         if err is not None:
-            return SweepEnd(reason_of(err), f"{type(err).__name__}: {err}")
+            return SweepEnd(reason_of(err), redact_text(f"{type(err).__name__}: {err}"))
         trials = study.get_trials(deepcopy=False)
         if has_failed(self.plan, trials):
             return SweepEnd(StopReason.ERROR, self._too_many(trials))
@@ -238,10 +242,18 @@ def make_sweep(
     Raises:
         ConfigError: for the first invalid setting.
     """
+    learn_arguments(arguments)
+    learn_config(config, settings)
     loader = hydra_context.config_loader
+    trusted = [*granted(arguments), *_program(task_function)]
+    if settings["custom_search_space"] is not None:
+        check_function(
+            settings["custom_search_space"], trusted, "hydra.sweeper.custom_search_space"
+        )
     space = make_space(settings["params"] or {}, arguments, loader)
+    learn_config(config, space.secrets())
     first = check_space(space, settings, config, loader)
-    plan = make_plan(settings, space, config)
+    plan = make_plan(settings, space, config, trusted)
     for one in (config, first):
         with open_dict(one):
             one.hydra.sweep.dir = str(plan.folder)
@@ -257,6 +269,19 @@ def make_sweep(
         settings["trial_timeout_s"],
         callbacks,
     )
+
+
+def _program(task_function: TaskFunction) -> list[str]:
+    """Returns the module of the person's own program, which is trusted because it is running.
+
+    `nntrain.run` is no such program: it trusts only what the person typed.
+    """
+    module = getattr(task_function, "__module__", None) or ""
+    if module == "__main__":
+        main = sys.modules["__main__"]
+        spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
+        module = spec.name if spec is not None else Path(file).stem if file else ""
+    return [module] if module and module.split(".")[0] != "nntrain" else []
 
 
 def _make_slots(settings: Mapping[str, Any]) -> list[Mapping[str, str]]:
@@ -275,7 +300,7 @@ def _make_callbacks(nodes: Mapping[str, Any], trusted: Sequence[str]) -> list[St
 
 def _make_callback(key: str, node: Any, trusted: Sequence[str]) -> StudyCallback:
     plain = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
-    made = instantiate(plain, key, (*HYDRA_TARGETS, *trusted))
+    made = instantiate(plain, key, trusted)
     if not isinstance(made, StudyCallback):
         raise SweepError(
             f"{key} creates an object of type {type(made).__name__}, which does not implement "

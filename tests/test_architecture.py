@@ -2,6 +2,7 @@
 
 import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -70,3 +71,59 @@ def test_a_walk_names_code_that_exists(walk: str) -> None:
     elsewhere = {"MetricRow", "StopReason", "FitResult", "Metric"}  # the types of the values
     assert len(spans) >= 5
     assert [name for name in spans if name not in known | elsewhere | {"_target_"}] == []
+
+
+# --- rules that hold everywhere
+
+
+def calls() -> Iterator[tuple[Path, ast.Call, list[ast.AST]]]:
+    """Yields each call in the three packages, with the nodes around it."""
+    for package in ("nntrain", "integrations", "sweeps"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            yield from ((path, *found) for found in _calls(ast.parse(path.read_text()), []))
+
+
+def _calls(node: ast.AST, around: list[ast.AST]) -> Iterator[tuple[ast.Call, list[ast.AST]]]:
+    if isinstance(node, ast.Call):
+        yield node, around
+    for child in ast.iter_child_nodes(node):
+        yield from _calls(child, [*around, node])
+
+
+TEXT_FILES = re.compile(r"(?:.*\.)?(?:open|fdopen|write_text|read_text)")
+BINARY = re.compile(r"f?'[^']*b\+?'")
+NOT_FILES = re.compile(r"os\.open|Image\.open|self\._open|os\.fdopen\(os\.dup")
+
+
+def test_every_text_file_is_utf_8_in_every_locale() -> None:
+    found = []
+    for path, call, _ in calls():
+        text, name = ast.unparse(call), ast.unparse(call.func)
+        is_binary = any(BINARY.fullmatch(ast.unparse(arg)) for arg in call.args)
+        is_text = TEXT_FILES.fullmatch(name) and not NOT_FILES.match(text) and not is_binary
+        if is_text and "encoding=" not in text:
+            found.append(f"{path.relative_to(ROOT)}:{call.lineno}: {text}")
+    assert found == []
+
+
+ACROSS_MACHINES = {"sweeps/study/policy.py", "sweeps/study/trials.py"}
+"""Files that compare times of several machines, which share only UTC."""
+
+WALL_CLOCKS = re.compile(r"time\.time(_ns)?|datetime\.now|datetime\.datetime\.now")
+
+
+def test_durations_are_not_measured_by_the_clock_on_the_wall() -> None:
+    found = []
+    for path, call, around in calls():
+        inside = [node for node in around if isinstance(node, ast.BinOp | ast.Compare)]
+        is_duration = any(
+            isinstance(node, ast.Compare) or isinstance(node.op, ast.Sub | ast.Add)
+            for node in inside
+        )
+        is_age = "st_mtime" in "".join(map(ast.unparse, inside))  # the age of a file
+        name = str(path.relative_to(ROOT))
+        if not WALL_CLOCKS.fullmatch(ast.unparse(call.func)) or name in ACROSS_MACHINES:
+            continue
+        if is_duration and not is_age:
+            found.append(f"{name}:{call.lineno}: {ast.unparse(inside[0])}")
+    assert found == []

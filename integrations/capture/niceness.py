@@ -29,4 +29,4 @@ def children_give_way() -> None:
     for child in () if psutil is None else psutil.Process().children(recursive=True):
         with suppress(OSError):  # the system has no autogroups, or the process has ended
             if os.getsid(child.pid) != os.getsid(0):
-                Path(f"/proc/{child.pid}/autogroup").write_text(str(NICENESS))
+                Path(f"/proc/{child.pid}/autogroup").write_bytes(b"%d" % NICENESS)

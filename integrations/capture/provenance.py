@@ -8,8 +8,11 @@ import os
 import platform
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,31 +25,67 @@ NNTRAIN = ("-m", "nntrain.run")
 """The arguments of `python` that start nntrain's command line."""
 
 
-def git_tags(folder: Path) -> dict[str, str]:
-    """Returns tags with a folder's git commit and branch, or `{}` outside a git repository.
+GIT_TIMEOUT_S = 2.0
+"""Maximum seconds to wait for git, which may hang on a network file system."""
 
-    The tag `nntrain.git.dirty` says whether tracked files have uncommitted changes.
+
+class GitTags:
+    """Asks git for a folder's commit in the background, while the data is loading.
+
+    Args:
+        folder: the folder.
+        timeout_s: maximum time for the answer, in seconds; git is then ended.
     """
-    commit = _git(folder, "rev-parse", "HEAD")
-    if commit is None:
+
+    def __init__(self, folder: Path, timeout_s: float = GIT_TIMEOUT_S) -> None:
+        self._deadline = time.monotonic() + timeout_s
+        self._tags: dict[str, str] = {}
+        self._thread = threading.Thread(target=self._ask, args=(folder,), daemon=True)
+        self._thread.start()
+
+    def _ask(self, folder: Path) -> None:
+        self._tags = _git_tags(folder, self._deadline)
+
+    def __call__(self) -> dict[str, str]:
+        """Returns tags with the commit and the branch; waits until git has answered.
+
+        The tag `nntrain.git.dirty` says whether tracked files have uncommitted changes. The result
+        is `{}` outside a git repository, and if git does not answer in time.
+        """
+        self._thread.join(max(0.0, self._deadline - time.monotonic()))
+        return self._tags
+
+
+def _git_tags(folder: Path, deadline: float) -> dict[str, str]:
+    at = _git(folder, deadline, "rev-parse", "HEAD", "--abbrev-ref", "HEAD")
+    changes = at and _git(folder, deadline, "status", "--porcelain", "--untracked-files=no")
+    if not at or changes is None:
         return {}
-    branch = _git(folder, "rev-parse", "--abbrev-ref", "HEAD") or ""
-    dirty = bool(_git(folder, "status", "--porcelain", "--untracked-files=no"))
+    commit, branch = at.splitlines()
     return {
         "mlflow.source.git.commit": commit,
         "mlflow.source.git.branch": branch,
         "nntrain.git.commit": commit,
-        "nntrain.git.dirty": str(dirty).lower(),
+        "nntrain.git.dirty": str(bool(changes)).lower(),
     }
 
 
-def _git(folder: Path, *args: str) -> str | None:
+def _git(folder: Path, deadline: float, *args: str) -> str | None:
     if shutil.which("git") is None:
         return None
-    done = subprocess.run(
-        ["git", "-C", str(folder), *args], capture_output=True, text=True, check=False
-    )
-    return done.stdout.strip() if done.returncode == 0 else None
+    with subprocess.Popen(
+        ["git", "--no-optional-locks", "-C", str(folder), *args],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as process:
+        try:
+            out, _ = process.communicate(timeout=max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # and the programs that git started
+            return None
+    return out.decode("utf-8", "replace").strip() if process.returncode == 0 else None
 
 
 def version_tags() -> dict[str, str]:
@@ -114,9 +153,8 @@ def process_info(redactor: Redactor) -> ProcessInfo:
 
 
 def provenance_tags(redactor: Redactor, program: Sequence[str] = NNTRAIN) -> dict[str, str]:
-    """Returns tags with the git commit, versions, command line and folder of this process."""
+    """Returns tags with the versions, command line and folder of this process."""
     return {
-        **git_tags(Path.cwd()),
         **version_tags(),
         **command_tags(sys.argv, redactor, program),
         "nntrain.cwd": redactor.text(str(Path.cwd())),

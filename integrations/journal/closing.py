@@ -27,4 +27,6 @@ def close_journal(journal: Path) -> bool:
     )
     end = RunEnd(StopReason.INTERRUPTED, message, signal.SIGKILL, time.time_ns() // 1_000_000)
     tags = {OUTCOME_TAG: str(end.reason), "nntrain.message": message}
+    if record.tags.get("nntrain.traceback"):
+        tags["nntrain.traceback"] = ""  # of an earlier end
     return append_if_free(journal, [{"kind": "tags", "tags": tags}, end_record(end)])

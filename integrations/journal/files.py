@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
-from nntrain.core.files import link_or_copy
+from nntrain.config.redact import redact_text
+from nntrain.core.sinks import create_below, link_below, make_below
 
 if TYPE_CHECKING:
     from nntrain.core.run_log import Figure
@@ -36,20 +38,19 @@ class Files:
 
     def copy(self, path: Path) -> str:
         """Copies a file."""
-        place = self._place(path.name)
-        shutil.copyfile(path, self._folder / place)
+        with open(path, "rb") as source, self._new(path.name) as (file, place):
+            shutil.copyfileobj(source, file)
         return place
 
     def link(self, path: Path) -> str:
         """Links a file that will never be modified in place, only replaced, like a checkpoint."""
         place = self._place(path.name)
-        link_or_copy(path.resolve(), self._folder / place)
-        return place
+        return place if link_below(path.resolve(), self._folder, place) else self.copy(path)
 
     def draw(self, figure: Figure, name: str) -> str:
         """Saves a figure as an image."""
-        place = self._place(name)
-        figure.savefig(self._folder / place, dpi=DPI)
+        with self._new(name) as (_, place), hidden_texts(figure):
+            figure.savefig(self._folder / place, dpi=DPI)  # an own class may expect a path
         return place
 
     def inside(self, path: Path) -> str:
@@ -58,13 +59,46 @@ class Files:
             return str(path.relative_to(self._folder))
         return self.link(path)
 
+    @contextmanager
+    def _new(self, name: str) -> Iterator[tuple[BinaryIO, str]]:
+        """Creates a new file, and yields it and its path; removes the file if writing fails."""
+        place = self._place(name)
+        with open(create_below(self._folder, place), "wb") as file:
+            try:
+                yield file, place
+            except BaseException:
+                os.unlink(self._folder / place)
+                raise
+
     def _place(self, name: str) -> str:
-        (self._folder / FOLDER).mkdir(parents=True, exist_ok=True)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        make_below(self._folder, FOLDER)
         while True:
             self._n += 1
             place = f"{FOLDER}/{self._n:04}-{Path(name).name}"
-            if not (self._folder / place).exists():
+            path = self._folder / place
+            if not (path.exists() or path.is_symlink()):
                 return place
+
+
+@contextmanager
+def hidden_texts(figure: Figure) -> Iterator[None]:
+    """Removes secrets from the texts of a matplotlib figure, such as its title, while it is saved.
+
+    Other figures are saved as they are.
+    """
+    texts = [
+        (one, text)
+        for one in getattr(figure, "findobj", list)()
+        if isinstance(text := getattr(one, "get_text", str)(), str) and redact_text(text) != text
+    ]
+    for one, text in texts:
+        one.set_text(redact_text(text))
+    try:
+        yield
+    finally:
+        for one, text in texts:
+            one.set_text(text)
 
 
 @contextmanager

@@ -25,13 +25,14 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nntrain.integrations.journal.checks import check_record
 from nntrain.integrations.tracker import MetricRow, ProcessInfo, RunEnd, RunInfo, Table
 from nntrain.result import StopReason
 
@@ -63,24 +64,34 @@ def decode(line: bytes) -> dict[str, Any]:
     """Decodes a line and returns its record.
 
     Raises:
-        ValueError: if the line is damaged.
+        ValueError: if the line is damaged, or is nested too deeply.
     """
-    body = line.rstrip(b"\n")
-    head, tail = body[:-_TAIL], body[-_TAIL:]
-    if tail != b',"crc":"%08x"}' % zlib.crc32(head):
+    if not _has_checksum(line):
         raise ValueError("its checksum is wrong")
-    record: dict[str, Any] = json.loads(head + b"}")
+    try:
+        record: dict[str, Any] = json.loads(line.rstrip(b"\n")[:-_TAIL] + b"}")
+    except RecursionError as err:
+        raise ValueError("it is nested too deeply") from err
     return record
+
+
+def _has_checksum(line: bytes) -> bool:
+    body = line.rstrip(b"\n")
+    return body[-_TAIL:] == b',"crc":"%08x"}' % zlib.crc32(body[:-_TAIL])
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line of a journal: its number (from 1), end offset in bytes, and record or read error."""
+    """A line of a journal: its number (from 1), end offset in bytes, and record or read error.
+
+    `is_wrong` is True if the checksum fits, but nntrain does not write such a record.
+    """
 
     number: int
     end: int
     record: Record | None
     damage: str = ""
+    is_wrong: bool = False
 
 
 def lines(path: Path, offset: int = 0, number: int = 0) -> Iterator[Line]:
@@ -96,9 +107,14 @@ def lines(path: Path, offset: int = 0, number: int = 0) -> Iterator[Line]:
 
 def _line(number: int, end: int, raw: bytes) -> Line:
     try:
-        return Line(number, end, decode(raw))
+        record = decode(raw)
     except ValueError as err:
-        return Line(number, end, None, str(err))
+        return Line(number, end, None, str(err), is_wrong=_has_checksum(raw))
+    try:
+        check_record(record, VERSION)
+    except ValueError as err:
+        return Line(number, end, None, str(err), is_wrong=True)
+    return Line(number, end, record)
 
 
 # --- records
@@ -128,8 +144,15 @@ def run_of(record: Record, folder: Path) -> RunInfo:
             f"{folder / JOURNAL} has version {record['version']}, and this nntrain reads versions "
             f"up to {VERSION}: update nntrain."
         )
-    run = dict(record["run"])
-    return RunInfo(**{**run, "process": ProcessInfo(**run["process"]), "folder": folder})
+    run = _known(RunInfo, record["run"])
+    process = ProcessInfo(**_known(ProcessInfo, run.get("process", {})))
+    return RunInfo(**{**run, "process": process, "folder": folder})
+
+
+def _known(kind: type[RunInfo] | type[ProcessInfo], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the values of the fields that this version of nntrain knows."""
+    names = {item.name for item in fields(kind)}
+    return {name: value for name, value in values.items() if name in names}
 
 
 def metrics_record(
@@ -227,6 +250,7 @@ class RunRecord:
         continued_by: the journal that continues the run, or `None`.
         damaged: the error of each unreadable line, by line number. The other attributes contain all
             readable lines.
+        wrong: the numbers of the damaged lines whose checksum fits: nntrain did not write them.
     """
 
     run: RunInfo
@@ -238,6 +262,7 @@ class RunRecord:
     end: RunEnd | None = None
     continued_by: str | None = None
     damaged: dict[int, str] = field(default_factory=dict)
+    wrong: list[int] = field(default_factory=list)
 
 
 def read_journal(path: str | Path) -> RunRecord:
@@ -258,7 +283,7 @@ def read_journal(path: str | Path) -> RunRecord:
     found, columns = _Gathered(), _Columns()
     for line in lines(path):
         if line.record is None:
-            found.damaged[line.number] = line.damage
+            found.damage(line)
         elif line.record["kind"] == "metrics":
             columns.add(line.record)
         else:
@@ -310,6 +335,12 @@ class _Gathered:
         self.end: RunEnd | None = None
         self.continued_by: str | None = None
         self.damaged: dict[int, str] = {}
+        self.wrong: list[int] = []
+
+    def damage(self, line: Line) -> None:
+        self.damaged[line.number] = line.damage
+        if line.is_wrong:
+            self.wrong.append(line.number)
 
     def take(self, record: Record, folder: Path) -> None:
         match record["kind"]:
@@ -328,8 +359,9 @@ class _Gathered:
 
     def record(self, path: Path) -> RunRecord:
         if self.start is None:
+            first = next((f", but line {n}: {why}" for n, why in self.damaged.items()), "")
             raise JournalError(
-                f"{path} has no start record: expected a journal written by nntrain."
+                f"{path} has no start record: expected a journal written by nntrain{first}."
             )
         run, trackers = self.start
         return RunRecord(
@@ -341,4 +373,5 @@ class _Gathered:
             end=self.end,
             continued_by=self.continued_by,
             damaged=self.damaged,
+            wrong=self.wrong,
         )

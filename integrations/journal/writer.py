@@ -5,16 +5,19 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import platform
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-from nntrain.core.files import cut_torn_line, lock
-from nntrain.integrations.journal.records import Record, encode
+from nntrain.core.files import cut_torn_line, has_locks, lock
+from nntrain.core.sinks import open_below
+from nntrain.integrations.journal.records import Record, encode, lines
+from nntrain.integrations.journal.safe import safe
 
 _LOG = logging.getLogger("nntrain")
 
@@ -26,6 +29,9 @@ RETRY_S = 1.0
 
 LOCK_WAIT_S = 0.5
 """Seconds to wait for the lock; `is_being_written` in another process may hold it briefly."""
+
+IDLE_S = 600.0
+"""Seconds without a change after which a writer on another machine counts as dead."""
 
 KEPT_BYTES = 64 * 2**20
 """Maximum number of bytes to buffer in memory while writes fail."""
@@ -50,6 +56,7 @@ class JournalWriter:
 
     Raises:
         JournalInUseError: if another process is writing the journal.
+        OSError: if the path is a symbolic link, or the file cannot be opened.
     """
 
     def __init__(self, path: Path) -> None:
@@ -126,7 +133,7 @@ class JournalWriter:
     def _add(self, job: Job) -> None:
         try:
             for record in job():
-                self.n_lost += not self._file.add(encode(record))
+                self.n_lost += not self._file.add(encode(safe(record)))
         except Exception as err:  # noqa: BLE001 - a device error must not lose later records
             self.n_lost += 1
             self._tell(err)
@@ -155,7 +162,7 @@ class _JournalFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        self._fd = open_below(path.parent, path.name, os.O_RDWR | os.O_CREAT)
         self._lock()
         self._end = cut_torn_line(self._fd)
         self.waiting: list[bytes] = []
@@ -226,10 +233,43 @@ def _write_all(fd: int, data: bytes, offset: int) -> None:
 
 
 def is_being_written(path: Path) -> bool:
-    """Returns whether a running process has the journal open for writing."""
+    """Returns whether a running process has the journal open for writing.
+
+    On a file system without locks, the answer depends on the process that the journal names: it is
+    alive, or it runs on another machine and the journal has changed in the last 10 minutes.
+    """
     with open(path, "rb") as file:
+        if not has_locks(file.fileno()):
+            return _writer_is_alive(path)
         # a shared lock, so that concurrent calls do not block each other
         return not lock(file.fileno(), shared=True)
+
+
+def _writer_is_alive(path: Path) -> bool:
+    process: Mapping[str, Any] | None = None
+    for line in lines(path):
+        match line.record:
+            case {"kind": "start", "run": {"process": dict(started)}}:
+                process = started
+            case {"kind": "end" | "continued"}:
+                process = None
+    if process is None:
+        return False
+    if process.get("host") != platform.node():
+        return time.time() - path.stat().st_mtime < IDLE_S
+    return _exists(process.get("pid"))
+
+
+def _exists(pid: object) -> bool:
+    if not isinstance(pid, int) or not 0 < pid < 2**31:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # a process of another user
+        return True
+    return True
 
 
 def append_if_free(path: Path, records: Iterable[Record]) -> bool:

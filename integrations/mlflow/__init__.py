@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from nntrain.config.errors import ConfigError
 from nntrain.config.redact import redact
@@ -25,6 +26,12 @@ URI_VARIABLE = "MLFLOW_TRACKING_URI"
 
 EXPERIMENT_VARIABLE = "MLFLOW_EXPERIMENT_NAME"
 """The environment variable with the name of the experiment."""
+
+EXPERIMENT_ID_VARIABLE = "MLFLOW_EXPERIMENT_ID"
+"""The environment variable with the id of the experiment, for example set by `mlflow run`."""
+
+RUN_ID_VARIABLE = "MLFLOW_RUN_ID"
+"""The environment variable with the id of a run that was created for this process."""
 
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 """The databases that MLflow can use as a store."""
@@ -60,7 +67,10 @@ class MLflowTracker(Tracker):
         tracking_uri: the URI of the store; defaults to `MLFLOW_TRACKING_URI`, then to
             `sqlite:///mlflow.db`.
         experiment_name: the experiment, created if it does not exist; defaults to
-            `MLFLOW_EXPERIMENT_NAME`, then to `nntrain`.
+            `MLFLOW_EXPERIMENT_NAME`, then to the experiment of `experiment_id` or of the run
+            `MLFLOW_RUN_ID`, then to `nntrain`.
+        experiment_id: the id of an existing experiment, used if there is no name; defaults to
+            `MLFLOW_EXPERIMENT_ID`.
         run_name: the name of the run; defaults to the name in `RunInfo`, then to a name chosen by
             MLflow.
         tags: additional tags by name.
@@ -83,6 +93,7 @@ class MLflowTracker(Tracker):
     system_metrics: bool = True
     log_model: bool = False
     registered_model_name: str | None = None
+    experiment_id: str | None = None
 
     def __post_init__(self) -> None:
         if importlib.util.find_spec("mlflow") is None:
@@ -101,12 +112,29 @@ class MLflowTracker(Tracker):
 
     @property
     def experiment(self) -> str:
-        """The name of the experiment."""
+        """The name of the experiment, unless an id selects it."""
         return self.experiment_name or os.environ.get(EXPERIMENT_VARIABLE) or DEFAULT_EXPERIMENT
 
     def resolved(self) -> Self:
-        """Returns the settings with the URI and the experiment name filled in."""
-        return replace(self, tracking_uri=self.uri, experiment_name=self.experiment)
+        """Returns the settings with the URI and the experiment filled in.
+
+        The name of the experiment stays `None` if an id selects the experiment.
+        """
+        name = self.experiment_name or os.environ.get(EXPERIMENT_VARIABLE)
+        number = None if name else self.experiment_id or os.environ.get(EXPERIMENT_ID_VARIABLE)
+        if not (name or number or self.given_run_id):
+            name = DEFAULT_EXPERIMENT
+        return replace(self, tracking_uri=self.uri, experiment_name=name, experiment_id=number)
+
+    @property
+    def given_run_id(self) -> str | None:
+        """The run in this store that was created for this process, from `MLFLOW_RUN_ID`."""
+        store = absolute(os.environ.get(URI_VARIABLE) or DEFAULT_URI)
+        return (os.environ.get(RUN_ID_VARIABLE) or None) if self.uri == store else None
+
+    def destination(self) -> Mapping[str, object]:
+        """Returns the store: the path of an SQLite database, or a URI."""
+        return {"tracking_uri": sqlite_path(self.uri) or self.uri}
 
     def connect(self) -> MLflowTrackerClient:
         """Imports mlflow (this takes seconds) and returns a client whose `start` opens the store.
@@ -121,14 +149,44 @@ class MLflowTracker(Tracker):
 
 def sqlite_path(uri: str) -> Path | None:
     """Returns the path of an SQLite file, or `None` if the URI names any other store."""
-    path = uri.removeprefix("sqlite:///")
-    return Path(path) if path not in (uri, "", ":memory:") else None
+    path = uri.removeprefix("sqlite:///").partition("?")[0]
+    if not uri.startswith("sqlite:///") or path in ("", ":memory:"):
+        return None
+    return Path(unquote(path) if "%" in path and _decodes() else path)
 
 
 def absolute(uri: str) -> str:
     """Returns the URI with the path of an SQLite database made absolute."""
     path = sqlite_path(uri)
-    return f"sqlite:///{path.absolute()}" if path else uri
+    if path is None or path.is_absolute():
+        return uri
+    return f"sqlite:///{_encoded(str(Path.cwd()))}/{uri.removeprefix('sqlite:///')}"
+
+
+def _encoded(folder: str) -> str:
+    """Encodes the characters of a folder that have a meaning in the URI of a database.
+
+    Raises:
+        ConfigError: if the installed SQLAlchemy cannot open a database in this folder.
+    """
+    if not re.search("[%?#]", folder):
+        return folder
+    if _decodes():
+        return re.sub("[%?#]", lambda found: f"%{ord(found[0]):02X}", folder)
+    if "?" in folder:
+        raise ConfigError(
+            f"MLflow's database cannot be in the folder {folder} because its name contains '?': "
+            f"set {URI_VARIABLE}, or update with pip install 'sqlalchemy>=2.1'."
+        )
+    return folder
+
+
+def _decodes() -> bool:
+    """Returns whether SQLAlchemy decodes `%3F` in the path of a database, as of version 2.1."""
+    import importlib.metadata  # this import takes 20 ms and is rarely needed
+
+    major, minor = importlib.metadata.version("sqlalchemy").split(".")[:2]
+    return (int(major), int(minor)) >= (2, 1)
 
 
 def _check_uri(uri: str, key: str) -> None:

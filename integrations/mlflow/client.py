@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mlflow.entities import Param, Run, RunTag, ViewType
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS, MLFLOW_PARENT_RUN_ID
 from mlflow.utils.validation import (
@@ -21,12 +22,20 @@ from mlflow.utils.validation import (
 )
 
 from nntrain.config.flatten import flatten
+from nntrain.config.redact import redact
 from nntrain.core.names import RUN_UID, Keys, check_file_name
-from nntrain.integrations.mlflow import MLflowTracker
+from nntrain.integrations.mlflow import MLflowTracker, sqlite_path
 from nntrain.integrations.mlflow.entities import batches, fitting_tags, metric, shortened
 from nntrain.integrations.mlflow.errors import refusals
-from nntrain.integrations.mlflow.store import find_experiment, open_store, unseeded, where
+from nntrain.integrations.mlflow.store import (
+    find_experiment,
+    find_given_run,
+    open_store,
+    unseeded,
+    where,
+)
 from nntrain.integrations.tracker import (
+    Lost,
     MetricRow,
     ModelFile,
     Refused,
@@ -72,8 +81,12 @@ class MLflowTrackerClient(TrackerClient):
         self.run_id = ""
         """The id of the run; empty before `start`."""
         self._store: MlflowClient | None = None
+        self._aside: Path | None = None
         self._experiment_id = ""
         self._run = RunInfo()
+        self._view = ViewType.ALL
+        self._is_anew = False
+        self._given: str | None = None
         for name in ("alembic", "mlflow.store.db.utils", "mlflow.tracking.fluent"):
             logging.getLogger(name).setLevel(logging.WARNING)
 
@@ -81,7 +94,7 @@ class MLflowTrackerClient(TrackerClient):
     def store(self) -> MlflowClient:
         """MLflow's own client; the first use creates the tables of a new database."""
         if self._store is None:
-            self._store = open_store(self.settings.uri)
+            self._store, self._aside = open_store(self.settings.uri)
         return self._store
 
     # --- the run
@@ -96,7 +109,7 @@ class MLflowTrackerClient(TrackerClient):
         self._run = run
         store = self.store
         with refusals():
-            found = store.get_run(run_id) if run_id else self._find(run)
+            found = self._known(run, run_id) if run_id else self._find(run)
             entity = found or self._create(run)
             self._open(entity)
             self._params(run.params, entity.data.params)
@@ -104,14 +117,86 @@ class MLflowTrackerClient(TrackerClient):
                 self.set_tags(run.tags)
             for name, text in run.texts.items():
                 store.log_text(self.run_id, text, name)
-        place = where(self.settings, entity.info.run_name, self._experiment_id, self.run_id)
+        place = where(self.settings, self._experiment_name(), entity.info)
+        if self._aside:
+            place += f"\nmoved aside:     {self._aside}, an incomplete database without runs"
         return Started(self.run_id, place)
 
+    def _experiment_name(self) -> str:
+        settings = self.settings
+        is_named = settings.experiment_name is not None
+        return (
+            settings.experiment
+            if is_named
+            else str(self.store.get_experiment(self._experiment_id).name)
+        )
+
+    def _known(self, run: RunInfo, run_id: str) -> Run:
+        """Returns the run with an id, which may come from the folder of somebody else.
+
+        Raises:
+            LookupError: if the run with this id is another run.
+        """
+        found = self.store.get_run(run_id)
+        if not _is_same(found, run):
+            raise LookupError(
+                f"the MLflow run {run_id} is another run: add --again to nntrain.sync to send the "
+                "run anew."
+            )
+        return found
+
+    def lost(self, run: RunInfo, run_id: str, last: Mapping[str, float]) -> Lost | None:
+        """Returns a reason if the run was deleted, or if its database or its points are gone."""
+        path = sqlite_path(self.settings.uri)
+        if path is not None and not path.is_file():
+            return Lost(f"its database {path} does not exist")
+        try:
+            found = self.store.get_run(run_id)
+        except MlflowException as err:
+            if err.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return Lost(f"{redact(self.settings.uri)} has no run {run_id}")
+        if found.info.lifecycle_stage == "deleted":
+            return Lost(f"run {run_id} is in the trash", is_trashed=True)
+        if not _is_same(found, run):
+            return Lost(f"{redact(self.settings.uri)} has another run with the id {run_id}")
+        is_older = _lacks(found.data.metrics, last)
+        return Lost(f"run {run_id} lacks its last points") if is_older else None
+
+    def send_anew(self) -> None:
+        """Lets the next `start` create a new run, even if one is in the trash."""
+        self._view, self._is_anew = ViewType.ACTIVE_ONLY, True
+
     def _find(self, run: RunInfo) -> Run | None:
-        """Returns the run with the same `uid`, even if it was deleted."""
-        self._experiment_id = find_experiment(self.store, self.settings)
-        found = self._tagged(RUN_UID, run.uid, 1) if run.uid else []
-        return found[0] if found else None
+        """Returns the run with the same `uid`, even if it was deleted, or the run that was created.
+
+        The first run that is recorded is the one that was created for this process.
+        """
+        settings = self.settings
+        given = find_given_run(self.store, settings.given_run_id) if settings.given_run_id else None
+        self._given = None
+        if given and settings.experiment_name is None and settings.experiment_id is None:
+            self._experiment_id = given.info.experiment_id
+        else:
+            self._experiment_id = find_experiment(self.store, settings)
+        if found := self._tagged(RUN_UID, run.uid, 1) if run.uid else []:
+            return found[0]
+        if given is None or given.info.experiment_id != self._experiment_id:
+            return None
+        self._given = given.info.run_id
+        return self._adopted(given, run)
+
+    def _adopted(self, given: Run, run: RunInfo) -> Run | None:
+        """Returns the run that was created for this process, unless it records another run."""
+        run_id = given.info.run_id
+        if run.parent or not run.uid or self._is_anew or RUN_UID in given.data.tags:
+            return None
+        self._open(given)
+        self.set_tags({RUN_UID: run.uid, **self.settings.tags})
+        if name := self.settings.run_name or run.name:
+            self.store.update_run(run_id, name=name)
+        found = self.store.get_run(run_id)
+        return found if _is_same(found, run) else None  # another process was faster
 
     def _create(self, run: RunInfo) -> Run:
         tags = {**run.tags, **self.settings.tags} | ({RUN_UID: run.uid} if run.uid else {})
@@ -129,7 +214,7 @@ class MLflowTrackerClient(TrackerClient):
         if self.settings.parent_run_id:
             return {MLFLOW_PARENT_RUN_ID: self.settings.parent_run_id}
         if not run.parent:
-            return {}
+            return {MLFLOW_PARENT_RUN_ID: self._given} if self._given else {}
         found = self._tagged(RUN_UID, run.parent, 1)
         known = {MLFLOW_PARENT_RUN_ID: found[0].info.run_id} if found else {}
         return {PARENT_TAG: run.parent} | known
@@ -145,7 +230,7 @@ class MLflowTrackerClient(TrackerClient):
         query = f"tags.`{tag}` = '{value}'"
         return list(
             self.store.search_runs(
-                [self._experiment_id], query, run_view_type=ViewType.ALL, max_results=n
+                [self._experiment_id], query, run_view_type=self._view, max_results=n
             )
         )
 
@@ -244,6 +329,19 @@ class MLflowTrackerClient(TrackerClient):
             from nntrain.integrations.mlflow.registry import log_model  # imports torch
 
             log_model(self.store, self._experiment_id, self.run_id, model, self.settings)
+
+
+def _is_same(found: Run, run: RunInfo) -> bool:
+    """Returns whether a run in the store has the `uid` of a run, or none."""
+    return not run.uid or found.data.tags.get(RUN_UID, run.uid) == run.uid
+
+
+def _lacks(stored: Mapping[str, float], last: Mapping[str, float]) -> bool:
+    """Returns whether the store lacks a metric, or has an earlier value as its last one."""
+    return any(
+        key not in stored or (math.isfinite(value) and stored[key] != value)
+        for key, value in last.items()
+    )
 
 
 def _check_name(name: str) -> None:

@@ -14,7 +14,6 @@ from pathlib import Path, PurePosixPath
 
 import mlflow
 import mlflow.pytorch
-import torch
 from mlflow.entities import LoggedModel, LoggedModelOutput
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
@@ -22,6 +21,7 @@ from mlflow.models import Model
 from mlflow.tracking import MlflowClient
 from torch import nn
 
+from nntrain.checkpoint import read_checkpoint
 from nntrain.config.instantiate import instantiate
 from nntrain.integrations.mlflow import URI_VARIABLE, MLflowTracker
 from nntrain.integrations.mlflow.errors import gist, refusals
@@ -66,9 +66,7 @@ def _module(model: ModelFile) -> nn.Module:
         raise Refused(f"model {model.name} has no configuration, so only its weights are stored")
     try:
         module: nn.Module = instantiate(model.node, "model", model.trusted_targets)
-        module.load_state_dict(
-            torch.load(model.path, map_location="cpu", weights_only=True)["model"]
-        )
+        module.load_state_dict(read_checkpoint(model.path)["model"])
     except Exception as err:
         raise Refused(
             f"model {model.name} cannot be built from its configuration: {gist(err)}"

@@ -5,27 +5,34 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+import re
+import shlex
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import sqlalchemy
+from mlflow.entities import Run, RunInfo
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from nntrain.config.redact import redact
 from nntrain.core.files import lock
+from nntrain.core.uninterrupted import uninterrupted
 from nntrain.integrations.mlflow import (
     DATABASES,
     DEFAULT_URI,
+    EXPERIMENT_ID_VARIABLE,
+    RUN_ID_VARIABLE,
     MLflowTracker,
     absolute,
     sqlite_path,
 )
+from nntrain.integrations.mlflow.database import prepare_database
 
 CONNECT_TIMEOUT_S = 5
 LOCK_TIMEOUT_S = 60.0
@@ -37,12 +44,42 @@ _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 """Makes MLflow's UI open the experiment with its training runs instead of traces."""
 
 
-def open_store(uri: str) -> MlflowClient:
-    """Returns a client for a store; creates the tables of a new database."""
-    with _alone(sqlite_path(uri)):
+def open_store(uri: str) -> tuple[MlflowClient, Path | None]:
+    """Returns a client for a store; creates the tables of a new database.
+
+    Returns:
+        The client, and the file to which an incomplete SQLite database was moved, if there was one.
+
+    Raises:
+        DamagedDatabaseError: if the tables of an SQLite database cannot be used.
+    """
+    path = sqlite_path(uri)
+    with _alone(path):
+        aside = prepare_database(path) if path is not None else None
         if urlsplit(uri).scheme.split("+")[0] in DATABASES:
             _check_database(uri)
-        return MlflowClient(uri)
+        # MLflow may create the tables of a database on a server
+        with uninterrupted(), _no_encoded_folders(uri):
+            return MlflowClient(_beside(uri)), aside
+
+
+def _beside(uri: str) -> str:
+    """Returns a relative URI for a database in the current folder whose path is encoded."""
+    path = sqlite_path(uri)
+    is_here = path is not None and "%" in uri and path.parent == Path.cwd()
+    return f"sqlite:///{uri.rpartition('/')[2]}" if is_here else uri
+
+
+@contextmanager
+def _no_encoded_folders(uri: str) -> Iterator[None]:
+    """Removes the empty folders that MLflow creates because it does not decode a URI's path."""
+    literal = Path(uri.removeprefix("sqlite:///").partition("?")[0]).parent
+    is_encoded = uri.startswith("sqlite:///") and "%" in str(literal)
+    missing = [path for path in (literal, *literal.parents) if is_encoded and not path.exists()]
+    yield
+    for path in missing:
+        with suppress(OSError):
+            path.rmdir()
 
 
 @contextmanager
@@ -71,14 +108,9 @@ def _alone(path: Path | None) -> Iterator[None]:
 
 
 def _check_database(uri: str) -> None:
-    """Connects to the database once, because MLflow's own retries take minutes to fail.
-
-    An SQLite database in a missing folder is not checked, because MLflow creates the folder.
-    """
+    """Connects to the database once, because MLflow's own retries take minutes to fail."""
     url = sqlalchemy.make_url(uri)
     backend = url.get_backend_name()
-    if backend == "sqlite" and not Path(url.database or "").parent.is_dir():
-        return
     settings = {_TIMEOUT_SETTING[backend]: CONNECT_TIMEOUT_S} if backend in _TIMEOUT_SETTING else {}
     engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool, connect_args=settings)
     query = "PRAGMA schema_version" if backend == "sqlite" else "SELECT 1"
@@ -90,8 +122,11 @@ def find_experiment(store: MlflowClient, settings: MLflowTracker) -> str:
     """Returns the id of the experiment; creates the experiment if it does not exist.
 
     Raises:
-        LookupError: if the experiment was deleted; the message says how to restore it.
+        LookupError: if the experiment was deleted, or if its id is unknown; the message says what
+            to do.
     """
+    if settings.experiment_id is not None:
+        return _checked_experiment(store, settings.experiment_id)
     name = settings.experiment
     found = store.get_experiment_by_name(name)
     if found is None:
@@ -113,18 +148,54 @@ def find_experiment(store: MlflowClient, settings: MLflowTracker) -> str:
     return str(found.experiment_id)
 
 
+def _checked_experiment(store: MlflowClient, experiment_id: str) -> str:
+    try:
+        found = store.get_experiment(experiment_id)
+    except MlflowException as err:
+        if err.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        raise LookupError(
+            f"the MLflow experiment with the id {experiment_id} does not exist: correct "
+            f"{EXPERIMENT_ID_VARIABLE} or tracker.mlflow.experiment_id."
+        ) from err
+    if found.lifecycle_stage == "deleted":
+        raise LookupError(
+            f"the MLflow experiment {found.name!r} was deleted: restore it with 'mlflow "
+            f"experiments restore --experiment-id {experiment_id}'."
+        )
+    return str(found.experiment_id)
+
+
+def find_given_run(store: MlflowClient, run_id: str) -> Run:
+    """Returns the run that was created for this process.
+
+    Raises:
+        LookupError: if the run does not exist.
+    """
+    try:
+        return store.get_run(run_id)
+    except MlflowException as err:
+        if err.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        raise LookupError(
+            f"the MLflow run {RUN_ID_VARIABLE}={run_id} does not exist: correct or unset the "
+            "variable."
+        ) from err
+
+
 def _artifact_location(settings: MLflowTracker) -> str | None:
     """Returns the artifact folder of a new experiment, below `mlruns` next to the SQLite database.
 
     Returns `None`, which selects MLflow's default, for other stores and for a database in the
-    current folder.
+    current folder. MLflow decodes a path, so a folder with a `%` needs a URI.
     """
     path = sqlite_path(settings.uri)
-    if path is None or path.parent == Path.cwd():
+    is_plain = path is None or not re.search("[%?#]", str(path))
+    if path is None or (is_plain and path.parent == Path.cwd()):
         return None
-    return str(
-        path.parent / "mlruns" / hashlib.sha256(settings.experiment.encode()).hexdigest()[:8]
-    )
+    digest = hashlib.sha256(settings.experiment.encode()).hexdigest()[:8]
+    folder = path.parent / "mlruns" / digest
+    return str(folder) if is_plain else folder.as_uri()
 
 
 @contextmanager
@@ -142,16 +213,24 @@ def unseeded() -> Iterator[None]:
         random.setstate(state)
 
 
-def where(settings: MLflowTracker, run_name: str, experiment_id: str, run_id: str) -> str:
-    """Returns a message with the location of a run and the command or URL that shows it."""
+def where(settings: MLflowTracker, experiment: str, run: RunInfo) -> str:
+    """Returns a message with the location of a run and the command or URL that shows it.
+
+    Args:
+        settings: the settings of the tracker.
+        experiment: the name of the experiment.
+        run: MLflow's information about the run.
+    """
     uri = redact(settings.uri)
-    run = f"MLflow run:      {run_name}, experiment {settings.experiment}, {uri}"
-    page = f"/#/experiments/{experiment_id}/runs/{run_id}/model-metrics"
+    place = f"MLflow run:      {run.run_name}, experiment {experiment}, {uri}"
+    page = f"/#/experiments/{run.experiment_id}/runs/{run.run_id}/model-metrics"
     if settings.uri.startswith("http"):
-        return f"{run}\nlook at it:      {uri.rstrip('/')}{page}"
-    store = "" if settings.uri == absolute(DEFAULT_URI) else f" --backend-store-uri {uri}"
+        return f"{place}\nlook at it:      {uri.rstrip('/')}{page}"
+    store = ""
+    if settings.uri != absolute(DEFAULT_URI):
+        store = f" --backend-store-uri {shlex.quote(str(uri))}"
     look = f"look at it:      {_command()} ui{store}"
-    return f"{run}\n{look}\n                 then open http://127.0.0.1:5000{page}"
+    return f"{place}\n{look}\n                 then open http://127.0.0.1:5000{page}"
 
 
 def _command() -> str:
@@ -159,4 +238,5 @@ def _command() -> str:
     beside = Path(sys.executable).with_name("mlflow")
     if shutil.which("mlflow") or not beside.exists():
         return "mlflow"
-    return str(beside.relative_to(Path.cwd())) if beside.is_relative_to(Path.cwd()) else str(beside)
+    here = Path.cwd()
+    return shlex.quote(str(beside.relative_to(here) if beside.is_relative_to(here) else beside))

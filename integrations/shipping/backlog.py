@@ -19,14 +19,14 @@ class Backlog:
         name: the name of the tracker.
         n_row: the number of undelivered metric rows.
         error: the last error of the delivery.
-        package: the package that defines the tracker, unless nntrain defines it.
+        options: the options that `nntrain.sync` needs to deliver it.
     """
 
     journal: Path
     name: str
     n_row: int
     error: str | None
-    package: str | None = None
+    options: str = ""
 
     def __str__(self) -> str:
         rows = f"{self.n_row} metric rows" if self.n_row else "the end"
@@ -36,8 +36,12 @@ class Backlog:
     @property
     def remedy(self) -> str:
         """The command that delivers the backlog."""
-        trust = f" --trust {self.package}" if self.package else ""
-        return f"python -m nntrain.sync {shlex.quote(str(self.journal.parent))}{trust}"
+        return sync_command(self.journal.parent, self.options)
+
+
+def sync_command(folder: Path, options: str = "") -> str:
+    """Returns the command that delivers the runs in a folder."""
+    return f"python -m nntrain.sync {shlex.quote(str(folder))}{options}"
 
 
 def backlog(journal: Path, name: str) -> Backlog | None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import atexit
+import fcntl
 import json
 import logging
 import os
 import subprocess
 import sys
+import tempfile
 import time
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -16,11 +19,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from nntrain.config.instantiate import Node
+from nntrain.core.uninterrupted import is_in_step
 from nntrain.integrations.journal.writer import is_being_written
-from nntrain.integrations.shipping.backlog import Backlog, backlog
+from nntrain.integrations.shipping.backlog import Backlog, backlog, sync_command
 from nntrain.integrations.shipping.delivery import Delivery
+from nntrain.integrations.shipping.destinations import sync_options
 from nntrain.integrations.shipping.progress import DeliveryBar
-from nntrain.integrations.shipping.spec import package_of, spec_of
+from nntrain.integrations.shipping.send import trust_the_record
+from nntrain.integrations.shipping.signals import stop_signals_blocked
+from nntrain.integrations.shipping.spec import spec_of
 from nntrain.integrations.shipping.state import read_state
 from nntrain.integrations.tracker import Tracker
 
@@ -31,6 +38,9 @@ FINISH_TIMEOUT_S = 30.0
 
 INTERRUPTED_TIMEOUT_S = 5.0
 """Seconds to wait after SIGINT or SIGTERM; a scheduler may soon kill the process."""
+
+STOP_TIMEOUT_S = 1.0
+"""Seconds between the request to stop and the kill of a shipper that does not answer."""
 
 CHECK_EVERY_S = 1.0
 """Seconds between two checks of the shipper."""
@@ -99,7 +109,7 @@ class InProcess:
     def ended(self, shipment: Shipment) -> None:
         """Delivers the journal."""
         for name, tracker in shipment.trackers.items():
-            delivery = Delivery(shipment.journal, name, tracker)
+            delivery = Delivery(shipment.journal, name, tracker, trust_the_record)
             while delivery.advance():
                 pass
 
@@ -118,14 +128,25 @@ class ShipperProcess:
     shipper stays in the session of the training process, because a lower priority takes effect only
     within one session. If the shipper dies, it is restarted once.
 
+    A process that is forked from this one does not use the shipper: if it tracks a run, it starts
+    its own.
+
     Args:
         finish_timeout_s: seconds that `finish` waits by default.
+        interrupt_timeout_s: seconds that the shipper continues after `leave`.
     """
 
-    def __init__(self, finish_timeout_s: float = FINISH_TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        finish_timeout_s: float = FINISH_TIMEOUT_S,
+        interrupt_timeout_s: float = INTERRUPTED_TIMEOUT_S,
+    ) -> None:
         self.finish_timeout_s = finish_timeout_s
+        self.interrupt_timeout_s = interrupt_timeout_s
         self._process: subprocess.Popen[bytes] | None = None
-        self._pipe = -1
+        self._left: list[int] = []
+        self._pipe = self._mark = -1
+        self._folder: str | None = None
         self._specs: list[Node] = []
         self._trusted: Sequence[str] = ()
         self._shipments: dict[Path, Shipment] = {}
@@ -133,25 +154,38 @@ class ShipperProcess:
         self._n_start = 0
         self._next_check = 0.0
         self._told: set[tuple[Path, str]] = set()
+        _SHIPPERS.add(self)
+
+    def forget(self) -> None:
+        """Gives up the shipper of the parent process, in a process that was just forked."""
+        if self._process is not None:
+            _let_go(self._process)
+            self._drop()
+        self._shipments, self._ended, self._n_start = {}, set(), 0
+        self._left, self._told = [], set()
 
     def start(self, trackers: Mapping[str, Tracker], trusted: Sequence[str] = ()) -> None:
         """Starts the shipper unless it is running. The shipper imports the trackers' libraries."""
         if self._process is None:
+            self._folder = os.getcwd()
             self._specs = [spec_of(tracker) for tracker in trackers.values()]
             self._trusted = list(trusted)
             self._launch()
 
     def _launch(self) -> None:
-        theirs, self._pipe = os.pipe()
+        theirs, self._pipe = _pipe()
+        self._mark = _mark()
         main = Path(__file__).with_name("shipper_main.py")
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", str(main), str(theirs), str(os.getpid())],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            pass_fds=[theirs],
-            process_group=0,
-        )
+        with stop_signals_blocked():
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", str(main), *map(str, (theirs, self._mark, os.getpid()))],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=[theirs, self._mark],
+                process_group=0,
+                cwd=self._folder,
+            )
         os.close(theirs)
         self._n_start += 1
         self._say({"sys_path": sys.path, "connect": self._specs, "trusted": self._trusted})
@@ -201,7 +235,7 @@ class ShipperProcess:
     def _backlogs(self, journal: Path) -> list[Backlog]:
         trackers = self._shipments[journal].trackers
         return [
-            replace(missing, package=package_of(tracker))
+            replace(missing, options=sync_options(tracker))
             for name, tracker in trackers.items()
             if (missing := backlog(journal, name)) is not None
         ]
@@ -215,7 +249,7 @@ class ShipperProcess:
             "the shipper died (exit code %s): restarting it.",
             self._process.returncode,
         )
-        os.close(self._pipe)
+        self._drop()
         self._launch()
         self._say_shipments()
 
@@ -224,9 +258,12 @@ class ShipperProcess:
             if (journal, name) not in self._told:
                 self._told.add((journal, name))
                 _LOG.warning(
-                    "the shipper died again: deliver %s to %s with python -m nntrain.sync.",
+                    "the shipper died again: deliver %s to %s with %s.",
                     journal,
                     name,
+                    sync_command(
+                        journal.parent, sync_options(self._shipments[journal].trackers[name])
+                    ),
                 )
 
     def _say_shipments(self) -> None:
@@ -271,6 +308,7 @@ class ShipperProcess:
         Args:
             timeout_s: maximum time to wait, in seconds; `None` uses `finish_timeout_s`.
         """
+        self._left = [pid for pid in self._left if not _has_ended(pid)]
         if self._process is None:
             return []
         try:
@@ -290,12 +328,12 @@ class ShipperProcess:
         return left
 
     def leave(self) -> None:
-        """Leaves the shipper on its own: it delivers what it can within 5 s and exits."""
+        """Leaves the shipper on its own: it exits after `interrupt_timeout_s` seconds at most."""
         if self._process is None:
             return
-        self._say({"finish_timeout_s": INTERRUPTED_TIMEOUT_S, "bye": True})
-        os.close(self._pipe)
-        self._process = None
+        self._say({"finish_timeout_s": self.interrupt_timeout_s, "bye": True})
+        self._left.append(_let_go(self._process))
+        self._drop()
 
     def _wait(self, timeout_s: float) -> None:
         self._next_check = 0.0
@@ -309,11 +347,74 @@ class ShipperProcess:
                 time.sleep(0.02)
 
     def _stop(self) -> None:
+        """Asks the shipper to stop, and kills it if it does not answer.
+
+        The kill is safe, because the journal and the delivery states are on disk. A shipper that is
+        changing the tables of a database is left to finish this step; it exits after it.
+        """
         assert self._process is not None
-        self._process.kill()  # safe, because the journal and the delivery states are on disk
-        self._process.wait()
+        self._say({"stop": True})
+        try:
+            self._process.wait(STOP_TIMEOUT_S if self._shipments else 0)
+        except subprocess.TimeoutExpired:
+            if is_in_step(self._mark):
+                self._left.append(_let_go(self._process))
+            else:
+                self._process.kill()
+                self._process.wait()
+        self._drop()
+
+    def _drop(self) -> None:
         os.close(self._pipe)
+        os.close(self._mark)
         self._process = None
+
+
+_SHIPPERS: weakref.WeakSet[ShipperProcess] = weakref.WeakSet()
+
+
+def _let_go(process: subprocess.Popen[bytes]) -> int:
+    """Keeps `Popen` from warning about a process that ends by itself; returns its id."""
+    process.returncode = 0
+    return process.pid
+
+
+def _has_ended(pid: int) -> bool:
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
+    except ChildProcessError:
+        return True
+
+
+def _forget_all() -> None:
+    for shipper in list(_SHIPPERS):
+        shipper.forget()
+
+
+os.register_at_fork(after_in_child=_forget_all)
+
+
+def _pipe() -> tuple[int, int]:
+    """Returns the two ends of a pipe."""
+    reader, writer = os.pipe()
+    return _above_streams(reader), _above_streams(writer)
+
+
+def _mark() -> int:
+    """Returns a file in which the shipper shows whether it may be killed."""
+    with tempfile.TemporaryFile(buffering=0) as file:
+        file.write(b"0")
+        return _above_streams(os.dup(file.fileno()))
+
+
+def _above_streams(fd: int) -> int:
+    """Moves a descriptor away from the numbers of the standard streams.
+
+    The numbers 0 to 2 are free if the process was started with closed streams.
+    """
+    moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+    os.close(fd)
+    return moved
 
 
 def _is_open(journal: Path) -> bool:
@@ -327,7 +428,7 @@ def shared_shipper() -> ShipperProcess:
     When the process exits, it waits for the shipper to finish.
     """
     shipper = ShipperProcess()
-    atexit.register(_finish_at_exit, shipper, os.getpid())
+    atexit.register(_finish_at_exit, shipper)
     return shipper
 
 
@@ -337,6 +438,5 @@ def tell_backlog(left: Sequence[Backlog]) -> None:
         print(f"nntrain: {missing}. To deliver the rest, run: {missing.remedy}", file=sys.stderr)
 
 
-def _finish_at_exit(shipper: ShipperProcess, pid: int) -> None:
-    if os.getpid() == pid:
-        tell_backlog(shipper.finish())
+def _finish_at_exit(shipper: ShipperProcess) -> None:
+    tell_backlog(shipper.finish())

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from nntrain.core.files import link_or_copy
+from nntrain.config.targets import in_packages
+from nntrain.core.sinks import create_below, link_below, replace_below
 from nntrain.integrations.journal.files import FOLDER as FILES
 from nntrain.integrations.journal.records import (
+    JournalError,
     Line,
     Record,
     encode,
+    journal_path,
     lines,
     metrics_records,
     read_journal,
@@ -26,32 +29,66 @@ WAIT_S = 60.0
 """Seconds to wait for a shipper that is still delivering the journal of a killed process."""
 
 
-def continue_journal(old: Path, new: Path, train_iter: int) -> None:
+def continue_journal(old: Path, new: Path, train_iter: int, trusted: Sequence[str] = ()) -> None:
     """Copies the records up to batch `train_iter` from `old` to `new`; marks `old` as continued.
 
     The trackers continue the same run. Points of later batches that were already delivered stay in
     the trackers. The delivery state lists these points so that they are not sent again.
 
+    Args:
+        old: the journal of the earlier run, or an earlier journal of this run.
+        new: the journal to write.
+        train_iter: the last batch to keep.
+        trusted: packages that the models of the earlier run may use; the journal may come from
+            somebody else, so it cannot grant this itself.
+
     Raises:
         DeliveredByAnotherError: if another process is still delivering `old` after a minute.
+        OSError: if a file to write is a symbolic link, or cannot be written.
     """
-    old = _latest(old)
+    old = latest_journal(old)
     with delivery_lock(old, WAIT_S):
         kept = [
-            (line, _cut(line.record, train_iter)) for line in lines(old) if line.record is not None
+            (line, [_granted(record, trusted) for record in _cut(line.record, train_iter)])
+            for line in lines(old)
+            if line.record is not None
         ]
+        states = {
+            path.stem: read_state(old, path.stem) for path in (old.parent / FOLDER).glob("*.json")
+        }
         _write(new, kept)
         _link_files(old.parent, new.parent)
-        for path in (old.parent / FOLDER).glob("*.json"):
-            write_state(new, path.stem, _state(read_state(old, path.stem), kept, train_iter))
+        for name, state in states.items():
+            write_state(new, name, _state(state, kept, train_iter))
         if old != new:
             append_if_free(old, [{"kind": "continued", "by": str(new)}])
 
 
-def _latest(journal: Path) -> Path:
+def latest_journal(journal: Path) -> Path:
     """Returns the newest journal of the run, which may have been resumed several times."""
-    following = read_journal(journal).continued_by
-    return _latest(Path(following)) if following and Path(following).is_file() else journal
+    uid = read_journal(journal).run.uid
+    seen = {journal.resolve()}
+    while (following := _following(journal, uid)) and following.resolve() not in seen:
+        journal = following
+        seen.add(journal.resolve())
+    return journal
+
+
+def _following(journal: Path, uid: str) -> Path | None:
+    """Returns the journal that continues a journal, if it exists and belongs to the same run."""
+    by = read_journal(journal).continued_by
+    with suppress(JournalError, OSError, ValueError):
+        if by and read_journal(by).run.uid == uid:
+            return journal_path(by)
+    return None
+
+
+def _granted(record: Record, trusted: Sequence[str]) -> Record:
+    """Returns a record whose model may use only packages that are trusted."""
+    if record["kind"] != "model":
+        return record
+    names = [name for name in record["trusted_targets"] if in_packages(name, trusted)]
+    return {**record, "trusted_targets": names}
 
 
 def _cut(record: Record, train_iter: int) -> list[Record]:
@@ -71,18 +108,24 @@ def _cut(record: Record, train_iter: int) -> list[Record]:
 
 def _write(path: Path, kept: list[tuple[Line, list[Record]]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    with open(part, "wb") as file:
-        for _, records in kept:
-            file.writelines(encode(record) for record in records)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    records = (encode(record) for _, records in kept for record in records)
+    replace_below(path.parent, path.name, records, sync=True)
 
 
 def _link_files(old: Path, new: Path) -> None:
-    if old != new and (old / FILES).is_dir():
-        shutil.copytree(old / FILES, new / FILES, copy_function=link_or_copy, dirs_exist_ok=True)
+    """Links the files of the earlier run, without symbolic links, which may lead elsewhere."""
+    if old == new or (old / FILES).is_symlink():
+        return
+    for path in sorted((old / FILES).rglob("*")):
+        if path.is_file() and not path.is_symlink():
+            _link(path, new, path.relative_to(old).as_posix())
+
+
+def _link(path: Path, folder: Path, place: str) -> None:
+    with suppress(FileExistsError):
+        if not link_below(path, folder, place):
+            with open(path, "rb") as source, open(create_below(folder, place), "wb") as target:
+                shutil.copyfileobj(source, target)
 
 
 def _state(

@@ -11,7 +11,8 @@ from typing import TypeVar
 
 from nntrain.config.redact import redact
 from nntrain.integrations.journal.records import Line, Record, end_of, lines, rows_of, run_of
-from nntrain.integrations.shipping.send import send
+from nntrain.integrations.shipping.fitting import fitting_record, fitting_run
+from nntrain.integrations.shipping.send import Trust, send, trust_nobody
 from nntrain.integrations.shipping.state import (
     error_text,
     is_delivered,
@@ -53,6 +54,11 @@ PLURALS: Mapping[str, str] = {
 """Plural names, for messages, of the kinds of records that a client may not support."""
 
 
+def damage_note(number: int, damage: str) -> str:
+    """Returns the note about a line that cannot be read."""
+    return f"line {number} of the journal cannot be read: {damage}"
+
+
 class Delivery:
     """Sends the records of one journal to one tracker, each record once and in order.
 
@@ -65,10 +71,14 @@ class Delivery:
         journal: the journal.
         name: the name of the tracker; the state is stored in `delivery/NAME.json`.
         tracker: the settings of the tracker; the first attempt connects to the tracker.
+        trust: which packages the models of the journal may use.
     """
 
-    def __init__(self, journal: Path, name: str, tracker: Tracker) -> None:
+    def __init__(
+        self, journal: Path, name: str, tracker: Tracker, trust: Trust = trust_nobody
+    ) -> None:
         self.journal, self.name, self.tracker = journal, name, tracker
+        self.trust = trust
         self.state = read_state(journal, name)
         self.last_step = 0
         """The last delivered step, in training batches."""
@@ -76,6 +86,7 @@ class Delivery:
         self._started_at = -1
         self._n_stuck = 0
         self._n_skip = 0
+        self._n_checked = self.state.line
         self._is_less_held = True
 
     @cached_property
@@ -140,7 +151,7 @@ class Delivery:
         start = self._last_start()
         if start is None or start.record is None:
             return False
-        run = run_of(start.record, self.journal.parent)
+        run, _ = fitting_run(run_of(start.record, self.journal.parent))
         started = self.client.start(run, self.state.run_id)
         self.state.run_id, self.state.where = started.run_id, started.where
         self._started_at, self._is_less_held, self._n_skip = start.end, True, 0
@@ -191,9 +202,9 @@ class Delivery:
     def _deliver(self, batch: Sequence[Line]) -> None:
         first = batch[0]
         if first.record is None:
-            self._note(f"line {first.number} of the journal cannot be read: {first.damage}", 0)
+            self._note(damage_note(first.number, first.damage), 0)
         elif first.record["kind"] == "metrics":
-            self._metrics([row for line in batch if line.record for row in self._rows(line.record)])
+            self._metrics([row for line in batch if line.record for row in self._rows(line)])
         else:
             self._record(first, first.record)
         self.state.offset, self.state.line = batch[-1].end, batch[-1].number
@@ -207,11 +218,24 @@ class Delivery:
         self.state.error, self.state.n_tries = None, 0
         self.save()
 
-    def _rows(self, record: Record) -> list[MetricRow]:
+    def _rows(self, line: Line) -> list[MetricRow]:
+        fitting = self._fitting(line)
         return [
             MetricRow(row.time_ms, row.step, self._new(row.step, row.values))
-            for row in rows_of(record)
+            for row in (rows_of(fitting) if fitting else ())
         ]
+
+    def _fitting(self, line: Line) -> Record | None:
+        """Returns the part of a record that can be stored; counts the names that cannot, once."""
+        assert line.record is not None
+        fitting, notes = fitting_record(line.record)
+        if line.record["kind"] == "start":
+            notes = fitting_run(run_of(line.record, self.journal.parent))[1]
+        if line.number > self._n_checked:
+            self._n_checked = line.number
+            for note in notes:
+                self._note(note, 1)
+        return fitting
 
     def _new(self, step: int, values: Mapping[str, _Value]) -> Mapping[str, _Value]:
         """Returns the values that the tracker did not receive before the run was resumed."""
@@ -245,10 +269,11 @@ class Delivery:
     def _record(self, line: Line, record: Record) -> None:
         kind, what = record["kind"], f"{record['kind']} {record.get('name', '')}"
         try:
-            self._take(line, record)
+            if (fitting := self._fitting(line)) is not None:
+                self._take(line, fitting)
         except Unsupported:
             self._count_unsupported(kind)
-        except Refused as err:
+        except (Refused, UnicodeError) as err:
             self._note(f"{what}: {err}", 1)
         except Exception as err:
             if self._n_stuck < STUCK_TRIES or kind in ("tags", "end"):
@@ -280,7 +305,7 @@ class Delivery:
         if self._n_skip and self._is_counted(record["kind"]):
             self._n_skip -= 1
         else:
-            send(self.client, record, self.journal.parent)
+            send(self.client, record, self.journal.parent, self.trust)
 
     def _is_counted(self, kind: str) -> bool:
         return kind in COUNTED and kind not in self.state.unsupported

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from nntrain.core.files import lock
+from nntrain.core.sinks import open_below
 from nntrain.integrations.shipping.state import FOLDER
 
 
@@ -21,10 +23,9 @@ def delivery_lock(journal: Path, timeout_s: float = 0.0) -> Iterator[None]:
     Raises:
         DeliveredByAnotherError: if another process is still delivering the journal after
             `timeout_s` seconds.
+        OSError: if the lock's file, or its folder, is a symbolic link or cannot be created.
     """
-    folder = journal.parent / FOLDER
-    folder.mkdir(exist_ok=True)
-    with open(folder / "lock", "w") as file:
+    with open(open_below(journal.parent, f"{FOLDER}/lock", os.O_RDWR | os.O_CREAT), "rb+") as file:
         if not lock(file.fileno(), timeout_s=timeout_s):
             raise DeliveredByAnotherError(
                 f"{journal} is being delivered by another process: wait until it has finished."

@@ -23,7 +23,8 @@ class Parent:
         self._fd = fd
         self._buffer = b""
         self.is_silent = False
-        """True when no more messages will arrive."""
+        """True when no more journals will arrive."""
+        self._is_closed = False
 
     @property
     def has_died(self) -> bool:
@@ -34,13 +35,14 @@ class Parent:
         """Waits up to `timeout_s` seconds for messages and yields the received messages."""
         # check before reading the pipe, so that the last message is not lost
         has_died = self.has_died
-        if self.is_silent or not select.select([self._fd], [], [], timeout_s)[0]:
-            time.sleep(timeout_s if self.is_silent else 0)
+        if self._is_closed or not select.select([self._fd], [], [], timeout_s)[0]:
+            time.sleep(timeout_s if self._is_closed else 0)
             self.is_silent |= has_died
             return
         data = os.read(self._fd, 65536)
+        self._is_closed = not data
         *whole, self._buffer = (self._buffer + data).split(b"\n")
         messages = [json.loads(message) for message in whole]
         # Do not rely on end of file: a forked DataLoader worker may keep the pipe open.
-        self.is_silent = not data or any("bye" in message for message in messages)
+        self.is_silent |= not data or any("bye" in message for message in messages)
         yield from messages

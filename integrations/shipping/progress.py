@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import IO, TYPE_CHECKING, Self, cast
 
+from nntrain.core.streams import SafeStream
 from nntrain.integrations.shipping.state import read_state
 
 if TYPE_CHECKING:
@@ -66,7 +68,7 @@ def _bars(deliveries: Sequence[tuple[Path, str]]) -> Progress:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
-    console = Console(stderr=True)
+    console = Console(file=cast("IO[str]", SafeStream(lambda: sys.stderr)))
     columns = (
         TextColumn("delivering to {task.description}"),
         BarColumn(bar_width=30),

@@ -6,14 +6,14 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nntrain.config.redact import Redactor
+from nntrain.config.redact import Redactor, learn
 from nntrain.integrations.capture.provenance import process_info
 from nntrain.integrations.journal.files import Files
 from nntrain.integrations.journal.records import (
@@ -80,7 +80,8 @@ class RunWriter:
             this process.
         trusted: packages, in addition to nntrain, whose tracker classes the shipper may
             instantiate.
-        redactor: removes secrets from all records except metrics, tables and files.
+        redactor: removes secrets from all records, but not from the content of files.
+        late_tags: function that returns more tags when the run starts.
 
     Raises:
         ValueError: if the name of a tracker cannot be used as a file name.
@@ -95,6 +96,7 @@ class RunWriter:
         shipper: Shipper | None = None,
         trusted: Sequence[str] = (),
         redactor: Redactor | None = None,
+        late_tags: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         _check_names(trackers)
         resolved = {name: tracker.resolved() for name, tracker in trackers.items()}
@@ -105,9 +107,11 @@ class RunWriter:
         """The id of the run; `None` until the run starts."""
         self.files = Files(self.journal.parent)
         self.shipper = shared_shipper() if shipper is None else shipper
-        self.redactor = redactor or Redactor(environ=os.environ)
+        self.redactor = learn(redactor or Redactor(environ=os.environ))
+        self._late_tags = late_tags
         self._shipment = Shipment(self.journal, resolved, trusted)
         self._writer: JournalWriter | None = None
+        self._is_continued = False
 
     @property
     def is_open(self) -> bool:
@@ -134,7 +138,7 @@ class RunWriter:
             _make_folder(self.journal.parent)
             self.shipper.release(journal)
             _wait_until_closed(journal)
-            continue_journal(journal, self.journal, step)
+            continue_journal(journal, self.journal, step, self._shipment.trusted)
         self.uid = uid
 
     def _check_free(self, uid: str) -> None:
@@ -161,7 +165,7 @@ class RunWriter:
         uid = self.uid or secrets.token_hex(8)
         start = start_record(self._run_info(uid), self._specs())
         self._writer = JournalWriter(self.journal)
-        self.uid = uid
+        self.uid, self._is_continued = uid, self.uid is not None
         self.write(start)
         # Wait until the start is on disk: the shipper may already have read an earlier fit's end.
         self._writer.wait(START_WAIT_S)
@@ -175,7 +179,7 @@ class RunWriter:
             name=self.info.name and self.redactor.text(self.info.name),
             process=process_info(self.redactor),
             params=self.redactor.value(self.info.params),
-            tags=self.redactor.value(self.info.tags),
+            tags=self.redactor.value({**self.info.tags, **self._late_tags()}),
         )
 
     def _specs(self) -> dict[str, Any]:
@@ -244,7 +248,9 @@ class RunWriter:
             "nntrain.message": message,
             "nntrain.traceback": trace,
         }
-        self.write({"kind": "tags", "tags": {name: text for name, text in texts.items() if text}})
+        # an empty text replaces the one of an earlier end
+        tags = {name: text for name, text in texts.items() if text or self._is_continued}
+        self.write({"kind": "tags", "tags": tags})
         self.write(end_record(RunEnd(result.reason, message, result.signum, now_ms())))
         writer, self._writer = self._writer, None
         assert writer is not None

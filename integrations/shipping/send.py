@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from nntrain.integrations.journal.records import Record
 from nntrain.integrations.tracker import MetricRow, ModelFile, Refused, Table, TrackerClient
 
+Trust = Callable[[Record], Sequence[str]]
+"""Returns the packages that the model of a record may use, in addition to nntrain's catalog."""
 
-def send(client: TrackerClient, record: Record, folder: Path) -> None:
+
+def trust_nobody(record: Record) -> Sequence[str]:
+    """Returns no packages."""
+    return ()
+
+
+def trust_the_record(record: Record) -> Sequence[str]:
+    """Returns the packages that the record names; only for a journal of the parent process."""
+    names: Sequence[str] = record["trusted_targets"]
+    return names
+
+
+def send(client: TrackerClient, record: Record, folder: Path, trust: Trust = trust_nobody) -> None:
     """Sends a record other than metrics; ignores records of an unknown kind.
 
     Args:
         client: the client, with its run already started.
         record: the record.
         folder: the folder of the journal; paths in records are relative to this folder.
+        trust: which packages a model may use. The record's own list is only data, because the
+            journal may come from somebody else.
 
     Raises:
         Unsupported: if the tracker cannot store records of this kind.
@@ -34,12 +51,12 @@ def send(client: TrackerClient, record: Record, folder: Path) -> None:
         case "artifact":
             client.artifact(_file(record, folder), record["name"], record["aliases"])
         case "model":
-            client.model(_model(record, folder))
+            client.model(_model(record, folder, trust(record)))
 
 
-def _model(record: Record, folder: Path) -> ModelFile:
-    aliases, trusted = tuple(record["aliases"]), tuple(record["trusted_targets"])
-    return ModelFile(_file(record, folder), record["name"], aliases, record["node"], trusted)
+def _model(record: Record, folder: Path, trusted: Sequence[str]) -> ModelFile:
+    file, aliases = _file(record, folder), tuple(record["aliases"])
+    return ModelFile(file, record["name"], aliases, record["node"], tuple(trusted))
 
 
 def _file(record: Record, folder: Path) -> Path:

@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from nntrain.config.instantiate import Node
+from nntrain.core.sinks import open_below
+from nntrain.core.uninterrupted import show_steps_in, wait_until_interruptible
 from nntrain.integrations.capture.niceness import children_give_way, give_way
 from nntrain.integrations.capture.system import SystemMetrics
 from nntrain.integrations.journal.closing import close_journal
@@ -30,6 +32,7 @@ from nntrain.integrations.journal.writer import is_being_written
 from nntrain.integrations.shipping.delivery import Delivery
 from nntrain.integrations.shipping.lock import DeliveredByAnotherError, delivery_lock
 from nntrain.integrations.shipping.parent import Parent
+from nntrain.integrations.shipping.send import trust_the_record
 from nntrain.integrations.shipping.spec import tracker_of
 from nntrain.integrations.shipping.state import error_text, read_state, write_state
 from nntrain.integrations.tracker import MetricRow, Tracker
@@ -54,6 +57,9 @@ requests than the store has connections (15).
 
 KEPT_SAMPLES = 1000
 """Maximum number of samples to buffer while a tracker fails; older samples are dropped."""
+
+UNINTERRUPTED_S = 60.0
+"""Seconds to wait before the exit for a tracker that is changing the tables of its database."""
 
 LOG = "shipper.log"
 """The file name of the shipper's log in the folder of the run."""
@@ -150,7 +156,7 @@ class JournalDeliveries:
             return None
         _LOG.info("delivering %s to %s", self.journal, ", ".join(self._trackers))
         return [
-            self._start_thread(Delivery(self.journal, name, tracker))
+            self._start_thread(Delivery(self.journal, name, tracker, trust_the_record))
             for name, tracker in self._trackers.items()
         ]
 
@@ -176,16 +182,20 @@ class Deliveries:
         self._deliveries: dict[Path, JournalDeliveries] = {}
         self._unclosed: set[Path] | None = None
         self._finish_timeout_s = 30.0
+        self._must_stop = False
 
     def run(self) -> None:
         """Delivers until the parent has sent its last message and nothing is left to deliver.
 
-        If the parent has died, delivery stops after a timeout.
+        If the parent has died, delivery stops after a timeout. If the parent asks for it, delivery
+        stops immediately.
         """
         deadline = None
         while not self.parent.is_silent or self._deliveries:
             for message in self.parent.messages(POLL_S):
                 self._take(message)
+            if self._must_stop:
+                return
             if self.parent.is_silent and self.parent.has_died:
                 deadline = deadline or time.monotonic() + self._finish_timeout_s
                 self._close_journals()
@@ -205,6 +215,7 @@ class Deliveries:
 
     def _take(self, message: Mapping[str, Any]) -> None:
         self._finish_timeout_s = message.get("finish_timeout_s", self._finish_timeout_s)
+        self._must_stop |= message.get("stop", False)
         if "connect" in message:
             self._set_up(message["sys_path"], message["connect"], message["trusted"])
         if "journal" in message:
@@ -270,18 +281,27 @@ def _trackers_of(
 
 def log_to(path: Path) -> None:
     """Redirects the output of this process and its libraries to a file."""
-    with open(path, "ab") as file:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    with open(open_below(path.parent, path.name, flags), "ab") as file:
         os.dup2(file.fileno(), sys.stdout.fileno())
         os.dup2(file.fileno(), sys.stderr.fileno())
 
 
-def main(fd: int, pid: int) -> None:
-    """Delivers the journals that the process `pid`, the parent, announces through the pipe `fd`."""
+def main(fd: int, mark: int, pid: int) -> None:
+    """Delivers the journals that the process `pid`, the parent, announces through the pipe `fd`.
+
+    Args:
+        fd: the pipe.
+        mark: the file in which the parent sees whether this process may be killed.
+        pid: the process id of the parent.
+    """
+    show_steps_in(mark)
     logging.basicConfig(
         level=logging.INFO, format="[%(asctime)s][%(name)s][%(levelname)s] %(message)s"
     )
     _LOG.info("shipper process %d delivers the journals of process %d", os.getpid(), pid)
     Deliveries(Parent(fd, pid)).run()
+    wait_until_interruptible(UNINTERRUPTED_S)
     _LOG.info("exits")
     logging.shutdown()
     os._exit(0)  # do not wait for threads that are waiting for a server

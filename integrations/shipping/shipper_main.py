@@ -2,7 +2,11 @@
 
 import sys
 
-from nntrain.integrations.shipping.shipper import main
+from nntrain.integrations.shipping.signals import survive_stop_signals
 
 if __name__ == "__main__":
-    main(fd=int(sys.argv[1]), pid=int(sys.argv[2]))
+    survive_stop_signals()
+
+    from nntrain.integrations.shipping.shipper import main
+
+    main(fd=int(sys.argv[1]), mark=int(sys.argv[2]), pid=int(sys.argv[3]))

@@ -37,20 +37,22 @@ def tracker_of(spec: Node, trusted: Sequence[str] = (), key: str = "tracker") ->
     """Creates a tracker from its spec.
 
     A spec may come from an untrusted journal. Its class must be a dataclass that derives from
-    `Tracker` and is defined in `nntrain.integrations` or in a trusted package. The class is checked
-    before any of its code runs.
+    `Tracker` and is one of nntrain's own or in a trusted package. The class is checked before any
+    of its code runs.
 
     Args:
         spec: the class as `_target_`, and the settings.
-        trusted: packages that may define the class, in addition to `nntrain.integrations`.
+        trusted: packages that may define the class, in addition to nntrain's own trackers.
         key: the name of the spec in error messages.
 
     Raises:
         ConfigError: if the class is not trusted, does not exist or does not accept the settings.
     """
     target = spec.get("_target_")
-    check_path(target, (OWN, *trusted), key)
-    _check_class(resolve_target(str(target), (OWN, *trusted), key), key)
+    check_path(target, trusted, key)
+    if not in_packages(str(target), (OWN, *trusted)):  # another class that a configuration may use
+        raise ConfigError(f"{key}._target_={target} is not trusted as a tracker.")
+    _check_class(resolve_target(str(target), trusted, key), key)
     made: Tracker = instantiate({**spec, "_recursive_": False, "_partial_": False}, key, trusted)
     return made
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
 from nntrain.config.redact import redact
+from nntrain.core.sinks import check_part, open_below, replace_below
 from nntrain.integrations.journal.records import Record, rows_of
 
 FOLDER = "delivery"
@@ -80,28 +83,132 @@ class DeliveryState:
                 return 0
 
 
+def _count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _counts(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_count, value.values()))
+
+
+def _holds(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(one, dict) and _count(one.get("step")) and _counts(one.get("keys"))
+        for one in value
+    )
+
+
+_FORMS: Mapping[str, Callable[[Any], bool]] = {
+    "run_id": lambda value: value is None or (_text(value) and value.isprintable()),
+    "where": _text,
+    "offset": _count,
+    "line": _count,
+    "n_refused": _count,
+    "notes": lambda value: isinstance(value, list) and all(map(_text, value)),
+    "unsupported": _counts,
+    "error": lambda value: value is None or _text(value),
+    "n_tries": _count,
+    "done": lambda value: isinstance(value, bool),
+    "held": _holds,
+    "held_rows": lambda value: type(value) is int,
+    "kept_rows": _count,
+}
+"""Checks of the values in a state file, which may come from somebody else."""
+
+
 def state_path(journal: Path, name: str) -> Path:
-    """Returns the path of the state file for the tracker `name`."""
-    return journal.parent / FOLDER / f"{name}.json"
+    """Returns the path of the state file for the tracker `name`.
+
+    Raises:
+        ValueError: if the name of the tracker cannot be the name of a file.
+    """
+    return journal.parent / _place(name)
+
+
+def _place(name: str) -> str:
+    check_part(f"{name}.json")
+    return f"{FOLDER}/{name}.json"
 
 
 def read_state(journal: Path, name: str) -> DeliveryState:
-    """Reads the state of a delivery; returns a new state if the file does not exist."""
-    path = state_path(journal, name)
-    if not path.is_file():
+    """Reads the state of a delivery; returns a new state if the file does not exist.
+
+    A state that nntrain did not write is ignored, with a note: the run is then sent again from the
+    start. A tracker stores repeated records once.
+
+    Raises:
+        ValueError: if the name of the tracker cannot be the name of a file.
+        OSError: if the file or its folder is a symbolic link.
+    """
+    try:
+        with open(open_below(journal.parent, _place(name), os.O_RDONLY), "rb") as file:
+            content = file.read()
+    except FileNotFoundError:
         return DeliveryState()
+    try:
+        return _at_a_line(state_of(json.loads(content)), journal)
+    except (ValueError, RecursionError) as err:
+        why = "it is nested too deeply" if isinstance(err, RecursionError) else str(err)
+        note = f"{_place(name)} cannot be read ({why}): the run is sent again from the start"
+        return DeliveryState(notes=[note])
+
+
+def state_of(saved: Any) -> DeliveryState:
+    """Returns the state that a state file contains; unknown keys are ignored.
+
+    Raises:
+        ValueError: if nntrain does not write such a file.
+    """
+    if not isinstance(saved, dict):
+        raise ValueError("it must contain an object")
     known = {item.name for item in fields(DeliveryState)}
-    values = {key: value for key, value in json.loads(path.read_text()).items() if key in known}
-    return DeliveryState(**{**values, "held": [Held(**held) for held in values.get("held", ())]})
+    values = {key: value for key, value in saved.items() if key in known}
+    for key, value in values.items():
+        if not _FORMS[key](value):
+            raise ValueError(f"{key} has a wrong type or value")
+    held = [Held(one["step"], one["keys"]) for one in values.get("held", ())]
+    return DeliveryState(**{**values, "held": held})
+
+
+def _at_a_line(state: DeliveryState, journal: Path) -> DeliveryState:
+    """Returns the state, which starts again if its offset is not the end of a line."""
+    if state.offset == 0 or not journal.exists():
+        return state
+    with open(journal, "rb") as file:
+        file.seek(state.offset - 1)
+        if file.read(1) == b"\n":
+            return state
+    return replace(state, offset=0, line=0, done=False)
 
 
 def write_state(journal: Path, name: str, state: DeliveryState) -> None:
-    """Writes the state atomically: a reader finds either the old or the new file."""
+    """Writes the state atomically: a reader finds either the old or the new file.
+
+    Raises:
+        ValueError: if the name of the tracker cannot be the name of a file.
+        OSError: if the folder of the file is a symbolic link, or the file cannot be written.
+    """
+    replace_below(journal.parent, _place(name), [json.dumps(asdict(state)).encode()])
+
+
+def send_again(journal: Path, name: str) -> None:
+    """Changes the state so that the next delivery continues the same run, from its first record."""
+    old = read_state(journal, name)
+    kept = DeliveryState(old.run_id, held=old.held, held_rows=old.held_rows)
+    write_state(journal, name, replace(kept, kept_rows=old.kept_rows))
+
+
+def set_aside(journal: Path, name: str) -> None:
+    """Renames the state file, so that the next delivery sends the whole run again."""
     path = state_path(journal, name)
-    path.parent.mkdir(exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(asdict(state)))
-    os.replace(part, path)
+    n = 1
+    while (old := path.with_name(f"{path.name}.{n}")).is_symlink() or old.exists():
+        n += 1
+    os.rename(path, old)
 
 
 def error_text(err: Exception) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -35,6 +36,10 @@ class TensorBoardTracker(Tracker):
     def resolved(self) -> Self:
         """Returns the settings with an absolute `log_dir`."""
         return replace(self, log_dir=str(Path(self.log_dir or "runs").absolute()))
+
+    def destination(self) -> Mapping[str, object]:
+        """Returns the folder of all runs."""
+        return {"log_dir": Path(self.log_dir or "runs").absolute()}
 
     def connect(self) -> TrackerClient:
         """Imports tensorboard and returns a client that writes below `log_dir`."""

@@ -62,6 +62,11 @@ class TensorBoardClient(base.TrackerClient):
         name = folder.relative_to(self._log_dir).as_posix()
         return base.Started(name, f"TensorBoard run: {run.name or name}\n{look}", n_row)
 
+    def lost(self, run: base.RunInfo, run_id: str, last: Mapping[str, float]) -> base.Lost | None:
+        """Returns a reason if the folder of the run does not exist."""
+        folder = _folder(self._log_dir, run)
+        return None if folder.is_dir() else base.Lost(f"its folder {folder} does not exist")
+
     def metrics(self, rows: Sequence[base.MetricRow]) -> None:
         """Writes each row as one event; TensorBoard's scalars have single precision."""
         self._scalars("rows", rows)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from nntrain.integrations.tracker import Tracker
+from nntrain.integrations.wandb.user_files import MODES, user_mode, user_settings
 
 if TYPE_CHECKING:
     from nntrain.integrations.wandb.client import WandbClient
 
 DEFAULT_PROJECT = "nntrain"
-MODES = ("online", "offline", "disabled")
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,10 @@ class WandbTracker(Tracker):
     sync`. W&B itself records CPU, memory and GPU usage.
 
     Args:
-        project: the project; defaults to `WANDB_PROJECT`, then to `nntrain`.
-        entity: the user or team; defaults to `WANDB_ENTITY`, then to the account's default.
+        project: the project; defaults to `WANDB_PROJECT`, then to the one that `wandb init` has
+            set, then to `nntrain`.
+        entity: the user or team; defaults to `WANDB_ENTITY`, then to the one that `wandb init` has
+            set, then to the account's default.
         group: the group of runs that W&B displays together; defaults to `WANDB_RUN_GROUP`, then to
             the group in `RunInfo`, such as the name of a study.
         job_type: the kind of work, for example `train`; defaults to `WANDB_JOB_TYPE`. The run of
@@ -37,7 +39,8 @@ class WandbTracker(Tracker):
             to a name chosen by W&B.
         tags: additional tags, each of 1 to 64 characters; an empty list uses `WANDB_TAGS`.
         notes: a description that W&B displays with the run; defaults to `WANDB_NOTES`.
-        mode: `online`, `offline` or `disabled`; defaults to `WANDB_MODE`, then to `online`.
+        mode: `online`, `offline` or `disabled`; defaults to `WANDB_MODE`, then to the one that
+            `wandb offline` or `wandb disabled` has set, then to `online`.
         dir: the folder in which to create `wandb/`; defaults to `WANDB_DIR`, then to the current
             folder.
         base_url: the URL of the server; defaults to `WANDB_BASE_URL`, then to the server in W&B's
@@ -46,6 +49,7 @@ class WandbTracker(Tracker):
     Raises:
         ImportError: if wandb is not installed; the message contains the command to install it.
         ValueError: if `mode` is not one of these values.
+        ConfigError: if `WANDB_MODE` or W&B's own settings file cannot be used.
     """
 
     project: str | None = None
@@ -67,24 +71,37 @@ class WandbTracker(Tracker):
                 f"mode={self.mode!r} is not a W&B mode: expected one of {', '.join(MODES)}."
             )
         object.__setattr__(self, "tags", tuple(self.tags))  # a configuration passes a list
+        if self.mode is None:
+            user_mode()  # finds mistakes before training
 
     def resolved(self) -> Self:
         """Returns the settings with values from the environment and with an absolute folder."""
         environ = os.environ.get
         tags = environ("WANDB_TAGS")
+        files = user_settings()
         return replace(
             self,
-            project=self.project or environ("WANDB_PROJECT") or DEFAULT_PROJECT,
-            entity=self.entity or environ("WANDB_ENTITY"),
+            project=self.project
+            or environ("WANDB_PROJECT")
+            or files.get("project")
+            or DEFAULT_PROJECT,
+            entity=self.entity or environ("WANDB_ENTITY") or files.get("entity"),
             group=self.group or environ("WANDB_RUN_GROUP"),
             job_type=self.job_type or environ("WANDB_JOB_TYPE"),
             run_name=self.run_name or environ("WANDB_NAME"),
             tags=self.tags or (tags.split(",") if tags else ()),
             notes=self.notes or environ("WANDB_NOTES"),
-            mode=self.mode or environ("WANDB_MODE") or "online",
+            mode=self.mode or user_mode(),
             dir=str(Path(self.dir or environ("WANDB_DIR") or "").absolute()),
-            base_url=self.base_url or environ("WANDB_BASE_URL"),
+            base_url=self.base_url or environ("WANDB_BASE_URL") or files.get("base_url"),
         )
+
+    def destination(self) -> Mapping[str, object]:
+        """Returns the local folder and, in mode `online`, the server."""
+        if self.mode == "disabled":
+            return {}
+        folder = {"dir": Path(self.dir or "").absolute()}
+        return folder if self.mode == "offline" else {**folder, "base_url": self.base_url}
 
     def connect(self) -> WandbClient:
         """Imports wandb, starts its service process, and returns a client."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -11,10 +13,12 @@ import numpy as np
 import wandb
 from PIL import UnidentifiedImageError
 
+from nntrain.config.door import open_text
 from nntrain.config.redact import redact
 from nntrain.core.names import STEP, check_file_name
 from nntrain.integrations.tracker import (
     OUTCOME_TAG,
+    Lost,
     MetricRow,
     ModelFile,
     Refused,
@@ -87,12 +91,22 @@ class WandbClient(TrackerClient):
             _store_text(session.run, name, text)
         return Started(self._uid, self._where(session.run), session.rows)
 
+    def lost(self, run: RunInfo, run_id: str, last: Mapping[str, float]) -> Lost | None:
+        """Returns a reason if the folder of an offline run does not exist."""
+        folder = Path(self.settings.dir or "")
+        if self.settings.mode != "offline" or any(
+            folder.glob(f"*wandb/offline-run-*-{escape(run_id)}*")
+        ):
+            return None
+        return Lost(f"its folder {folder}/wandb/offline-run-*-{run_id} does not exist")
+
     def _where(self, run: wandb.Run) -> str:
         if self.settings.mode == "disabled":
             return "W&B run:         not recorded because mode=disabled"
         first = f"W&B run:         {run.name or run.id}, project {run.project}"
         if self.settings.mode == "offline":
-            return f"{first}, offline\nupload it:       wandb sync {Path(run.dir).parent}"
+            folder = shlex.quote(str(Path(run.dir).parent))
+            return f"{first}, offline\nupload it:       wandb sync {folder}"
         return f"{first}\nlook at it:      {redact(run.url)}"
 
     def finish(self, end: RunEnd) -> None:
@@ -231,5 +245,6 @@ def _store_text(run: wandb.Run, name: str, text: str) -> None:
         check_file_name(name, "Text")
     path = Path(run.dir) / TAGS_KEY / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    with open_text(path) as file:  # the text is from the journal, so it contains no secret
+        file.write_as_is(text)
     run.save(path, base_path=run.dir, policy="now", glob=False)

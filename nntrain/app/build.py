@@ -19,8 +19,12 @@ from nntrain.learner import Learner
 from nntrain.metrics import Metric, as_metric
 
 
-def resolve(cfg: DictConfig) -> dict[str, Any]:
+def resolve(cfg: DictConfig, trusted: Sequence[str] = ()) -> dict[str, Any]:
     """Checks a configuration and converts it to plain Python values.
+
+    Args:
+        cfg: the configuration. Its `trusted_targets` are data; the result has `trusted` instead.
+        trusted: packages that the person trusts.
 
     Raises:
         ConfigError: if a value is missing, invalid or cannot be resolved, or if a target is not
@@ -33,8 +37,8 @@ def resolve(cfg: DictConfig) -> dict[str, Any]:
     assert isinstance(plain, dict)
     values = {str(key): value for key, value in plain.items()}
     _check_values(values)
-    check_nodes(values, trusted=values.get("trusted_targets") or [])
-    return values
+    check_nodes(values, trusted=trusted)
+    return {**values, "trusted_targets": list(trusted)}
 
 
 _NEEDED = (
@@ -107,7 +111,7 @@ def make_learner(cfg: Mapping[str, Any], cbs: Sequence[Callback] = ()) -> Learne
     """Creates the Learner for a configuration.
 
     Args:
-        cfg: the configuration, as returned by `resolve`.
+        cfg: the configuration, as returned by `resolve`; `trusted_targets` are those of the person.
         cbs: callbacks to use in addition to the configured callbacks.
 
     Raises:

@@ -9,11 +9,12 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from nntrain.checkpoint import CheckpointError, check_learner_state, read_checkpoint
+from nntrain.checkpoint import CheckpointError, read_checkpoint
 from nntrain.config.errors import ConfigError
 from nntrain.config.flatten import flatten
 from nntrain.config.redact import Redactor
 from nntrain.learner import Learner
+from nntrain.learner_state import check_learner_state
 
 FREE_TO_CHANGE = ("n_epoch", "resume", "device", "objective", "callbacks.progress")
 """Keys that can change on resume without a message."""

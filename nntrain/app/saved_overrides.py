@@ -1,49 +1,84 @@
-"""Loads the overrides of a resumed run and merges them with the command line."""
+"""Loads the overrides of the run that is resumed.
+
+They are data: they grant no trust, and may set only those keys of Hydra that any data may set.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
+import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import OmegaConf
+from hydra.core.override_parser.types import Override
 
+from nntrain.app.foreign import hydra_key, is_allowed, refused
 from nntrain.config.errors import ConfigError
 from nntrain.config.redact import REDACTED
+from nntrain.config.trust import KEY
 
 
-def with_saved_overrides(overrides: Sequence[str]) -> list[str]:
-    """Returns the overrides of the run in `resume=`, followed by `overrides`.
+def typed_resume(typed: Sequence[Override]) -> str | None:
+    """Returns the value of `resume=` in a command line, if it needs no other key of the config."""
+    found = None
+    for override in typed:
+        if override.key_or_group == "resume" and not override.is_sweep_override():
+            found = None if override.is_delete() else override.value()
+    return found if isinstance(found, str) and "${" not in found else None
 
-    If both contain the same key, the saved override is dropped.
+
+def saved_file(resume: str | Path) -> Path:
+    """Returns the file with the overrides of a run, given its folder or its checkpoint.
+
+    A relative path starts at the folder in which the command was started.
+    """
+    path = Path(resume).absolute()
+    return (path if path.is_dir() else path.parent) / ".hydra" / "overrides.yaml"
+
+
+def saved_overrides(
+    resume: str | Path, typed: Sequence[Override], *, trusted: bool = False
+) -> list[str]:
+    """Returns the overrides of a run, without those that are typed again.
+
+    Args:
+        resume: the folder of the run, or its checkpoint.
+        typed: the overrides in the command line.
+        trusted: whether the person named the folder as trusted, so that the overrides count as if
+            they were typed.
 
     Raises:
-        ConfigError: if a saved override contained a secret, because secrets are not stored.
+        ConfigError: if an override contained a secret, because secrets are not stored, or sets a
+            key of Hydra that data may not set.
     """
-    folder = _resumed_folder(overrides)
-    path = folder / ".hydra" / "overrides.yaml" if folder else None
-    if path is None or not path.is_file():
-        return list(overrides)
-    given = _keys(overrides)
-    saved = [str(text) for text in OmegaConf.to_container(OmegaConf.load(path)) or []]
-    kept = [text for text, key in zip(saved, _keys(saved), strict=True) if key not in given]
-    for text in kept:
-        if REDACTED in text:
+    path = saved_file(resume)
+    given = {override.key_or_group for override in typed} | {"resume"}
+    found = [
+        override
+        for override in OverridesParser.create().parse_overrides(_read(path))
+        if override.key_or_group not in given and (trusted or override.key_or_group != KEY)
+    ]
+    for override in found:
+        if not trusted:
+            _check_hydra_key(override, path)
+        if REDACTED in str(override.input_line):
             raise ConfigError(
-                f"The resumed run did not store the secret in {text}: pass this override again."
+                "The resumed run did not store the secret in "
+                f"{override.input_line}: pass this override again."
             )
-    return [*kept, *overrides]
+    return [str(override.input_line) for override in found]
 
 
-def _resumed_folder(overrides: Sequence[str]) -> Path | None:
-    for text in overrides:
-        key, _, value = text.partition("=")
-        if key.lstrip("+") == "resume" and value:
-            path = Path(value.strip("'\""))
-            return path if path.is_dir() else path.parent
-    return None
+def _read(path: Path) -> list[str]:
+    if not path.is_file():
+        return []
+    content = yaml.safe_load(path.read_text(encoding="utf-8")) or []
+    if not (isinstance(content, list) and all(isinstance(one, str) for one in content)):
+        raise ConfigError(f"{path} must contain a list of overrides, such as '- lr=0.1'.")
+    return content
 
 
-def _keys(overrides: Sequence[str]) -> list[str]:
-    parsed = OverridesParser.create().parse_overrides(overrides=list(overrides))
-    return [override.key_or_group for override in parsed]
+def _check_hydra_key(override: Override, path: Path) -> None:
+    key = hydra_key(override)
+    if key is not None and not is_allowed(key):
+        raise refused(key, [str(path)])

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import os
-import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +17,18 @@ from optuna import Study
 
 from nntrain.app.build import make_metrics, resolve
 from nntrain.app.objectives import check_objective
-from nntrain.app.tracking import check_delivery, make_shipper, make_trackers
+from nntrain.app.tracking import (
+    check_delivery,
+    interrupt_timeout_s,
+    make_shipper,
+    make_trackers,
+)
+from nntrain.config.door import open_text, write_table
 from nntrain.config.instantiate import Node
 from nntrain.config.messages import sentence
-from nntrain.config.redact import Redactor
+from nntrain.config.redact import Redactor, learn
 from nntrain.core.names import RUN_UID
-from nntrain.integrations.capture.provenance import process_info, provenance_tags
+from nntrain.integrations.capture.provenance import GitTags, process_info, provenance_tags
 from nntrain.integrations.journal.files import FOLDER, warning_if_unwritable
 from nntrain.integrations.journal.records import (
     JOURNAL,
@@ -35,13 +39,13 @@ from nntrain.integrations.journal.records import (
     start_record,
 )
 from nntrain.integrations.journal.writer import JournalInUseError, JournalWriter, is_being_written
-from nntrain.integrations.shipping.backlog import Backlog, backlog
+from nntrain.integrations.shipping.backlog import Backlog, backlog, sync_command
 from nntrain.integrations.shipping.client import (
-    INTERRUPTED_TIMEOUT_S,
     Shipment,
     Shipper,
     tell_backlog,
 )
+from nntrain.integrations.shipping.destinations import sync_options
 from nntrain.integrations.shipping.run_writer import START_WAIT_S, now_ms
 from nntrain.integrations.shipping.spec import spec_of
 from nntrain.integrations.shipping.state import whereabouts
@@ -49,7 +53,15 @@ from nntrain.integrations.tracker import OUTCOME_TAG, STUDY_TAG, RunEnd, RunInfo
 from nntrain.result import StopReason
 from nntrain.sweeps.callbacks import SweepEnd
 from nntrain.sweeps.errors import SweepError
-from nntrain.sweeps.report.results import BEST, REPORT, RESULTS, TRIALS, final_table, trials_table
+from nntrain.sweeps.report.html import write_figure
+from nntrain.sweeps.report.results import (
+    BEST,
+    REPORT,
+    RESULTS,
+    TRIALS,
+    final_table,
+    trials_table,
+)
 from nntrain.sweeps.spec.plan import SweepPlan
 
 if TYPE_CHECKING:
@@ -106,8 +118,8 @@ class StudyRun:
             with _hydra_of(plan, config):
                 # a custom search space function may set values that are still missing here
                 if plan.custom_search_space is None:
-                    _check(config)
-                self._tracking = _tracking(config)
+                    _check(config, plan.trusted)
+                self._tracking = _tracking(config, plan.trusted)
         except OmegaConfBaseException as err:
             raise SweepError(sentence(err)) from err
 
@@ -121,6 +133,7 @@ class StudyRun:
             self._open(self._tracking, self._shipper, study, plan)
 
     def _open(self, tracking: _Tracking, shipper: Shipper, study: Study, plan: SweepPlan) -> None:
+        self._is_continued = (plan.folder / JOURNAL).exists()
         try:
             self._writer = JournalWriter(plan.folder / JOURNAL)
         except JournalInUseError:
@@ -150,7 +163,7 @@ class StudyRun:
                 for record in _found(tracking.redactor, study, plan, figures):
                     writer.write(record)
             finally:
-                writer.write(*_ended(tracking.redactor, end))
+                writer.write(*_ended(tracking.redactor, end, self._is_continued))
                 writer.close()
             shipper.ended(self._shipment)
         self._farewell(shipper, plan, end)
@@ -158,22 +171,28 @@ class StudyRun:
     def _farewell(self, shipper: Shipper, plan: SweepPlan, end: SweepEnd) -> None:
         assert self._tracking is not None
         is_interrupted = end.reason is StopReason.INTERRUPTED
-        shipper.finish(INTERRUPTED_TIMEOUT_S if is_interrupted else None)
+        settings = self._tracking.settings
+        shipper.finish(interrupt_timeout_s(settings) if is_interrupted else None)
         if not self._tracking.settings["offline"]:
-            _warn(plan.folder, list(_undelivered(plan.folder, list(self._tracking.trackers))))
+            _warn(plan.folder, list(_undelivered(plan.folder, self._tracking.trackers)))
         for where in whereabouts(plan.folder / JOURNAL):
             print(where)
         if self._tracking.settings["offline"]:
-            print(f"deliver it:      python -m nntrain.sync {plan.folder}")
+            options = sync_options(*self._tracking.trackers.values())
+            print(f"deliver it:      {sync_command(plan.folder, options)}")
 
 
-def _undelivered(folder: Path, trackers: Sequence[str]) -> Iterator[Backlog]:
+def _undelivered(folder: Path, trackers: Mapping[str, Tracker]) -> Iterator[Backlog]:
     """Yields the undelivered records of each run in the study folder.
 
     Skips runs that are still being written and runs that were continued by another run.
     """
     for journal in sorted(folder.rglob(JOURNAL)):
-        left = [missing for name in trackers if (missing := backlog(journal, name)) is not None]
+        left = [
+            replace(missing, options=sync_options(tracker))
+            for name, tracker in trackers.items()
+            if (missing := backlog(journal, name)) is not None
+        ]
         if left and not is_being_written(journal) and not _is_continued(journal):
             yield from left
 
@@ -192,7 +211,7 @@ def _warn(folder: Path, left: Sequence[Backlog]) -> None:
         of_this = [missing for missing in left if missing.name == name]
         error = next((missing.error for missing in of_this if missing.error), None)
         why = f" because delivery fails ({error})" if error else ""
-        remedy = f"python -m nntrain.sync {shlex.quote(str(folder))}"
+        remedy = sync_command(folder, of_this[0].options)
         print(
             f"nntrain: {len(of_this)} runs are not fully delivered to {name}{why}. "
             f"Deliver them with: {remedy}",
@@ -225,7 +244,7 @@ def _task(config: DictConfig) -> DictConfig:
     return task
 
 
-def _tracking(config: DictConfig) -> _Tracking:
+def _tracking(config: DictConfig, trusted: Sequence[str]) -> _Tracking:
     plain = OmegaConf.to_container(_task(config), resolve=True)
     assert isinstance(plain, dict)
     settings: dict[str, Any] = plain["tracker"] or {}
@@ -236,10 +255,10 @@ def _tracking(config: DictConfig) -> _Tracking:
     }
     values = {str(key): value for key, value in plain.items()}
     return _Tracking(
-        make_trackers(nodes, plain["trusted_targets"]),
+        make_trackers(nodes, trusted),
         settings,
-        plain["trusted_targets"],
-        Redactor(plain["redact"], values, os.environ),
+        trusted,
+        learn(Redactor(plain["redact"], values, os.environ)),
     )
 
 
@@ -247,11 +266,11 @@ def _of_study(node: Node) -> dict[str, Any]:
     return {key: _OWN.get(key, value) for key, value in node.items()}
 
 
-def _check(config: DictConfig) -> None:
-    plain = resolve(_task(config))
+def _check(config: DictConfig, trusted: Sequence[str]) -> None:
+    plain = resolve(_task(config), trusted)
     # a custom loss may record additional metrics, so the names are known only for PyTorch losses
     if str(plain["loss"].get("_target_", "")).startswith("torch.nn."):
-        metrics = make_metrics(plain["metrics"], plain["trusted_targets"])
+        metrics = make_metrics(plain["metrics"], trusted)
         names = {
             part: [one.name for one in metrics if one.active(part == "train")]
             for part in ("train", "valid")
@@ -284,7 +303,7 @@ def _run_info(tracking: _Tracking, study: Study, plan: SweepPlan) -> RunInfo:
         uid=study.user_attrs[RUN_UID],
         name=name,
         params=redactor.value(_params(plan)),
-        tags={**provenance_tags(redactor), STUDY_TAG: name},
+        tags={**GitTags(Path.cwd())(), **provenance_tags(redactor), STUDY_TAG: name},
         process=process_info(redactor),
         time_ms=now_ms(),
         group=name,
@@ -326,24 +345,21 @@ def _found(
             path = files / FIGURES / f"{name}.html"
             with warning_if_unwritable(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                figure.write_html(path)
+                write_figure(path, figure)
             yield from _file(plan, f"{FIGURES}/{name}.html", path)
     with warning_if_unwritable(files):
-        _write_texts(redactor, plan, files, [head, *rows])
+        _write_texts(plan, files, [head, *rows])
     for name in (TRIALS, RESULTS, BEST):
         yield from _file(plan, name, files / name)
 
 
-def _write_texts(
-    redactor: Redactor, plan: SweepPlan, files: Path, table: Sequence[Sequence[Any]]
-) -> None:
+def _write_texts(plan: SweepPlan, files: Path, table: Sequence[Sequence[Any]]) -> None:
     files.mkdir(exist_ok=True)
-    with open(files / TRIALS, "w", newline="") as file:
-        csv.writer(file).writerows(table)
+    write_table(files / TRIALS, table)
     for name in (RESULTS, BEST):
         if (plan.folder / name).is_file():
-            plain = OmegaConf.to_container(OmegaConf.load(plan.folder / name), resolve=False)
-            (files / name).write_text(OmegaConf.to_yaml(OmegaConf.create(redactor.value(plain))))
+            with open_text(files / name) as file:
+                file.write((plan.folder / name).read_text(encoding="utf-8"))
 
 
 def _file(plan: SweepPlan, name: str, path: Path) -> Iterator[Record]:
@@ -356,8 +372,10 @@ def _file(plan: SweepPlan, name: str, path: Path) -> Iterator[Record]:
         }
 
 
-def _ended(redactor: Redactor, end: SweepEnd) -> Iterator[Record]:
+def _ended(redactor: Redactor, end: SweepEnd, is_continued: bool) -> Iterator[Record]:
     message = redactor.text(end.message)
-    tags = {OUTCOME_TAG: str(end.reason), "nntrain.message": message}
-    yield {"kind": "tags", "tags": {name: text for name, text in tags.items() if text}}
+    tags = {OUTCOME_TAG: str(end.reason)}
+    if message or is_continued:  # an empty message replaces the one of an earlier end
+        tags["nntrain.message"] = message
+    yield {"kind": "tags", "tags": tags}
     yield end_record(RunEnd(end.reason, message, end.signum, now_ms()))

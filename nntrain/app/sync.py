@@ -1,95 +1,73 @@
-"""Sends undelivered records from all journals under the given folders to their trackers."""
+"""Sends undelivered records from all journals under the given folders to their trackers.
+
+Runs go to your own trackers: those of the environment, or the one named by --to and --set. Where a
+journal names another server or folder, the command says so and waits for --to-recorded.
+"""
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
-import re
-import sys
-import time
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
 
+from nntrain.app.sync_delivery import backlog_of, deliver, tell
+from nntrain.app.sync_destinations import (
+    TRACKERS,
+    Counts,
+    Destination,
+    Sync,
+    asked_destination,
+    destinations_of,
+)
 from nntrain.config.errors import ConfigError
-from nntrain.config.instantiate import Node
-from nntrain.config.redact import REDACTED
-from nntrain.config.targets import in_packages, resolve_target
-from nntrain.integrations.journal.closing import close_journal
+from nntrain.config.targets import check_trusted_targets
+from nntrain.config.trust import user_trust
 from nntrain.integrations.journal.records import JOURNAL, JournalError, RunRecord, read_journal
 from nntrain.integrations.journal.writer import is_being_written
-from nntrain.integrations.shipping.backlog import Backlog, backlog
-from nntrain.integrations.shipping.delivery import NOTES, PLURALS, Delivery
+from nntrain.integrations.shipping.delivery import PLURALS
 from nntrain.integrations.shipping.lock import DeliveredByAnotherError, delivery_lock
-from nntrain.integrations.shipping.progress import DeliveryBar
-from nntrain.integrations.shipping.shipper import wait_s
-from nntrain.integrations.shipping.spec import OWN, spec_of, tracker_of
-from nntrain.integrations.tracker import Tracker
 
-TRACKERS: Mapping[str, str] = {
-    "mlflow": "nntrain.integrations.mlflow.MLflowTracker",
-    "tensorboard": "nntrain.integrations.tensorboard.TensorBoardTracker",
-    "wandb": "nntrain.integrations.wandb.WandbTracker",
-}
-"""The choices for `--to`."""
+NAMED_LINES = 20
+"""Maximum number of wrong lines of a journal to print."""
 
-
-Counts: TypeAlias = defaultdict[str, Counter[str]]
-"""Numbers of records that trackers do not store, by tracker and kind of record."""
-
-
-@dataclass(frozen=True)
-class Destination:
-    """A tracker that receives the records.
-
-    Attributes:
-        name: the name under which the delivery state is saved.
-        label: the name of the tracker in messages.
-        spec: the class and settings of the tracker.
-        is_default: whether `--to` was given without `--set`. In this case, the settings recorded in
-            the journal are used.
-    """
-
-    name: str
-    label: str
-    spec: Node
-    is_default: bool = False
+_EXPECTED = (ConfigError, JournalError, DeliveredByAnotherError, OSError, ValueError)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns 0 if all records are delivered, and 1 otherwise."""
     args = _parser().parse_args(argv)
     try:
-        asked = _asked(args)
+        check_trusted_targets(args.trust)
+        this = Sync(args, asked_destination(args), [*args.trust, *user_trust().targets])
         found = [journal for folder in args.folders for journal in journals(Path(folder))]
-    except ConfigError as err:
+    except (ConfigError, OSError) as err:
         return _mistake(err)
     folders = ", ".join(map(repr, args.folders))
     if not found:
         print(f"No {JOURNAL} found under {folders}.")
         return 0
-    counts: Counts = defaultdict(Counter)
-    code = max(_synced(journal, asked, args, counts) for journal in dict.fromkeys(found))
-    _tell_unsupported(counts)
+    code = max([_synced(journal, this) for journal in dict.fromkeys(found)])
+    _tell_unsupported(this.counts)
     if code == 0:
         print(f"All runs under {folders} are delivered.")
     return code
 
 
 def _mistake(err: Exception) -> int:
-    print(f"nntrain.sync: {err}", file=sys.stderr)
+    tell(f"nntrain.sync: {err}", error=True)
     return 1
 
 
-def _synced(
-    journal: Path, asked: Destination | None, args: argparse.Namespace, counts: Counts
-) -> int:
+def _synced(journal: Path, this: Sync) -> int:
+    return _attempt(lambda: sync(journal, this))
+
+
+def _attempt(work: Callable[[], bool]) -> int:
+    """Returns 0 if some work succeeds, and 1 if it fails or raises an expected error."""
     try:
-        return 0 if sync(journal, asked, args, counts) else 1
-    except (ConfigError, JournalError, DeliveredByAnotherError, OSError) as err:
+        return 0 if work() else 1
+    except _EXPECTED as err:
         return _mistake(err)
 
 
@@ -104,7 +82,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--list",
         action="store_true",
-        help="only list undelivered records; the exit code is 1 if there are any",
+        help="only list undelivered records, without asking any tracker; the exit code is 1 if "
+        "there are any",
     )
     parser.add_argument(
         "--to",
@@ -115,11 +94,29 @@ def _parser() -> argparse.ArgumentParser:
         "--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings for --to"
     )
     parser.add_argument(
+        "--to-recorded",
+        action="store_true",
+        help="deliver to the servers and folders that the journals name, even if they are not "
+        "yours; your logins are sent only to those named by --login",
+    )
+    parser.add_argument(
+        "--login",
+        action="append",
+        default=[],
+        metavar="HOST",
+        help="a server, with or without its port, that may receive your logins",
+    )
+    parser.add_argument(
+        "--again",
+        action="store_true",
+        help="send the runs from the start, for example because the tracker has lost them",
+    )
+    parser.add_argument(
         "--trust",
         nargs="+",
         default=[],
         metavar="PACKAGE",
-        help="your own packages that define trackers",
+        help="your own packages that define trackers, or that models use",
     )
     parser.add_argument(
         "--timeout-s",
@@ -133,6 +130,8 @@ def _parser() -> argparse.ArgumentParser:
 def journals(folder: Path) -> Iterator[Path]:
     """Yields all journals in a folder, recursively; `folder` may also be a journal file.
 
+    Links to folders inside the folder are not followed.
+
     Raises:
         ConfigError: if the folder does not exist.
     """
@@ -143,172 +142,56 @@ def journals(folder: Path) -> Iterator[Path]:
     yield from [folder] if folder.is_file() else sorted(folder.rglob(JOURNAL))
 
 
-def sync(
-    journal: Path, asked: Destination | None, args: argparse.Namespace, counts: Counts
-) -> bool:
+def sync(journal: Path, this: Sync) -> bool:
     """Delivers one journal, or lists its undelivered records if `--list` is given.
 
     Args:
         journal: the journal.
-        asked: the destination for `--to`, or `None`.
-        args: the arguments of the command.
-        counts: the numbers of records that the trackers do not store; this delivery adds its own.
+        this: the call of the command.
 
     Returns:
         Whether all records in the journal are delivered.
     """
+    if journal.is_symlink():
+        raise ConfigError(
+            f"{journal} is a symbolic link: pass the folder of the run, {journal.resolve().parent}."
+        )
     record = read_journal(journal)
+    _tell_wrong(journal, record)
     if record.continued_by is not None:
-        return True
-    destinations = _destinations(record, asked)
-    if args.list:
-        return _list(journal, destinations)
+        return not record.wrong
+    destinations = destinations_of(record, this)
+    if this.args.list:
+        codes = [_attempt(partial(_list, journal, one)) for one in destinations]
+    else:
+        codes = _all_delivered(journal, record, destinations, this)
+    return not any(codes) and not record.wrong
+
+
+def _all_delivered(
+    journal: Path, record: RunRecord, destinations: Sequence[Destination], this: Sync
+) -> list[int]:
     with delivery_lock(journal):
-        results = [_deliver(journal, destination, args, counts) for destination in destinations]
-    return all(results)
+        return [_attempt(partial(deliver, journal, record, one, this)) for one in destinations]
 
 
-def _list(journal: Path, destinations: Sequence[Destination]) -> bool:
-    missing = [
-        left for destination in destinations if (left := _backlog(journal, destination)) is not None
-    ]
-    for left in missing:
-        print(f"{left}{', which is still running' if is_being_written(journal) else ''}.")
-    return not missing
+def _tell_wrong(journal: Path, record: RunRecord) -> None:
+    for number in record.wrong[:NAMED_LINES]:
+        tell(f"nntrain.sync: {journal}, line {number}: {record.damaged[number]}", error=True)
+    if len(record.wrong) > NAMED_LINES:
+        n = len(record.wrong) - NAMED_LINES
+        tell(f"nntrain.sync: {journal}: {n} more lines are wrong", error=True)
 
 
-# --- destinations
-
-
-def _asked(args: argparse.Namespace) -> Destination | None:
-    """Returns the destination for `--to` and `--set`; different settings get different names."""
-    if args.to is None:
-        if args.set:
-            raise ConfigError("--set requires --to: name the tracker that the settings are for.")
-        return None
-    settings = dict(_setting(text) for text in args.set)
-    _check_names(args.to, settings)
-    spec = spec_of(_tracker({"_target_": TRACKERS[args.to], **settings}, (), "--set"))
-    digest = hashlib.sha256(json.dumps(spec, sort_keys=True, default=str).encode()).hexdigest()[:8]
-    return Destination(f"{args.to}-{digest}", args.to, spec, is_default=not settings)
-
-
-def _setting(text: str) -> tuple[str, Any]:
-    key, sign, value = text.partition("=")
-    if not sign:
-        raise ConfigError(
-            f"--set {text} must have the form KEY=VALUE, "
-            "for example tracking_uri=http://127.0.0.1:5000."
-        )
-    return key, {"true": True, "false": False, "null": None}.get(value, value)
-
-
-def _check_names(name: str, settings: Mapping[str, Any]) -> None:
-    known = [item.name for item in fields(resolve_target(TRACKERS[name], (OWN,), "--to"))]
-    for key in settings:
-        if key not in known:
-            raise ConfigError(
-                f"Unknown setting --set {key} for {name}: choose from {', '.join(known)}."
-            )
-
-
-def _destinations(record: RunRecord, asked: Destination | None) -> list[Destination]:
-    recorded = [
-        Destination(name, name, _without_logins(spec)) for name, spec in record.trackers.items()
-    ]
-    if asked is None:
-        return recorded
-    return [one for one in recorded if _is_meant(one.spec, asked)] or [asked]
-
-
-def _is_meant(spec: Node, asked: Destination) -> bool:
-    """Returns whether a recorded tracker matches `--to` and `--set`."""
-    return spec == asked.spec or (
-        asked.is_default and spec.get("_target_") == asked.spec["_target_"]
-    )
-
-
-def _without_logins(spec: Node) -> dict[str, Any]:
-    """Removes masked logins from the settings; the tracker reads its login from the environment."""
-    return {
-        key: re.sub(rf"{re.escape(REDACTED)}@", "", value) if isinstance(value, str) else value
-        for key, value in spec.items()
-    }
-
-
-def _tracker(spec: Node, trusted: Sequence[str], key: str = "tracker") -> Tracker:
-    target = str(spec.get("_target_"))
-    if not in_packages(target, (OWN, *trusted)):
-        package = target.split(".")[0]
-        raise ConfigError(
-            f"{target} is not trusted: add '--trust {package}' if you trust its code."
-        )
-    return tracker_of(spec, trusted, key).resolved()
-
-
-# --- delivery
-
-
-def _deliver(
-    journal: Path, destination: Destination, args: argparse.Namespace, counts: Counts
-) -> bool:
-    tracker = _tracker(destination.spec, args.trust, f"tracker.{destination.label}")
-    running = is_being_written(journal)
-    if not running:
-        close_journal(journal)
-    delivery = Delivery(journal, destination.name, tracker)
-    if delivery.is_current():
-        return True
-    with DeliveryBar([(journal, destination.name)]) as bar:
-        _advance(delivery, bar, args.timeout_s)
-    is_complete = _tell(delivery, destination, running)
-    if is_complete:
-        counts[destination.label].update(delivery.state.unsupported)
-    return is_complete
-
-
-def _advance(delivery: Delivery, bar: DeliveryBar, timeout_s: float) -> None:
-    """Delivers until all records are sent, or the tracker has failed for `timeout_s` seconds."""
-    deadline = time.monotonic() + timeout_s
-    while True:
-        try:
-            if not delivery.advance():
-                return
-            deadline = time.monotonic() + timeout_s
-        except Exception as err:  # noqa: BLE001 - retry after any exception from a tracker library
-            delivery.failed(err)
-            if time.monotonic() > deadline:
-                return
-            time.sleep(wait_s(delivery.state.n_tries))
-        bar.draw()
-
-
-def _tell(delivery: Delivery, destination: Destination, running: bool) -> bool:
-    """Prints the result of a delivery; returns whether the delivery is complete."""
-    left = _backlog(delivery.journal, destination)
-    where = f"{delivery.journal}: {destination.label}"
-    for note in delivery.state.notes:
-        print(f"{where}: {note}", file=sys.stderr)
-    if delivery.state.n_refused > NOTES:
-        print(
-            f"{where}: the tracker rejected {delivery.state.n_refused} records in total",
-            file=sys.stderr,
-        )
-    if left is None or (running and left.error is None):
-        print(f"{delivery.journal}: delivered.\n{delivery.state.where}")
-        return True
-    remedy = "fix the cause and run this command again, or use another tracker with --to and --set"
-    print(f"{left}: {remedy}.", file=sys.stderr)
-    return False
-
-
-def _backlog(journal: Path, destination: Destination) -> Backlog | None:
-    left = backlog(journal, destination.name)
-    return None if left is None else replace(left, name=destination.label)
+def _list(journal: Path, destination: Destination) -> bool:
+    left = backlog_of(journal, destination)
+    if left is not None:
+        tell(f"{left}{', which is still running' if is_being_written(journal) else ''}.")
+    return left is None
 
 
 def _tell_unsupported(counts: Counts) -> None:
     for label, of_kinds in counts.items():
-        numbers = ", ".join(f"{PLURALS[kind]} ({n})" for kind, n in of_kinds.items())
+        numbers = ", ".join(f"{PLURALS.get(kind, kind)} ({n})" for kind, n in of_kinds.items())
         if numbers:
-            print(f"{label} does not store {numbers}: they stay in the journal.")
+            tell(f"{label} does not store {numbers}: they stay in the journal.")

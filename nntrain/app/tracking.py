@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -14,10 +15,18 @@ from nntrain.config.hints import nearest
 from nntrain.config.redact import Redactor
 from nntrain.integrations.callback import Figures, TrackerCallback
 from nntrain.integrations.capture.console import CONSOLE_LOG
-from nntrain.integrations.shipping.client import Offline, Shipper, shared_shipper
+from nntrain.integrations.capture.provenance import GitTags
+from nntrain.integrations.shipping.client import (
+    INTERRUPTED_TIMEOUT_S,
+    Offline,
+    Shipper,
+    shared_shipper,
+)
 from nntrain.integrations.tracker import ModelFile, RunInfo, Tracker
 
-DELIVERY_KEYS = ("finish_timeout_s", "offline")
+INTERRUPT_KEY = "interrupt_timeout_s"
+
+DELIVERY_KEYS = ("finish_timeout_s", INTERRUPT_KEY, "offline")
 """The delivery settings in the `tracker` group. All other keys in this group are trackers."""
 
 
@@ -28,7 +37,7 @@ def check_delivery(cfg: Mapping[str, Any]) -> None:
         ConfigError: if a key is missing, unknown or has an invalid value.
     """
     for key in DELIVERY_KEYS:
-        if key not in cfg:
+        if key not in cfg and key != INTERRUPT_KEY:  # configurations of version 0.1 lack it
             raise ConfigError(
                 f"tracker.{key} was removed from the configuration: "
                 f"drop the override '~tracker.{key}'."
@@ -36,13 +45,21 @@ def check_delivery(cfg: Mapping[str, Any]) -> None:
     for key, value in cfg.items():
         if key not in DELIVERY_KEYS and not (value is None or isinstance(value, Mapping)):
             raise ConfigError(f"Unknown key tracker.{key}={value}: {nearest(key, DELIVERY_KEYS)}")
-    timeout_s, offline = cfg["finish_timeout_s"], cfg["offline"]
-    if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float) or not timeout_s >= 0:
-        raise ConfigError(
-            f"tracker.finish_timeout_s={timeout_s} must be a number of seconds, 0 or greater."
-        )
-    if not isinstance(offline, bool):
+    _check_seconds("finish_timeout_s", cfg["finish_timeout_s"])
+    _check_seconds(INTERRUPT_KEY, interrupt_timeout_s(cfg))
+    if not isinstance(offline := cfg["offline"], bool):
         raise ConfigError(f"tracker.offline={offline} must be true or false.")
+
+
+def _check_seconds(key: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+        raise ConfigError(f"tracker.{key}={value} must be a number of seconds, 0 or greater.")
+
+
+def interrupt_timeout_s(cfg: Mapping[str, Any]) -> float:
+    """Returns the seconds that delivery may take after a signal, from the `tracker` group."""
+    seconds: float = cfg.get(INTERRUPT_KEY, INTERRUPTED_TIMEOUT_S)
+    return seconds
 
 
 def make_trackers(cfg: Mapping[str, Any], trusted: Sequence[str] = ()) -> dict[str, Tracker]:
@@ -73,6 +90,7 @@ def make_shipper(
         return Offline()
     shipper = shared_shipper()
     shipper.finish_timeout_s = cfg["finish_timeout_s"]
+    shipper.interrupt_timeout_s = interrupt_timeout_s(cfg)
     if made:
         shipper.start(made, trusted)
     return shipper
@@ -99,6 +117,7 @@ def tracking(
         shipper=shipper,
         trusted=trusted,
         redactor=redactor,
+        late_tags=GitTags(Path.cwd()),
     )
     return [callback]
 
@@ -112,4 +131,14 @@ def _drawable(figures: Figures) -> Figures:
             file=sys.stderr,
         )
         return {}
+    if figures and "MPLBACKEND" in os.environ:
+        _check_backend()
     return figures
+
+
+def _check_backend() -> None:
+    """Checks the user's setting before training, because figures are drawn after it."""
+    try:
+        import matplotlib  # noqa: F401 - only its check of MPLBACKEND is needed
+    except ValueError as err:
+        raise ConfigError(f"MPLBACKEND={os.environ['MPLBACKEND']} is not valid: {err}.") from err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import traceback
@@ -17,17 +18,22 @@ from nntrain.app.build import make_learner, resolve
 from nntrain.app.objectives import check_objective, objective_value
 from nntrain.app.preflight import check_first_batch, check_monitors
 from nntrain.app.resume import check_resume
-from nntrain.app.run_folder import write_config
+from nntrain.app.run_folder import folder_of, write_config
 from nntrain.app.tracking import tracking
 from nntrain.app.trial import TrialRun, resume_trial, trial_info
+from nntrain.checkpoint import CheckpointError
+from nntrain.config.errors import ConfigError
 from nntrain.config.flatten import flatten
 from nntrain.config.redact import Redactor
+from nntrain.config.redact import learn as learn_secrets
 from nntrain.core.callback import Callback
 from nntrain.core.rng import seed_everything
 from nntrain.integrations.callback import TrackerCallback
 from nntrain.integrations.capture.console import CONSOLE_LOG, ConsoleLog
 from nntrain.integrations.capture.provenance import provenance_tags
 from nntrain.integrations.figures import FIGURES
+from nntrain.integrations.journal.writer import JournalInUseError
+from nntrain.integrations.shipping.lock import DeliveredByAnotherError
 from nntrain.integrations.tracker import RunInfo
 from nntrain.learner import Learner
 from nntrain.result import FitResult
@@ -56,7 +62,7 @@ def final_table(result: FitResult) -> str:
 
 
 def train(
-    cfg: DictConfig, folder: Path, typed: Sequence[str]
+    cfg: DictConfig, folder: Path, typed: Sequence[str], trusted: Sequence[str] = ()
 ) -> tuple[FitResult, float | list[float] | None]:
     """Trains one configuration.
 
@@ -64,6 +70,7 @@ def train(
         cfg: the configuration.
         folder: the folder of the run.
         typed: the overrides from the command line.
+        trusted: packages that the person trusts.
 
     Returns:
         The result of the fit, and the value of the objective.
@@ -73,8 +80,28 @@ def train(
     """
     if (trial := trial_context()) is not None:
         resume_trial(cfg, trial)
-    plain = resolve(cfg)
-    redactor = Redactor(plain["redact"], plain, os.environ)
+    cwd = HydraConfig.get().runtime.cwd
+    if cfg.resume is not None and Path.cwd() != Path(cwd):
+        cfg.resume = os.path.join(cwd, cfg.resume)
+    # with hydra.job.chdir=true, relative paths still refer to the folder of the command
+    with contextlib.chdir(cwd):
+        learn, plain, redactor = _prepare(cfg, folder, typed, trusted, trial)
+    with ConsoleLog(folder / CONSOLE_LOG, redactor.text):
+        result = fit(learn, plain["n_epoch"], redactor)
+        print(final_table(result))
+    return result, objective_value(plain["objective"], result)
+
+
+def _prepare(
+    cfg: DictConfig,
+    folder: Path,
+    typed: Sequence[str],
+    trusted: Sequence[str],
+    trial: TrialContext | None,
+) -> tuple[Learner, dict[str, Any], Redactor]:
+    """Checks the configuration, creates the Learner, and writes `.hydra`."""
+    plain = resolve(cfg, trusted)
+    redactor = learn_secrets(Redactor(plain["redact"], plain, os.environ))
     overrides = [redactor.override(override) for override in typed]
     seed_everything(plain["seed"])
     info = _run_info(plain, folder, overrides, redactor, trial)
@@ -83,13 +110,12 @@ def train(
     trackers = tracking(plain, folder, info, redactor, figures)
     learn = make_learner(plain, [*trackers, *_trial_callbacks(trial, trackers)])
     _check(learn, plain)
-    if plain["resume"] is not None:
-        check_resume(Path(plain["resume"]), cfg, learn, redactor)
-    write_config(folder, cfg, overrides, redactor)
-    with ConsoleLog(folder / CONSOLE_LOG, redactor.text):
-        result = fit(learn, plain["n_epoch"], redactor)
-        print(final_table(result))
-    return result, objective_value(plain["objective"], result)
+    resume = None if plain["resume"] is None else Path(plain["resume"])
+    if resume is not None:
+        check_resume(resume, cfg, learn, redactor)
+    in_place = resume is not None and folder_of(resume).resolve() == folder.resolve()
+    write_config(folder, cfg, overrides, redactor, replace=in_place or trial is not None)
+    return learn, plain, redactor
 
 
 def _run_info(
@@ -135,5 +161,8 @@ def fit(learn: Learner, n_epoch: int, redactor: Redactor) -> FitResult:
     except Exception as err:
         if os.environ.get("HYDRA_FULL_ERROR") == "1" or HydraConfig.get().mode is RunMode.MULTIRUN:
             raise
+        # a full disk or another file, or another process in the same folder, so no traceback
+        if isinstance(err, CheckpointError | JournalInUseError | DeliveredByAnotherError):
+            raise ConfigError(redactor.text(str(err))) from err
         print(redactor.text("".join(traceback.format_exception(err))), end="", file=sys.stderr)
         raise SystemExit(1) from err

@@ -8,23 +8,27 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from nntrain.callbacks.write_errors import OnError, WriteErrors
 from nntrain.checkpoint import (
+    LAST,
+    PREVIOUS,
     CheckpointError,
-    learner_rng_state,
-    learner_state,
-    load_learner_state,
+    matching,
     read_checkpoint,
-    remove_partial,
-    set_learner_rng_state,
     write_checkpoint,
 )
 from nntrain.core.callback import Callback, Purpose
+from nntrain.core.partial import remove_partial
+from nntrain.learner_state import (
+    learner_rng_state,
+    learner_state,
+    load_learner_state,
+    set_learner_rng_state,
+)
 from nntrain.result import StopReason
 
 if TYPE_CHECKING:
     from nntrain.learner import Learner
-
-_LAST = "last.ckpt"
 
 
 class Checkpoint(Callback):
@@ -49,9 +53,12 @@ class Checkpoint(Callback):
         every_epoch: number of epochs between checkpoints.
         resume: checkpoint file, or folder that contains `last.ckpt`. The next fit resumes from this
             checkpoint; later fits of the same learner start from scratch.
+        on_error: what to do if a checkpoint cannot be written, for example on a full disk. `"warn"`
+            logs a warning, keeps the previous checkpoint and continues training; `"stop"` raises.
 
     Raises:
-        ValueError: if `every_epoch` is less than 1.
+        ValueError: if `every_epoch` is less than 1 or `on_error` is unknown.
+        CheckpointWriteError: if a checkpoint cannot be written and `on_error` is `"stop"`.
     """
 
     order: ClassVar[int] = 80
@@ -62,6 +69,7 @@ class Checkpoint(Callback):
         folder: str | Path = "checkpoints",
         every_epoch: int = 1,
         resume: str | Path | None = None,
+        on_error: OnError = "warn",
     ) -> None:
         if every_epoch < 1:
             raise ValueError(
@@ -69,10 +77,12 @@ class Checkpoint(Callback):
                 "checkpoints."
             )
         self.folder, self.every_epoch, self.resume = Path(folder), every_epoch, resume
+        self._errors = WriteErrors(self, on_error)
         self._forget()
 
     def _forget(self) -> None:
         self._resumed: dict[str, Any] | None = None
+        self._source = self.path
         self._begin_epoch()
 
     def _begin_epoch(self) -> None:
@@ -84,19 +94,22 @@ class Checkpoint(Callback):
     @property
     def path(self) -> Path:
         """Path of the latest checkpoint."""
-        return self.folder / _LAST
+        return self.folder / LAST
 
     def before_fit(self, learn: Learner) -> None:
-        """Deletes partial files left by a killed process, then restores the resumed checkpoint."""
+        """Removes partial files of killed processes, then restores the resumed checkpoint."""
         self._forget()
+        self._errors.reset()
         remove_partial(self.folder)
         if self.resume is not None:
             path = Path(self.resume)
-            self._resume(learn, path / _LAST if path.is_dir() else path)
+            path = path / LAST if path.is_dir() else path
+            remove_partial(path.parent)
+            self._resume(learn, path)
             self.resume = None
 
     def _resume(self, learn: Learner, path: Path) -> None:
-        state = read_checkpoint(path)
+        state, self._source = read_checkpoint(path), path
         load_learner_state(learn, copy.deepcopy(state), path)
         learn.start_epoch = learn.epoch = state["epoch"]
         if state["n_done"]:
@@ -118,10 +131,14 @@ class Checkpoint(Callback):
             learn.dl = ()
         else:
             before, after = (
-                lambda: set_learner_rng_state(learn, self._rng_before),
+                lambda: self._rewind(learn),
                 lambda: self._catch_up(learn),
             )
             learn.dl = _Rest(learn.dl, self._n_done, before, after)
+
+    def _rewind(self, learn: Learner) -> None:
+        with matching(self._source, "the random number generators"):
+            set_learner_rng_state(learn, self._rng_before)
 
     def _catch_up(self, learn: Learner) -> None:
         # The checkpoint was written after the last trained batch (or after training). On the way to
@@ -129,7 +146,7 @@ class Checkpoint(Callback):
         # the state, so the whole state is restored a second time.
         state, self._resumed = self._resumed, None
         if state is not None:
-            load_learner_state(learn, state, self.path)
+            load_learner_state(learn, state, self._source)
 
     def after_batch(self, learn: Learner) -> None:
         """Counts the trained batches of this epoch."""
@@ -180,11 +197,13 @@ class Checkpoint(Callback):
         return learner_state(learn) | position
 
     def _save(self, state: dict[str, Any]) -> None:
-        write_checkpoint(state, self.path, previous=self.folder / "previous.ckpt")
+        with self._errors.handled():
+            write_checkpoint(state, self.path, previous=self.folder / PREVIOUS)
 
     def cleanup_fit(self, learn: Learner) -> None:
-        """Releases the stored states."""
+        """Releases the stored states, and logs how many checkpoints could not be written."""
         self._forget()
+        self._errors.report()
 
 
 class _Rest:

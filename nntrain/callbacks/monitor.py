@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 from nntrain.core.callback import Callback, Purpose
@@ -129,8 +129,16 @@ class MonitorCallback(MeasuredCallback):
 
     def wait(self, learn: Learner) -> int:
         """Returns the number of epochs since the best epoch; 0 if there are no epochs yet."""
-        values = [row[self.monitor] for row in learn.recorder.rows if self.monitor in row]
+        values = [
+            row[self.monitor]
+            for row in learn.recorder.rows
+            if self.monitor in row and not self.is_ignored(row)
+        ]
         return epochs_since_best(values, self.mode, self.min_delta)
+
+    def is_ignored(self, row: Mapping[str, float]) -> bool:
+        """Returns whether the epoch of a row cannot be the best; override it in a subclass."""
+        return False
 
 
 def checked_patience(patience: int) -> int:

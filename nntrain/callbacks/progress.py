@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from time import perf_counter
-from typing import TYPE_CHECKING, ClassVar
+from typing import IO, TYPE_CHECKING, ClassVar, cast
 
 from nntrain.core.callback import Callback, Purpose
+from nntrain.core.streams import SafeStream
 from nntrain.metrics import SmoothMean
 from nntrain.result import StopReason
 
@@ -169,7 +171,7 @@ class _Bars:
 def _standard_output() -> Console:
     from rich.console import Console
 
-    return Console()
+    return Console(file=cast("IO[str]", SafeStream(lambda: sys.stdout)))
 
 
 def _rich_bars(console: Console) -> RichProgress:

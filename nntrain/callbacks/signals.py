@@ -1,9 +1,11 @@
-"""Graceful shutdown on SIGINT or SIGTERM."""
+"""Graceful shutdown on a signal: Ctrl-C, the end of a job, or the warning before it."""
 
 from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from signal import Signals
 from types import FrameType
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -16,12 +18,20 @@ if TYPE_CHECKING:
     from nntrain.learner import Learner
 
 
+WARNINGS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
+"""Signals that schedulers send before the end of a job, or a terminal when it is closed."""
+
+
 class StopOnSignal(Callback):
-    """Stops the fit gracefully (`StopReason.INTERRUPTED`) on SIGINT (Ctrl-C) or SIGTERM.
+    """Stops the fit gracefully (`StopReason.INTERRUPTED`) on a signal.
+
+    The signals are SIGINT (Ctrl-C), SIGTERM, and `WARNINGS`: SIGUSR1 and SIGUSR2 (sent by SLURM and
+    submitit before a job ends) and SIGHUP (the terminal was closed).
 
     The fit stops after all other callbacks have handled the current batch, so `Checkpoint` can save
     the exact position of the fit. If SIGINT arrives while another signal is pending,
-    `KeyboardInterrupt` is raised immediately. Signals that the process ignores remain ignored.
+    `KeyboardInterrupt` is raised immediately. Signals that the process ignores remain ignored, for
+    example SIGHUP under `nohup`. The program's own handlers of `WARNINGS` stay in place.
     Outside the main thread the callback does nothing, because Python handles signals only in the
     main thread. A signal that arrives too late to cancel the fit is raised again during cleanup.
     """
@@ -42,6 +52,8 @@ class StopOnSignal(Callback):
             # `None` means that the handler was not installed by Python code and cannot be restored.
             if signal.getsignal(signum) not in (signal.SIG_IGN, None):
                 self._previous[signum] = signal.signal(signum, self._receive)
+        for signum in _unhandled(WARNINGS):
+            self._previous[signum] = signal.signal(signum, self._receive)
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:
         if self._received is not None and signum == signal.SIGINT:
@@ -71,6 +83,24 @@ class StopOnSignal(Callback):
         received, self._received = self._received, None
         if received is not None and learn.result.signum is None:
             _pass_on(received)
+
+
+@contextmanager
+def ignored_warnings() -> Iterator[None]:
+    """Ignores `WARNINGS` in a `with` block after training, because the process ends soon anyway."""
+    is_main = threading.current_thread() is threading.main_thread()
+    ignored = _unhandled(WARNINGS) if is_main else []
+    for signum in ignored:
+        signal.signal(signum, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        for signum in ignored:
+            signal.signal(signum, signal.SIG_DFL)
+
+
+def _unhandled(signums: Iterable[Signals]) -> list[Signals]:
+    return [signum for signum in signums if signal.getsignal(signum) is signal.SIG_DFL]
 
 
 def _pass_on(signum: Signals) -> None:

@@ -8,12 +8,7 @@ from typing import Any
 
 from nntrain.config.errors import ConfigError
 from nntrain.config.signature import RESERVED, check_call
-from nntrain.config.targets import (
-    TRUSTED_TARGETS,
-    check_path,
-    check_trusted_targets,
-    resolve_target,
-)
+from nntrain.config.targets import check_path, check_trusted_targets, resolve_target
 
 Node = Mapping[str, Any]
 """A mapping with the key `_target_` and the arguments for the target."""
@@ -32,7 +27,7 @@ def instantiate(node: Any, key: str, trusted: Sequence[str] = ()) -> Any:
     Args:
         node: the node.
         key: the configuration key of the node, for error messages.
-        trusted: packages to trust in addition to `TRUSTED_TARGETS`.
+        trusted: packages that the person trusts, in addition to the catalog of known names.
 
     Raises:
         ConfigError: if a target is not trusted, does not exist, or does not accept its arguments.
@@ -43,9 +38,8 @@ def instantiate(node: Any, key: str, trusted: Sequence[str] = ()) -> Any:
             "dotted path of a function or class."
         )
     check_nodes(node, key, trusted)
-    packages = (*TRUSTED_TARGETS, *trusted)
     try:
-        return _made(node, key, packages)
+        return _made(node, key, trusted)
     except _REFUSALS as err:
         raise err if isinstance(err, ConfigError) else ConfigError(f"{key}: {err}") from err
 
@@ -56,9 +50,7 @@ def target_of(node: Node, key: str, trusted: Sequence[str] = ()) -> Any:
     Raises:
         ConfigError: if the target is not trusted or does not exist.
     """
-    packages = (*TRUSTED_TARGETS, *trusted)
-    check_path(node["_target_"], packages, key)
-    return resolve_target(node["_target_"], packages, key)
+    return resolve_target(node["_target_"], trusted, key)
 
 
 def check_nodes(values: Any, key: str = "", trusted: Sequence[str] = ()) -> None:
@@ -68,11 +60,11 @@ def check_nodes(values: Any, key: str = "", trusted: Sequence[str] = ()) -> None
         ConfigError: for the first invalid node.
     """
     check_trusted_targets(trusted)
-    nodes, packages = list(_nodes(values, key)), (*TRUSTED_TARGETS, *trusted)
+    nodes = list(_nodes(values, key))
     for path, node in nodes:  # check all paths before importing anything
-        check_path(node["_target_"], packages, path)
+        check_path(node["_target_"], trusted, path)
     for path, node in nodes:
-        check_call(resolve_target(node["_target_"], packages, path), node, path)
+        check_call(resolve_target(node["_target_"], trusted, path), node, path)
 
 
 def _nodes(values: Any, key: str) -> Iterator[tuple[str, Node]]:
@@ -87,19 +79,19 @@ def _nodes(values: Any, key: str) -> Iterator[tuple[str, Node]]:
             yield from _nodes(value, f"{key}[{i}]")
 
 
-def _made(node: Any, key: str, packages: Sequence[str]) -> Any:
+def _made(node: Any, key: str, trusted: Sequence[str]) -> Any:
     if isinstance(node, list):
-        return [_made(item, f"{key}[{i}]", packages) for i, item in enumerate(node)]
+        return [_made(item, f"{key}[{i}]", trusted) for i, item in enumerate(node)]
     if not isinstance(node, Mapping):
         return node
     given = (
         node
         if node.get("_recursive_") is False
-        else {name: _made(value, f"{key}.{name}", packages) for name, value in node.items()}
+        else {name: _made(value, f"{key}.{name}", trusted) for name, value in node.items()}
     )
     if "_target_" not in node:
         return given
-    target, args = resolve_target(node["_target_"], packages, key), given.get("_args_") or ()
+    target, args = resolve_target(node["_target_"], trusted, key), given.get("_args_") or ()
     kwargs = {name: value for name, value in given.items() if name not in RESERVED}
     return (
         functools.partial(target, *args, **kwargs)

@@ -15,7 +15,7 @@ from omegaconf.errors import (
 )
 
 from nntrain.config.hints import first_line, nearest
-from nntrain.config.redact import redact
+from nntrain.config.redact import redact_override
 
 
 def sentence(err: Exception) -> str:
@@ -24,7 +24,7 @@ def sentence(err: Exception) -> str:
         if isinstance(one, MissingConfigException):
             return _missing_config(one)
         if isinstance(one, OverrideParseException):
-            override = redact(one.override)
+            override = redact_override(one.override or "")
             if isinstance(one.__cause__, TypeError | ValueError):
                 return f"{override!r} cannot be parsed: {one.__cause__}."
             return (

@@ -2,57 +2,65 @@
 
 from __future__ import annotations
 
+import base64
+import html
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import quote, quote_plus, unquote
 
 from nntrain.config.errors import ConfigError
+from nntrain.config.secret_names import names_a_secret
 
 REDACTED = "***"
 
-_BOUNDARY = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|[^A-Za-z0-9.]+")
-_SECRET_KEY = re.compile(
-    r"""passw | passphrase | [a-z0-9]_pwd$
-    | (?<![a-z0-9]) (?: secrets? | credentials? | authorization | connection_?string
-        | (?: api | access | account | auth | deploy | encryption | licen[cs]e | master | private
-            | secret | service | signing | ssh )_?keys?
-        ) (?![a-z])
-    | (?<![a-z0-9]) (?: access | api | auth | bearer | hf | refresh | session )?
-        tokens? _?[0-9]*$""",
-    re.VERBOSE,
-)
-# text tokens, not secrets: `use_cls_token`, `num_memory_tokens`, `max_new_tokens`
-_TEXT_TOKEN = re.compile(
-    r"""(?: ^(?: n | num | max | min )_ (?: .*_ )?
-        | (?:^|_) (?: begin | bos | class | cls | context | decoder | encoder | end | eos | image
-            | input | label | latent | mask | memory | new | output | pad | patch | prefix | prompt
-            | query | register | sep | soft | special | start | stop | text | unk | video
-            | visual )_
-        ) tokens?$""",
-    re.VERBOSE,
-)
 # common default values of secret keys; replacing these words everywhere would garble messages
 _EVERYDAY = re.compile(
     r"""admin | auto | changeme | default | demo | disabled | enabled | example | guest | localhost
     | mlflow | password | postgres | root | secret | test | token | user | wandb""",
     re.VERBOSE | re.IGNORECASE,
 )
-_HARMLESS = re.compile(r"|null|none|true|false|\?\?\?|\$\{(oc\.env:)?[\w.]+\}", re.IGNORECASE)
+_HARMLESS = re.compile(
+    r"|null|none|true|false|\*{3}\d*|\?\?\?|\$\{(oc\.env:)?[\w.]+\}", re.IGNORECASE
+)
 _NUMBER = re.compile(r"[+-]?[\d_.,]+(e[+-]?\d+)?", re.IGNORECASE)
 
-_URL_LOGIN = re.compile(r"(?<=://)(?:[^/\s?#]{1,512}|[^/\s@:]{1,128}:(?!\d+[/?#])[^\s@]{1,256})@")
-_URL_PASSWORD = re.compile(r"://[^/\s@:]*:(?!\d+[/?#])([^\s@]+)@")
+# a password may contain `@` and `/`, so the login ends at the last `@`
+_URL_LOGIN = re.compile(
+    r"(?<=://)(?:[^/\s@:]{0,128}:(?!\d+(?:[/?#]|$))(?:(?!://)\S){1,256}|[^/\s?#]{1,512})@"
+)
+_URL_PASSWORD = re.compile(r"://[^/\s@:]*:(?!\d+(?:[/?#]|$))(\S+)@")
 _LOGIN = re.compile(r"(?<![\w.+%/-])[\w.+%-]{1,128}:[^\s@/'\"]{1,256}@(?!sha\d)(?=[\w\[])")
 _HEADER = re.compile(
-    r"\b(authorization['\"]?\s*[:=]\s*['\"]?(?:(?:basic|bearer|token)\s+)?|bearer\s+)[\w.~+/=-]{8,}",
+    r"\b(authorization['\"]?\s*[:=]\s*['\"]?(?:(?:basic|bearer|token)\s+)?|bearer\s+"
+    r"|(?:set-)?cookie:\s*)[\w.~+/=%;: -]*[\w.~+/=%-]{8,}",
     re.IGNORECASE,
 )
-_ASSIGNMENT = re.compile(
-    r"""(?<![\w.])(?P<key>[A-Za-z_][\w.-]{0,127})(?P<sign>=|['"]\s*:\s*)(?P<value>'[^'\n]*'|"[^"\n]*"|[^\s&'"\#()<>]+)"""
-)
+_KEY = re.compile(r"""(?<![\w.])(?P<key>[A-Za-z_][\w.-]{0,127})(?:=|['"]\s*:\s*)""")
+_VALUE = re.compile(r"""'[^'\n]*'|"[^"\n]*"|[^\s&'"\#()<>]+""")
 _NESTED_KEY = re.compile(r"[{,]\s*['\"]?([\w.-]+)['\"]?\s*:")
+_NESTED_VALUE = re.compile(r"""[{,]\s*['"]?([\w.-]+)['"]?\s*:\s*['"]?([^'",{}\[\]\s]+)""")
+_FOLDER = re.compile(r"[/~.]|[A-Za-z]:[\\/]")
+
+# secrets that are recognized by their form
+_WEBHOOK = re.compile(
+    r"""(https?://(?: hooks\.slack\.com | (?:\w+\.)?discord(?:app)?\.com/api/webhooks
+        | [\w.-]{1,200}\.webhook\.office\.com | [\w.-]{1,200}\.logic\.azure\.com
+        | chat\.googleapis\.com/v1/spaces | api\.telegram\.org )/)[^\s'"<>]+""",
+    re.VERBOSE | re.IGNORECASE,
+)
+_SIGNED = re.compile(r"([?&;](?:sig|X-Amz-Credential)=)[^&\s'\"<>]+", re.IGNORECASE)
+_TOKEN = re.compile(
+    r"""(?<![A-Za-z0-9])(?: eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]+ | gh[oprsu]_[A-Za-z0-9]{16,}
+        | github_pat_\w{20,} | glpat-[\w-]{16,} | xox[abeoprs]-[\w-]{10,} | hf_[A-Za-z0-9]{20,}
+        | sk-(?:proj-|ant-)?[A-Za-z0-9_]{20,} | A(?:KIA|SIA)[0-9A-Z]{16} | AIza[\w-]{35} )""",
+    re.VERBOSE,
+)
+_PRIVATE_KEY = re.compile(
+    r"(-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----).{0,16384}?(?=-----END|\Z)", re.DOTALL
+)
 
 
 class Redactor:
@@ -63,6 +71,7 @@ class Redactor:
     - the value of a secret key, such as `api_key` or `db.password` (but not `use_cls_token`);
     - the login in a URL or before a host name (`user:password@host`);
     - the value in `token=...` and in an `Authorization` header;
+    - texts with the form of a secret, such as a webhook, a JSON web token or a private key;
     - all secret values that appear in `config` or `environ`, wherever they occur in a string.
       Common words and values with fewer than 4 characters (numbers: 6) are not replaced. Values
       with fewer than 8 characters are replaced only if they are whole words.
@@ -84,14 +93,29 @@ class Redactor:
         environ: Mapping[str, str] | None = None,
     ) -> None:
         self._patterns = _compiled(patterns)
-        secrets = {*self._secrets_in(config or {}), *self._secrets_in(environ or {})}
-        self._values = _alternation(
-            form for secret in secrets for form in _forms(secret) if _is_telling(form)
+        self._secrets = frozenset(
+            {*self._secrets_in(config or {}), *self._secrets_in(environ or {})}
         )
+        self._values = self._pattern_of_values()
+
+    def _pattern_of_values(self) -> re.Pattern[str] | None:
+        return _alternation(
+            form for secret in self._secrets for form in _forms(secret) if _is_telling(form)
+        )
+
+    def joined(self, other: Redactor) -> Redactor:
+        """Returns a redactor with the secrets and the patterns of both redactors."""
+        if other._secrets <= self._secrets and set(other._patterns) <= set(self._patterns):
+            return self
+        both = Redactor()
+        both._patterns = list(dict.fromkeys([*self._patterns, *other._patterns]))
+        both._secrets = self._secrets | other._secrets
+        both._values = both._pattern_of_values()
+        return both
 
     def is_secret(self, key: str) -> bool:
         """Returns whether a key has a secret value, for example `api_key` or `db.password`."""
-        return _names_a_secret(key) or any(pattern.search(key) for pattern in self._patterns)
+        return names_a_secret(key) or any(pattern.search(key) for pattern in self._patterns)
 
     def value(self, value: Any, key: str = "") -> Any:
         """Returns a copy of a value with all secrets replaced."""
@@ -101,40 +125,52 @@ class Redactor:
             return {name: self.value(item, str(name)) for name, item in value.items()}
         if isinstance(value, list | tuple):
             return [self.value(item, key) for item in value]
-        if self.is_secret(key) and not _is_count(key, value):
+        if self.is_secret(key) and not _is_harmless_in(key, value):
             return _hidden(value)
-        return self.text(value) if isinstance(value, str) else value
+        if value is None or isinstance(value, bool | int | float):
+            return value
+        text = self.text(str(value))
+        return text if isinstance(value, str) or text != str(value) else value
 
     def override(self, override: str) -> str:
         """Returns a Hydra override (`key=value`) with all secrets in the value replaced."""
         key, sign, value = override.partition("=")
         if any(self.is_secret(name) for name in _NESTED_KEY.findall(value)):
             return f"{key}{sign}{REDACTED}"
-        return f"{key}{sign}{self.value(value, key.lstrip('+~'))}"
+        return f"{self.text(key)}{sign}{self.value(value, key.lstrip('+~'))}"
 
     def text(self, text: str) -> str:
         """Returns a string with all secrets replaced."""
+        text = _TOKEN.sub(REDACTED, text)
+        if "://" in text:
+            text = _WEBHOOK.sub(rf"\g<1>{REDACTED}", text)
         if "@" in text:
             text = _LOGIN.sub(f"{REDACTED}@", _URL_LOGIN.sub(f"{REDACTED}@", text))
         if "=" in text or ":" in text:
-            text = _ASSIGNMENT.sub(self._assignment, _HEADER.sub(rf"\g<1>{REDACTED}", text))
+            text = self._assignments(_HEADER.sub(rf"\g<1>{REDACTED}", text))
+            text = _SIGNED.sub(rf"\g<1>{REDACTED}", text)
+        if "-----BEGIN" in text:
+            text = _PRIVATE_KEY.sub(rf"\g<1>{REDACTED}", text)
         if self._values is not None:
             text = self._values.sub(REDACTED, text)
         for pattern in self._patterns:
             text = pattern.sub(REDACTED, text)
         return text
 
-    def _assignment(self, match: re.Match[str]) -> str:
-        key, sign, value = match.group("key", "sign", "value")
-        name = key.strip(" '\"")
-        bare = value.strip(" '\"")
-        if not self.is_secret(name) or _is_count(name, bare) or _HARMLESS.fullmatch(bare):
-            return match.group()
-        quotes = value[0] if value[0] in "'\"" else ""
-        return f"{key}{sign}{quotes}{REDACTED}{quotes}"
+    def _assignments(self, text: str) -> str:
+        """Replaces the value in `key=value` and `'key': value` if the key is secret."""
+        parts, kept, at = [], 0, 0
+        while (found := _KEY.search(text, at)) is not None:
+            at = found.end()
+            value = _VALUE.match(text, at) if self.is_secret(found["key"]) else None
+            if value is not None:
+                at = value.end()
+                parts += [text[kept : value.start()], _assigned(found["key"], value.group())]
+                kept = at
+        return "".join([*parts, text[kept:]])
 
     def _secrets_in(self, value: Any, key: str = "", secret: bool = False) -> Iterator[str]:
-        secret = secret or (self.is_secret(key) and not _is_count(key, value))
+        secret = secret or (self.is_secret(key) and not _is_harmless_in(key, value))
         if isinstance(value, Mapping):
             for name, item in value.items():
                 yield from self._secrets_in(item, str(name), secret)
@@ -144,7 +180,9 @@ class Redactor:
         elif secret and isinstance(value, str | int) and not isinstance(value, bool):
             yield str(value)
         elif isinstance(value, str):
-            yield from _URL_PASSWORD.findall(value)
+            for password in _URL_PASSWORD.findall(value):
+                # a driver that reads the URL in another way reports parts of the password
+                yield from (password, *re.split(r"[@/:?#]", password))
 
 
 def _compiled(patterns: Sequence[str]) -> list[re.Pattern[str]]:
@@ -169,17 +207,19 @@ def _pattern(text: str, where: str) -> re.Pattern[str]:
     return pattern
 
 
-def _names_a_secret(key: str) -> bool:
-    words = _BOUNDARY.sub("_", key).lower()
-    found = _SECRET_KEY.search(words)
-    if found is None or "token" not in found.group():
-        return found is not None
-    return _TEXT_TOKEN.search(words.rpartition(".")[2]) is None
+def _assigned(key: str, value: str) -> str:
+    bare = value.strip(" '\"")
+    if _is_harmless_in(key, bare) or _HARMLESS.fullmatch(bare):
+        return value
+    quotes = value[0] if value[0] in "'\"" else ""
+    return f"{quotes}{REDACTED}{quotes}"
 
 
-def _is_count(key: str, value: Any) -> bool:
-    """Returns whether a value is a token count, such as `tokens: 4096`."""
-    return key.lower().endswith("tokens") and _NUMBER.fullmatch(str(value)) is not None
+def _is_harmless_in(key: str, value: Any) -> bool:
+    """Returns whether a value is a token count (`tokens: 4096`) or a folder (`pwd: /home/me`)."""
+    if key.lower().endswith("tokens"):
+        return _NUMBER.fullmatch(str(value)) is not None
+    return key.lower().endswith("pwd") and _FOLDER.match(str(value)) is not None
 
 
 def _hidden(value: Any) -> Any:
@@ -197,16 +237,38 @@ def _hidden(value: Any) -> Any:
 
 
 def _forms(secret: str) -> Iterator[str]:
-    """Yields each line of a secret in plain, URL-decoded, URL-encoded, `repr` and JSON form."""
+    """Yields each line of a secret in plain form and in the forms that encoders give it."""
     for line in secret.splitlines():
         plain = line.strip()
         yield from (
             plain,
             unquote(plain),
             quote(plain, safe=""),
+            quote_plus(plain),
             repr(plain)[1:-1],
             json.dumps(plain)[1:-1],
+            html.escape(plain),
+            _for_script(json.dumps(plain)[1:-1]),
+            plain.replace("'", "''"),
+            plain.replace("'", "\\'"),
+            plain.replace("'", "'\"'\"'"),
         )
+        if len(plain) >= 8:
+            yield from _base64(plain.encode())
+
+
+def _for_script(text: str) -> str:
+    """Escapes a JSON text as plotly does it for HTML."""
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("/", "\\u002f")
+
+
+def _base64(secret: bytes) -> Iterator[str]:
+    """Yields the characters that encode a secret anywhere in a text in base64."""
+    for offset in range(3):
+        code = base64.b64encode(b"\0" * offset + secret)
+        first, rest = -(-offset * 8 // 6), (offset + len(secret)) % 3
+        last = (offset + len(secret)) * 8 // 6 if rest else len(code)
+        yield code[first:last].decode()
 
 
 def _is_telling(text: str) -> bool:
@@ -228,14 +290,63 @@ def _literal(text: str) -> str:
     return plain if len(text) >= 8 else rf"{plain}(?!\w)(?<!\w{plain})"
 
 
-_BY_NAME = Redactor()
+# --- what this process knows
+
+
+class _Known:
+    """The redactor with everything that this process has learned; `None` before its first use."""
+
+    redactor: Redactor | None = None
+
+
+def known() -> Redactor:
+    """Returns the redactor with all secrets that this process knows.
+
+    It knows the secrets of the environment, and those that `learn` was called with.
+    """
+    if _Known.redactor is None:
+        _Known.redactor = Redactor(environ=os.environ)
+    return _Known.redactor
+
+
+def learn(redactor: Redactor) -> Redactor:
+    """Adds the secrets of a redactor to those that this process knows; returns the redactor."""
+    _Known.redactor = known().joined(redactor)
+    return redactor
+
+
+def learn_arguments(argv: Sequence[str]) -> None:
+    """Adds the secrets in a command line, as they were typed, to those that this process knows.
+
+    An override may be wrong, or quoted, so that its value is known only in parts.
+    """
+    typed = [one.lstrip("+~-").partition("=") for one in argv]
+    config = {key: [value, value.strip("'\"")] for key, sign, value in typed if sign}
+    nested = {key: value for _, _, text in typed for key, value in _NESTED_VALUE.findall(text)}
+    flags = dict(zip((one.lstrip("-") for one in argv), argv[1:], strict=False))
+    learn(Redactor(config={"typed": [config, nested, flags]}))
+
+
+def forget() -> None:
+    """Forgets what `learn` was called with."""
+    _Known.redactor = None
 
 
 def is_secret(key: str) -> bool:
-    """Returns whether a key has a secret value, with the default rules of `Redactor`."""
-    return _BY_NAME.is_secret(key)
+    """Returns whether a key has a secret value."""
+    return known().is_secret(key)
 
 
 def redact(value: Any, key: str = "") -> Any:
-    """Returns a copy of a value with all secrets replaced, with the default rules of `Redactor`."""
-    return _BY_NAME.value(value, key)
+    """Returns a copy of a value with all secrets replaced that this process knows."""
+    return known().value(value, key)
+
+
+def redact_override(override: str) -> str:
+    """Returns a Hydra override (`key=value`), which may be wrong, without secrets in its value."""
+    return known().override(override)
+
+
+def redact_text(text: str) -> str:
+    """Returns a text with all secrets replaced that this process knows."""
+    return known().text(text)

@@ -1,9 +1,10 @@
-"""The allow-list of `_target_` values that may be imported and called.
+"""The gate: decides which `_target_` values may be imported and called.
 
-A `_target_` runs code, and a configuration may come from an untrusted source. Every target is
-therefore checked twice. Before the import, its path must be in a trusted package. After the import,
-the function or class must be defined in a trusted package. For example, the path
-`torch.nn.functional.torch.load` passes the first check but fails the second one.
+A `_target_` runs code, and a configuration is data that may come from somebody else. A target is
+accepted if it is in the catalog of explicit names (`nntrain.config.catalog`), or in a package that
+the person trusts (`nntrain.config.trust`). All paths of a configuration are checked before anything
+is imported. After the import, what was found must be defined in the package that was accepted.
+For example, `mine.os.system` leads out of the trusted package `mine`.
 """
 
 from __future__ import annotations
@@ -19,34 +20,15 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
+from nntrain.config.catalog import (
+    accepts,
+    exports_of,
+    is_known,
+    is_known_to_hydra,
+    siblings,
+)
 from nntrain.config.errors import ConfigError
 from nntrain.config.hints import first_line, nearest
-
-TRUSTED_TARGETS: tuple[str, ...] = (
-    "nntrain.callbacks",
-    "nntrain.data",
-    "nntrain.integrations",
-    "nntrain.losses",
-    "nntrain.metrics",
-    "nntrain.models",
-    "nntrain.schedule",
-    "nntrain.statistics",
-    "nntrain.sweeps",
-    "optuna.pruners",
-    "optuna.samplers",
-    "sklearn.metrics",
-    "torch.nn",
-    "torch.optim",
-    "torchmetrics",
-)
-"""Packages whose public functions and classes can be used as a `_target_`."""
-
-HYDRA_TARGETS: tuple[str, ...] = (
-    "hydra._internal.core_plugins",
-    "hydra_plugins",
-    "nntrain.app.study_run",
-)
-"""Additional trusted packages within the key `hydra`: launchers, sweepers, study callbacks."""
 
 MOVED: Mapping[str, str] = {"nntrain.study_run.StudyRun": "nntrain.app.study_run.StudyRun"}
 """Maps target paths from version 0.1.0 to their new paths."""
@@ -59,10 +41,13 @@ EXTRAS: Mapping[str, str] = {
 }
 """Maps optional packages to the nntrain extra that installs them."""
 
-_TORCH_BUILTINS = ("torch._C",)
-"""The `__module__` of compiled functions in `torch.nn.functional`."""
+_OPEN = "the public classes of torch.nn, torch.optim and torchmetrics, and nntrain's own"
+"""What a configuration may use without trust, for error messages."""
 
-_DOTTED_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+_LIBRARIES = ("hydra", "hydra_plugins", "nntrain", "optuna", "sklearn", "torch", "torchmetrics")
+"""Packages of the catalog. To trust one of their modules, the person names that module."""
+
+_DOTTED_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 
 
 def in_packages(path: str, packages: Iterable[str]) -> bool:
@@ -117,23 +102,49 @@ def _value(node: Any, key: Any, needed: bool = False) -> Any:
         return None
 
 
+# --- the path
+
+
 def check_targets(cfg: Any, trusted: Sequence[str] = ()) -> None:
     """Checks the paths of all `_target_` values in a configuration, without importing them.
 
+    The key `hydra` may name launchers, sweepers, samplers and pruners only.
+
+    Args:
+        cfg: the configuration.
+        trusted: packages that the person trusts.
+
     Raises:
-        ConfigError: for the first target that is not in a trusted package.
+        ConfigError: for the first target that is not trusted.
     """
     check_trusted_targets(trusted)
     for path, target in targets_in(cfg):
-        extra = HYDRA_TARGETS if path == "hydra" or path.startswith("hydra.") else ()
-        check_path(target, (*TRUSTED_TARGETS, *trusted, *extra), path)
+        if in_packages(path, ["hydra"]):
+            _check_hydra_path(target, trusted, path)
+        else:
+            check_path(target, trusted, path)
+
+
+def _check_hydra_path(target: Any, trusted: Sequence[str], key: str) -> None:
+    if not isinstance(target, str) or not is_known_to_hydra(target):
+        check_path(target, trusted, key)  # a mistake, a private name and so on
+        if not in_packages(target, trusted):
+            raise ConfigError(
+                f"{key}._target_={target} is not trusted: Hydra may create launchers, sweepers, "
+                f"samplers and pruners only, {_grant(target)}."
+            )
 
 
 def check_path(target: Any, trusted: Sequence[str], key: str) -> None:
     """Checks the path of one target, without importing it.
 
+    Args:
+        target: the value of `_target_`.
+        trusted: packages that the person trusts, in addition to the catalog.
+        key: the configuration key of the node, for error messages.
+
     Raises:
-        ConfigError: if the target is not a dotted path, is not in a trusted package, or is private.
+        ConfigError: if the target is not a dotted path, is not trusted, or is private.
     """
     if not isinstance(target, str) or not _DOTTED_NAME.fullmatch(target):
         raise ConfigError(
@@ -142,23 +153,73 @@ def check_path(target: Any, trusted: Sequence[str], key: str) -> None:
     if target in MOVED:
         raise ConfigError(f"{key}._target_={target} has moved: use {MOVED[target]} instead.")
     package = next((package for package in trusted if in_packages(target, [package])), None)
-    if package is None:
-        raise ConfigError(
-            f"{key}._target_={target} is not trusted: choose from {', '.join(TRUSTED_TARGETS)}, "
-            f"or add 'trusted_targets=[{target.split('.')[0]}]' if you trust its code."
-        )
-    if any(part.startswith("_") for part in target.removeprefix(package).split(".")):
+    if _is_private(target, package):
         raise ConfigError(f"{key}._target_={target} is private: use a public function or class.")
+    if package is None and not is_known(target):
+        raise _untrusted(target, key)
+
+
+def _is_private(target: str, package: str | None) -> bool:
+    if package is None and target.split(".")[0] not in _LIBRARIES:
+        return False  # not trusted, whatever its name is
+    inside = target.removeprefix(package or "")
+    return any(part.startswith("_") for part in inside.split("."))
+
+
+def _untrusted(target: str, key: str) -> ConfigError:
+    *_, name = target.split(".")
+    if known := siblings(target):
+        similar = nearest(name, known)
+        return ConfigError(f"{key}._target_={target} cannot be used in a configuration: {similar}")
+    return ConfigError(
+        f"{key}._target_={target} is not trusted: choose from {_OPEN}, {_grant(target)}."
+    )
+
+
+def _grant(target: str) -> str:
+    first, module = target.split(".")[0], target.rpartition(".")[0]
+    needed = module if first in _LIBRARIES and module else first
+    return f"or add 'trusted_targets=[{needed}]' to the command if you trust its code"
+
+
+def check_function(path: str, trusted: Sequence[str], key: str) -> None:
+    """Checks that a function of the person's own, named by its path, is in a trusted package.
+
+    Raises:
+        ConfigError: if it is not.
+    """
+    if not (_DOTTED_NAME.fullmatch(path) and in_packages(path, trusted)):
+        raise ConfigError(f"{key}={path} is not trusted: {_grant(path).removeprefix('or ')}.")
+
+
+# --- the import
 
 
 def resolve_target(target: str, trusted: Sequence[str], key: str) -> Any:
-    """Imports a target, and checks that it is defined in a trusted package.
-
-    Call `check_path` first.
+    """Imports a target, after checking its path, and checks where it is defined.
 
     Raises:
-        ConfigError: if the target does not exist, or is defined outside of the trusted packages.
+        ConfigError: if the target is not trusted, does not exist, or leads to something that is
+            defined elsewhere.
     """
+    check_path(target, trusted, key)
+    return _of_catalog(target, key) if is_known(target) else _of_package(target, trusted, key)
+
+
+def _of_catalog(target: str, key: str) -> Any:
+    module, _, name = target.rpartition(".")
+    found = _attribute(_import(module, target, key), name, target, target, key)
+    if not accepts(target, found):
+        exports = exports_of(target)
+        kind = exports.base.rpartition(".")[2] if exports else "function"
+        raise ConfigError(
+            f"{key}._target_={target} is not trusted: of {module}, a configuration can use the "
+            f"subclasses of {kind} only."
+        )
+    return found
+
+
+def _of_package(target: str, trusted: Sequence[str], key: str) -> Any:
     first, *names = target.split(".")
     found: Any = _import(first, target, key)
     for i, name in enumerate(names, start=2):
@@ -172,7 +233,7 @@ def resolve_target(target: str, trusted: Sequence[str], key: str) -> Any:
             f"{key}._target_={target} must be a function or class but is {type(found).__name__}."
         )
     home = getattr(found, "__module__", None) or type(found).__module__
-    if not in_packages(home, (*trusted, *_TORCH_BUILTINS)):
+    if not in_packages(home, trusted):
         raise ConfigError(f"{key}._target_={target} is not trusted: it is defined in {home}.")
     return found
 

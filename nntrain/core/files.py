@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import logging
 import os
 import shutil
 import time
+from functools import cache
 from pathlib import Path
 
 POLL_S = 0.02
 """Time between two attempts to acquire a lock, in seconds."""
 
+_WITHOUT_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL)
+"""The errors of `flock` on a file system without locks."""
+
 _BLOCK = 65536
+
+_LOG = logging.getLogger("nntrain")
 
 
 def lock(fd: int, *, shared: bool = False, timeout_s: float | None = 0.0) -> bool:
     """Acquires a lock on an open file. Closing the file releases the lock.
+
+    Some network file systems have no locks. There, the lock counts as acquired, and one warning is
+    logged: the user must not let two processes write to the same folder.
 
     Args:
         fd: the file descriptor.
@@ -27,10 +38,9 @@ def lock(fd: int, *, shared: bool = False, timeout_s: float | None = 0.0) -> boo
     """
     kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     if timeout_s is None:
-        fcntl.flock(fd, kind)
-        return True
+        return _try_lock(fd, kind)
     deadline = time.monotonic() + timeout_s
-    while not _try_lock(fd, kind):
+    while not _try_lock(fd, kind | fcntl.LOCK_NB):
         if time.monotonic() >= deadline:
             return False
         time.sleep(POLL_S)
@@ -39,10 +49,34 @@ def lock(fd: int, *, shared: bool = False, timeout_s: float | None = 0.0) -> boo
 
 def _try_lock(fd: int, kind: int) -> bool:
     try:
-        fcntl.flock(fd, kind | fcntl.LOCK_NB)
+        fcntl.flock(fd, kind)
     except BlockingIOError:
         return False
+    except OSError as err:
+        if err.errno not in _WITHOUT_LOCKS:
+            raise
+        _warn_of_missing_locks(os.strerror(err.errno))
     return True
+
+
+def has_locks(fd: int) -> bool:
+    """Returns whether the file system of an open file has locks; may acquire a shared lock."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError as err:
+        return err.errno not in _WITHOUT_LOCKS
+    return True
+
+
+@cache
+def _warn_of_missing_locks(reason: str) -> None:
+    _LOG.warning(
+        "files cannot be locked on this file system (%s): do not let two processes write to the "
+        "same folder.",
+        reason,
+    )
 
 
 def cut_torn_line(fd: int) -> int:

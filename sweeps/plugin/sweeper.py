@@ -32,7 +32,9 @@ class NntrainSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> Any:
         """Runs the sweep; prints configuration errors without a traceback and exits with code 1."""
         try:
+            from nntrain.config.door import guard
             from nntrain.config.errors import ConfigError
+            from nntrain.core.streams import open_streams
             from nntrain.sweeps.sweep import make_sweep
         except ModuleNotFoundError as err:
             print(
@@ -40,6 +42,8 @@ class NntrainSweeper(Sweeper):
                 file=sys.stderr,
             )
             raise SystemExit(1) from err
+        open_streams()
+        guard()
         assert self.config is not None
         assert self.hydra_context is not None
         assert self.task_function is not None

@@ -5,12 +5,14 @@ from __future__ import annotations
 import html
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from optuna import Study, visualization
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
 
+from nntrain.config.door import open_text
 from nntrain.sweeps.report.results import REPORT, final_table, value_names
 from nntrain.sweeps.spec.plan import SweepPlan
 
@@ -81,9 +83,22 @@ def write_report(plan: SweepPlan, study: Study) -> dict[str, go.Figure]:
     trials = study.get_trials(deepcopy=False)
     table = html.escape("\n".join(final_table(plan, trials)))
     name = html.escape(plan.study_name)
-    parts = [f"<!doctype html><meta charset=utf-8><title>{name}</title><style>{_STYLE}</style>"]
-    parts.append(f"<h1>{name}</h1><pre>{table}</pre>")
-    for i, figure in enumerate(drawn.values()):
-        parts.append(figure.to_html(full_html=False, include_plotlyjs=i == 0))
-    (plan.folder / REPORT).write_text("\n".join(parts), encoding="utf-8")
+    head = f"<title>{name}</title><style>{_STYLE}</style><h1>{name}</h1><pre>{table}</pre>"
+    _write_page(plan.folder / REPORT, head, list(drawn.values()))
     return drawn
+
+
+def write_figure(path: Path, figure: go.Figure) -> None:
+    """Writes a figure as an HTML file that needs no network, without secrets."""
+    _write_page(path, "", [figure])
+
+
+def _write_page(path: Path, head: str, drawn: Sequence[go.Figure]) -> None:
+    with open_text(path) as file:
+        file.write(f"<!doctype html><meta charset=utf-8>{head}\n")
+        if drawn:
+            from plotly.offline import get_plotlyjs
+
+            file.write_as_is(f"<script>{get_plotlyjs()}</script>\n")
+        for figure in drawn:
+            file.write(figure.to_html(full_html=False, include_plotlyjs=False) + "\n")

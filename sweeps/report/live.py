@@ -6,7 +6,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from datetime import datetime
 from types import TracebackType
 from typing import Self
 
@@ -26,6 +25,7 @@ from nntrain.sweeps.study.trials import (
     OUTCOME,
     OVERRIDES,
     TRACEBACK,
+    age_s,
     counted,
     folder_of,
 )
@@ -140,7 +140,7 @@ class LiveTable:
             step = trial.last_step
             value = "" if step is None else f"{trial.intermediate_values[step]:.6g}"
             table.add_row(
-                str(trial.number), str(step or ""), value, _clock(_age_s(trial)), _chosen(trial)
+                str(trial.number), str(step or ""), value, _clock(age_s(trial)), _chosen(trial)
             )
         more = (
             [Text(f"and {len(running) - MAX_RUNNING} more")] if len(running) > MAX_RUNNING else []
@@ -187,14 +187,6 @@ def _chosen(trial: FrozenTrial) -> str:
         for name, value in trial.params.items()
     )
     return " ".join(f"{name}={value}" for name, value in values)
-
-
-def _age_s(trial: FrozenTrial) -> float:
-    return (
-        0.0
-        if trial.datetime_start is None
-        else (datetime.now() - trial.datetime_start).total_seconds()
-    )
 
 
 def _clock(seconds: float) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +9,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from optuna.trial import FrozenTrial, TrialState
 
+from nntrain.config.door import write_runnable, write_table, write_yaml
+from nntrain.config.redact import redact_override, redact_text
 from nntrain.core.names import RUN_UID
 from nntrain.sweeps.report.best import best_trials
 from nntrain.sweeps.report.savings import controls, saved_s, seconds
@@ -40,10 +41,9 @@ def write_results(plan: SweepPlan, trials: Sequence[FrozenTrial]) -> None:
         ]
     elif best:
         found |= {"best_params": dict(best[0].params), "best_value": best[0].values[0]}
-    OmegaConf.save(OmegaConf.create(found), plan.folder / RESULTS)
+    write_yaml(plan.folder / RESULTS, found)
     head, rows = trials_table(plan, trials)
-    with open(plan.folder / TRIALS, "w", newline="") as file:
-        csv.writer(file).writerows([head, *rows])
+    write_table(plan.folder / TRIALS, [head, *rows])
 
 
 def trials_table(
@@ -86,8 +86,9 @@ def trials_table(
 def write_best(plan: SweepPlan, config: DictConfig) -> None:
     """Writes the configuration of the best trial to `BEST`, ready to run.
 
-    The file is a complete configuration and needs no overrides. For Hydra's own config groups, such
-    as `hydra/job_logging`, it selects the same options as the sweep.
+    The file is a complete configuration and needs no overrides but for secrets, which it asks for;
+    see `write_runnable`. For Hydra's own config groups, such as `hydra/job_logging`, it selects the
+    same options as the sweep.
     """
     plain = OmegaConf.to_container(config, resolve=False)
     assert isinstance(plain, dict)
@@ -108,9 +109,8 @@ def write_best(plan: SweepPlan, config: DictConfig) -> None:
         "output_subdir": hydra["output_subdir"],
         "job": {"chdir": hydra["job"]["chdir"]},
     }
-    text = OmegaConf.to_yaml(OmegaConf.create({"defaults": [*defaults, "_self_"], "hydra": job}))
-    task = OmegaConf.to_yaml(OmegaConf.create(plain))
-    (plan.folder / BEST).write_text(f"# the best trial of {plan.study_name}\n{text}{task}")
+    runnable = {"defaults": [*defaults, "_self_"], "hydra": job, **plain}
+    write_runnable(plan.folder / BEST, runnable, f"the best trial of {plan.study_name}")
 
 
 def final_table(plan: SweepPlan, trials: Sequence[FrozenTrial]) -> list[str]:
@@ -133,12 +133,12 @@ def final_table(plan: SweepPlan, trials: Sequence[FrozenTrial]) -> list[str]:
             f"{name}={value:.6g}"
             for name, value in zip(value_names(plan), trial.values, strict=True)
         )
-        overrides = " ".join(plan.space.overrides(trial.params))
+        overrides = " ".join(map(redact_override, plan.space.overrides(trial.params)))
         rows.append(("best", f"{values} (trial {trial.number}): {overrides}"))
     if states[TrialState.PRUNED]:
         rows.append(("pruning", _pruning(plan, trials)))
     rows.append(("files", str(plan.folder)))
-    return [f"{name + ':':<17}{text}" for name, text in rows]
+    return [redact_text(f"{name + ':':<17}{text}") for name, text in rows]
 
 
 def value_names(plan: SweepPlan) -> list[str]:

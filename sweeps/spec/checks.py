@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from nntrain.config.hints import nearest
 from nntrain.config.messages import sentence
+from nntrain.config.redact import redact_override
 from nntrain.sweeps.errors import SweepError
 from nntrain.sweeps.spec.space import Space, contains, custom_function, first_params, one_by_one
 
@@ -59,7 +60,7 @@ def _check_enqueued(space: Space, one: Mapping[str, Any], *, is_open: bool) -> N
 
     If `is_open`, unknown keys are allowed because a user's function may add parameters.
     """
-    for key, value in one.items():
+    for key, value in space.stored(one).items():
         if key not in space.distributions:
             if is_open:
                 continue
@@ -68,8 +69,9 @@ def _check_enqueued(space: Space, one: Mapping[str, Any], *, is_open: bool) -> N
                 f"{nearest(key, list(space.distributions))}"
             )
         if not contains(space.distributions[key], value):
+            shown = redact_override(f"{key}={value}")
             raise SweepError(
-                f"hydra.sweeper.enqueue: {key}={value} is outside the search space: "
+                f"hydra.sweeper.enqueue: {shown} is outside the search space: "
                 f"expected {space.describe()[key]}."
             )
 
@@ -79,13 +81,38 @@ def _check_composes(
 ) -> DictConfig:
     overrides = space.overrides(params)
     try:
-        return loader.load_sweep_config(config, [*space.fixed, *overrides])
+        found = loader.load_sweep_config(config, [*space.fixed, *overrides])
+        check_same_hydra(found, config)
+        return found
     except (HydraException, OmegaConfBaseException) as err:
         for key in _plain_keys(space):
             if not _exists(config, key) and not loader.get_group_options(key):
                 raise SweepError(f"Unknown key {key}: {nearest(key, _keys(config))}") from err
         cause = err.__cause__ if isinstance(err.__cause__, OmegaConfBaseException) else err
         raise SweepError(f"Hydra rejected {' '.join(overrides)}: {sentence(cause)}") from err
+
+
+_FIXED = ("job_logging", "job.env_set", "job.env_copy", "output_subdir")
+"""Settings that Hydra applies to a job before the job can check its configuration."""
+
+
+def check_same_hydra(config: DictConfig, of_sweep: DictConfig) -> None:
+    """Checks that a trial's config files do not change what Hydra does before the trial.
+
+    Raises:
+        SweepError: for the first setting that differs from that of the sweep, which was checked.
+    """
+    for key in _FIXED:
+        if _setting(config, key) != _setting(of_sweep, key):
+            raise SweepError(
+                f"A config file of this trial changes hydra.{key}: set it for the whole sweep, "
+                "in the command."
+            )
+
+
+def _setting(config: DictConfig, key: str) -> Any:
+    node = OmegaConf.select(config.hydra, key)
+    return OmegaConf.to_container(node, resolve=False) if OmegaConf.is_config(node) else node
 
 
 def _plain_keys(space: Space) -> list[str]:

@@ -26,7 +26,7 @@ class SweepPlan:
         monitor_direction: `minimize` or `maximize` for the monitored metric; `None` if that metric
             is the objective.
         every: training batches between two reports; `None` reports once per epoch.
-        trusted: packages from which samplers and pruners may be imported, in addition to Optuna.
+        trusted: packages that the person trusts.
     """
 
     study_name: str
@@ -51,3 +51,7 @@ class SweepPlan:
     enqueue: Sequence[Mapping[str, Any]] = field(default_factory=list)
     warm_start: str | None = None
     trusted: Sequence[str] = ()
+
+    def secrets(self) -> dict[str, Any]:
+        """Returns settings that may contain secrets, by name."""
+        return {"storage": self.storage, **self.space.secrets()}

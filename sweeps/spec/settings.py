@@ -24,13 +24,16 @@ _GRID = "optuna.samplers.GridSampler"
 _NO_PRUNER = "optuna.pruners.NopPruner"
 
 
-def make_plan(settings: Mapping[str, Any], space: Space, config: DictConfig) -> SweepPlan:
+def make_plan(
+    settings: Mapping[str, Any], space: Space, config: DictConfig, trusted: Sequence[str] = ()
+) -> SweepPlan:
     """Creates the plan of a sweep.
 
     Args:
         settings: the keys of `hydra.sweeper`.
         space: the search space.
-        config: the configuration of the sweep.
+        config: the configuration of the sweep. Its `trusted_targets` are data and grant nothing.
+        trusted: packages that the person trusts.
 
     Raises:
         SweepError: for the first invalid setting.
@@ -59,7 +62,7 @@ def make_plan(settings: Mapping[str, Any], space: Space, config: DictConfig) -> 
         control_fraction=settings["control_fraction"],
         enqueue=[dict(one) for one in settings["enqueue"] or ()],
         warm_start=settings["warm_start"],
-        trusted=[str(name) for name in OmegaConf.select(config, "trusted_targets") or ()],
+        trusted=list(trusted),
     )
     return _with_grid(_with_monitor(plan, settings["pruning_metric"]))
 

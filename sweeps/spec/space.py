@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
@@ -31,6 +31,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
+from nntrain.config.redact import REDACTED, Redactor, redact_override, redact_text
 from nntrain.sweeps.errors import SweepError
 
 Value = bool | int | float | str | None
@@ -47,20 +48,45 @@ class Space:
             in an override, including a leading `+`.
         literals: for each parameter, the choices that are lists or mappings. Optuna stores these
             choices as strings in Hydra's override syntax.
+        hidden: for each parameter whose choices are secrets, its choices in Hydra's override
+            syntax. The study stores `***1` for the first choice, `***2` for the second, and so on.
     """
 
     fixed: Sequence[str] = ()
     distributions: Mapping[str, BaseDistribution] = field(default_factory=dict)
     literals: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    hidden: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def overrides(self, params: Mapping[str, Value]) -> list[str]:
         """Returns the overrides that set a trial's parameters."""
         return [f"{name}={self._text(name, value)}" for name, value in params.items()]
 
+    def overrides_of(self, name: str, values: Iterable[Value]) -> list[str]:
+        """Returns the overrides that set a parameter to each of some values."""
+        return [f"{name}={self._text(name, value)}" for value in values]
+
     def _text(self, name: str, value: Value) -> str:
+        if name in self.hidden:
+            return self.hidden[name][int(str(value).removeprefix(REDACTED)) - 1]
         if isinstance(value, str):
             return value if value in self.literals.get(name, ()) else _quoted(value)
         return str(Override._get_value_element_as_str(value))
+
+    def stored(self, params: Mapping[str, Value]) -> dict[str, Value]:
+        """Returns parameters as the study stores them, with the labels of hidden choices."""
+        return {name: self._label(name, value) for name, value in params.items()}
+
+    def _label(self, name: str, value: Value) -> Value:
+        texts = self.hidden.get(name, ())
+        text = _quoted(value) if isinstance(value, str) else str(value)
+        return f"{REDACTED}{texts.index(text) + 1}" if text in texts else value
+
+    def secrets(self) -> dict[str, list[str]]:
+        """Returns the choices that are secrets, with and without their quotes, by parameter."""
+        return {
+            name: [*texts, *(text.strip("'\"") for text in texts)]
+            for name, texts in self.hidden.items()
+        }
 
     def describe(self) -> dict[str, str]:
         """Returns a description of each parameter.
@@ -105,9 +131,12 @@ def make_space(
     """
     texts = [f"{key}={_param_text(value)}" for key, value in params.items()]
     parser = OverridesParser.create(config_loader=loader)
-    given = [_parsed(parser, text) for text in (*texts, *arguments)]
+    from_config = [_parsed(parser, text) for text in texts]
+    for one in from_config:
+        _check_no_hydra(one)
+    given = [*from_config, *(_parsed(parser, text) for text in arguments)]
     last = {one.get_key_element().lstrip("+"): one for one in given}
-    fixed, distributions, literals = [], {}, {}
+    fixed, distributions, literals, hidden = [], {}, {}, {}
     for one in last.values():
         if not one.is_sweep_override():
             fixed.append(_fixed(one))
@@ -119,9 +148,32 @@ def make_space(
                 "application."
             )
         distributions[key], literals[key] = _distribution(one)
+        if texts := _secret_choices(key, distributions[key], literals[key]):
+            hidden[key] = texts
+            distributions[key] = _labels(len(texts))
     return Space(
-        fixed, distributions, {key: choices for key, choices in literals.items() if choices}
+        fixed, distributions, {key: choices for key, choices in literals.items() if choices}, hidden
     )
+
+
+def _secret_choices(key: str, one: BaseDistribution, literals: Sequence[str]) -> list[str]:
+    """Returns the choices of a parameter as Hydra's syntax if they are secrets, otherwise `[]`.
+
+    The names of their environment variables do not count, nor do `null`, `true` and `false`.
+    """
+    if not isinstance(one, CategoricalDistribution):
+        return []
+    space = Space(literals={key: literals})
+    overrides = space.overrides_of(key, one.choices)
+    # the secrets that this process knows do not count, so that the study can be resumed elsewhere
+    redact = Redactor().override
+    if all(redact(override) == override for override in overrides):
+        return []
+    return [override.partition("=")[2] for override in overrides]
+
+
+def _labels(n: int) -> CategoricalDistribution:
+    return CategoricalDistribution([f"{REDACTED}{i + 1}" for i in range(n)])
 
 
 def _parsed(parser: OverridesParser, text: str) -> Override:
@@ -133,10 +185,23 @@ def _parsed(parser: OverridesParser, text: str) -> Override:
             for line in str(err).splitlines()
             if not line.startswith(("Error parsing override", "See http"))
         ]
-        raise SweepError(f"{text} is not a valid override: {' '.join(lines)}.") from err
+        shown = redact_override(text)
+        raise SweepError(
+            f"{shown} is not a valid override: {redact_text(' '.join(lines))}."
+        ) from err
     if not override.key_or_group:
         raise SweepError(f"{text} has no key: write KEY=VALUE.")
     return override
+
+
+def _check_no_hydra(one: Override) -> None:
+    """Checks that a parameter in a config file sets no key of Hydra, such as its logging."""
+    for name in (one.key_or_group, one.package or ""):
+        if re.split(r"[./]", name.lstrip("@"))[0] == "hydra":
+            raise SweepError(
+                f"hydra.sweeper.params contains {one.get_key_element()}, a Hydra setting: choose "
+                "keys of your application, or type the setting in the command."
+            )
 
 
 def _param_text(value: Any) -> str:

@@ -14,6 +14,7 @@ from optuna.storages import BaseStorage, get_storage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from nntrain.config.redact import redact_override
 from nntrain.core.names import RUN_UID
 from nntrain.sweeps.errors import SweepError
 from nntrain.sweeps.spec.plan import SweepPlan
@@ -90,13 +91,14 @@ def _check_made_from(study: SweepStudy, plan: SweepPlan) -> None:
         "space": plan.space.describe(),
         "custom_search_space": plan.custom_search_space,
         "objective": list(plan.objectives),
-        "fixed": sorted(plan.space.fixed),
+        "fixed": sorted(map(redact_override, plan.space.fixed)),
     }
     if MADE_FROM not in study.user_attrs:
         study.set_user_attr(RUN_UID, secrets.token_hex(8))
         study.set_user_attr(MADE_FROM, json.dumps(now))
         return
     before = json.loads(study.user_attrs[MADE_FROM])
+    before["fixed"] = sorted(map(redact_override, before["fixed"]))
     for what in now:
         if before[what] != now[what]:
             raise _changed(plan, _difference(what, before[what], now[what]))
@@ -149,7 +151,7 @@ def begin(study: SweepStudy, plan: SweepPlan) -> None:
         for trial in _trials_of(plan, Path(plan.warm_start)):
             study.add_trial(trial)
     for params in plan.enqueue:
-        study.enqueue_trial(dict(params))
+        study.enqueue_trial(plan.space.stored(params))
 
 
 def _has_trials(folder: Path) -> bool:

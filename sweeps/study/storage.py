@@ -16,8 +16,10 @@ from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage, RDBSt
 from optuna.storages.journal import JournalFileBackend
 
 from nntrain.config.hints import first_line
+from nntrain.config.redact import REDACTED, Redactor, learn, redact_text
 from nntrain.core.files import cut_torn_line, lock
 from nntrain.sweeps.errors import SweepError
+from nntrain.sweeps.study.attributes import SafeAttributes, check_choices
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,6 +52,22 @@ _GRPC_PORT = 13000
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql", "oracle", "mariadb")
 
 
+class _Database(SafeAttributes, RDBStorage):
+    """A database, which contains no secrets."""
+
+    def _set_trial_param(self, *args: Any, **kwargs: Any) -> None:
+        check_choices(*args, **kwargs)
+        super()._set_trial_param(*args, **kwargs)
+
+
+class _Proxy(SafeAttributes, GrpcStorageProxy):
+    """A proxy, to which no secrets are sent."""
+
+
+class _File(SafeAttributes, JournalStorage):
+    """A study file, which contains no secrets."""
+
+
 def open_storage(
     url: str | None, folder: Path, on_stale: Callable[[Study, FrozenTrial], None] | None = None
 ) -> BaseStorage:
@@ -73,6 +91,7 @@ def open_storage(
                 f"cannot use {folder} as the study's folder ({err.strerror}): choose another "
                 "hydra.sweep.dir."
             ) from err
+    learn(Redactor(config={"storage": url}))
     scheme = urlsplit(url).scheme.split("+")[0]
     if scheme == "grpc":
         return _proxy(url)
@@ -96,14 +115,18 @@ def lost_storage(url: str | None, err: Exception) -> SweepError:
 
 def without_password(url: str) -> str:
     """Returns a URL with the password replaced by `***`."""
-    parts = urlsplit(url)
-    return url if parts.password is None else url.replace(f":{parts.password}@", ":***@")
+    scheme, sign, rest = url.partition("://")
+    login, at, place = rest.rpartition("@")
+    user, colon, _ = login.partition(":")
+    if not at or not colon or "/" in user:
+        return redact_text(url)
+    return f"{scheme}{sign}{user}:{REDACTED}@{redact_text(place)}"
 
 
 def _reason(err: Exception) -> str:
     """Returns the first line of the database driver's error message."""
     cause = err.__cause__ or err
-    return first_line(getattr(cause, "orig", None) or cause)
+    return redact_text(first_line(getattr(cause, "orig", None) or cause))
 
 
 # --- a database
@@ -116,7 +139,7 @@ def _database(url: str, on_stale: Callable[[Study, FrozenTrial], None] | None) -
         with warnings.catch_warnings():
             # Optuna marks heartbeats as experimental
             warnings.simplefilter("ignore", ExperimentalWarning)
-            return RDBStorage(
+            return _Database(
                 url,
                 engine_kwargs=_engine(url),
                 heartbeat_interval=HEARTBEAT_S,
@@ -155,7 +178,7 @@ def _proxy(url: str) -> GrpcStorageProxy:
     parts = urlsplit(url)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
-        proxy = GrpcStorageProxy(host=parts.hostname or "localhost", port=parts.port or _GRPC_PORT)
+        proxy = _Proxy(host=parts.hostname or "localhost", port=parts.port or _GRPC_PORT)
     try:
         proxy.wait_server_ready(timeout=10)
     except (OSError, grpc.FutureTimeoutError) as err:  # OSError: Optuna 5 raises a ConnectionError
@@ -172,7 +195,7 @@ def _proxy(url: str) -> GrpcStorageProxy:
 def _file_storage(path: Path) -> JournalStorage:
     with FileLock(path).held():  # locking removes an incomplete last line
         pass
-    return JournalStorage(StudyFile(path))
+    return _File(StudyFile(path))
 
 
 SET_TRIAL_STATE = 6

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import socket
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,15 @@ def is_of(trial: FrozenTrial, pid: int) -> bool:
     return bool(owner.get("pid") == pid and owner["host"] == socket.gethostname())
 
 
+def age_s(trial: FrozenTrial) -> float:
+    """Returns the seconds since a trial was created or started; 0 for a waiting trial.
+
+    Optuna stores local time, which daylight saving changes, so it is converted to UTC first.
+    """
+    started = trial.datetime_start
+    return 0.0 if started is None else max(0.0, time.time() - started.timestamp())
+
+
 def is_lost(trial: FrozenTrial) -> bool:
     """Returns whether the process of a running trial has died.
 
@@ -103,9 +112,7 @@ def is_lost(trial: FrozenTrial) -> bool:
     """
     owner = owner_of(trial)
     if not owner:
-        return trial.datetime_start is None or datetime.now() - trial.datetime_start > timedelta(
-            seconds=UNOWNED_S
-        )
+        return trial.datetime_start is None or age_s(trial) > UNOWNED_S
     return bool(owner["host"] == socket.gethostname()) and not _is_alive(
         owner["pid"], owner["started"]
     )

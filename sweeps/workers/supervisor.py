@@ -12,7 +12,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any
@@ -31,6 +30,7 @@ from nntrain.sweeps.study.trials import (
     KILLED,
     TIMEOUT,
     SweepStudy,
+    age_s,
     fail,
     give_up_or_retry,
     has_room,
@@ -274,12 +274,11 @@ class Supervisor:
         if self.trial_timeout_s is None:
             return
         for trial in trials:
-            if trial.state is TrialState.RUNNING and (worker := self._worker_of(trial)) is not None:
-                assert trial.datetime_start is not None
-                if (datetime.now() - trial.datetime_start).total_seconds() > self.trial_timeout_s:
-                    message = f"it ran longer than trial_timeout_s={self.trial_timeout_s:g}"
-                    fail(self.study, self.storage, trial, TIMEOUT, message)
-                    worker.process.kill()
+            is_overdue = trial.state is TrialState.RUNNING and age_s(trial) > self.trial_timeout_s
+            if is_overdue and (worker := self._worker_of(trial)) is not None:
+                message = f"it ran longer than trial_timeout_s={self.trial_timeout_s:g}"
+                fail(self.study, self.storage, trial, TIMEOUT, message)
+                worker.process.kill()
 
     def _worker_of(self, trial: FrozenTrial) -> WorkerProcess | None:
         return next(

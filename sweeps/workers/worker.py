@@ -21,9 +21,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from optuna import Trial
 from optuna.trial import FrozenTrial, TrialState
 
+from nntrain.config.learning import learn_config
 from nntrain.core.names import RUN_UID
 from nntrain.result import FitResult, StopReason
 from nntrain.sweeps.context import Pruner, TrialContext, active_trial
+from nntrain.sweeps.spec.checks import check_same_hydra
 from nntrain.sweeps.spec.compose import Composer
 from nntrain.sweeps.spec.plan import SweepPlan
 from nntrain.sweeps.spec.space import custom_function, suggest
@@ -94,6 +96,7 @@ class Worker:
         self._in_job = False
         self._n_duplicate = 0
         self._began = time.time() if began is None else began
+        learn_config(config, plan.secrets())
         self._composer = Composer(hydra_context.config_loader, config, plan.space.fixed)
         self._custom = custom_function(plan.custom_search_space)
         self.study, self.storage = open_study(plan, 0)
@@ -145,6 +148,7 @@ class Worker:
 
     def _compose(self, number: int, overrides: Sequence[str], subfolder: str = "") -> DictConfig:
         config = self._composer.compose(overrides)
+        check_same_hydra(config, self.config)
         with open_dict(config):
             config.hydra.sweep.dir = str(self.plan.folder)
             config.hydra.sweep.subdir = f"{number}/{subfolder}" if subfolder else str(number)

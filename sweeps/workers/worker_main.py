@@ -60,6 +60,11 @@ def main(fd: int) -> int:
 
 
 if __name__ == "__main__":
+    from nntrain.config.door import guard
+    from nntrain.core.streams import open_streams
+
+    open_streams()
+    guard()
     code = main(int(sys.argv[1]))
 
     from nntrain.core.ending import end_process

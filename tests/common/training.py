@@ -252,12 +252,17 @@ def assert_delivered(record: RunRecord, database: Path) -> StoredRun:
     return run
 
 
-def assert_unhurt(run: TrainingRun, expected: list[float], batch_ms: float = 0.0) -> None:
-    """Checks that the losses equal the expected losses exactly and that no step stalled."""
+def assert_unhurt(run: TrainingRun, expected: list[float], batch_ms: float = 0.0) -> float:
+    """Checks that the losses equal the expected losses exactly and that no step stalled.
+
+    Returns:
+        The longest stall, in milliseconds.
+    """
     times, losses = zip(*run.seen, strict=True)
     assert list(losses) == expected[: len(losses)]
     stalls = [after - before - batch_ms for before, after in pairwise(times)]
     assert max(stalls) <= LONGEST_STALL_MS
+    return max(stalls)
 
 
 def assert_journal_is_whole(run: TrainingRun) -> None:

@@ -1,5 +1,6 @@
-"""The client of `tests.e2e.user.Flaky`, in its own module because only the shipper needs mlflow."""
+"""The clients of the trackers in `tests.e2e.user`; only the shipper needs mlflow."""
 
+import time
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -22,3 +23,11 @@ class FlakyClient(MLflowTrackerClient):
             if nth % 2:
                 super().metrics(rows)
             raise errors[nth % 3]
+
+
+class SlowClient(MLflowTrackerClient):
+    """Needs 50 ms more for each call of `metrics`."""
+
+    def metrics(self, rows: Sequence[MetricRow]) -> None:
+        time.sleep(0.05)
+        super().metrics(rows)

@@ -145,6 +145,10 @@ CASES = {
     "missing value": (["seed=???"], ["seed needs a value: add 'seed=VALUE'."]),
     "not an override": (["lr 3"], ["'lr 3' is not a valid override"]),
     "missing checkpoint": (["resume=nowhere.ckpt"], ["nowhere.ckpt"]),
+    "not a checkpoint": (
+        ["resume=keep.txt"],
+        ["keep.txt cannot be loaded: the file is damaged or is not a checkpoint."],
+    ),
 }
 
 

@@ -6,14 +6,19 @@ import shutil
 import signal
 import time
 from base64 import b64encode
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import psutil
 import pytest
 
+from nntrain.checkpoint import read_checkpoint
+from tests.common.cli import nntrain_run
+from tests.common.repeats import full
 from tests.common.servers import MlflowServer, wait_until
 from tests.common.training import (
+    REPOSITORY,
     StoredRun,
     TrainingRun,
     assert_delivered,
@@ -51,9 +56,16 @@ def wait_until_ended(database: Path, run: TrainingRun, timeout_s: float = 15) ->
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_the_shipper_closes_a_killed_run(tmp_path: Path, database: Path, workers: int) -> None:
-    rng = random.Random(workers)
-    folders = [f"run{i}" for i in range(3)]
+def test_the_shipper_closes_a_killed_run(
+    tmp_path: Path,
+    database: Path,
+    workers: int,
+    repeat: int,
+    measured: Callable[[str, float], None],
+) -> None:
+    rng = random.Random(workers + repeat)
+    pauses_s = full([0.5, 1.5, 3.0, 15.0], [rng.uniform(0, 1.5) for _ in range(3)])
+    folders, killed_s = [f"run{i}" for i in range(len(pauses_s))], list[float]()
     with ExitStack() as stack:
         runs = [
             stack.enter_context(
@@ -63,28 +75,29 @@ def test_the_shipper_closes_a_killed_run(tmp_path: Path, database: Path, workers
         ]
         for run in runs:
             run.wait_for_batches(1)
-        for run in runs:
-            time.sleep(rng.uniform(0, 1.5))
+        for run, pause_s in zip(runs, pauses_s, strict=True):
+            time.sleep(pause_s)
             run.process.kill()
             run.process.wait()
-            killed_ms = time.time() * 1000
-            early = [batch for batch in run.seen if batch[0] < killed_ms - LATE_MS]
-            assert _n_journal(run) >= len(early)
-    for run in runs:
-        stored = wait_until_ended(database, run)
+            killed_s.append(time.time())
+            early = [batch for batch in run.seen if batch[0] < killed_s[-1] * 1000 - LATE_MS]
+            assert len(_in_journal(run)) >= len(early)
+            measured("lost batches", len(run.seen) - len(_in_journal(run)))
+    for run, end_s in zip(runs, killed_s, strict=True):
+        stored = wait_until_ended(database, run, full(120, 15))
         assert (stored.status, stored.tags["nntrain.outcome"]) == ("KILLED", "interrupted")
         assert "killed, out of memory, or crashed" in stored.tags["nntrain.message"]
         assert stored.end_time is not None
-        assert stored.end_time / 1000 - run.started_s < 60
-        assert (
-            run.record.metrics["batch/loss"].value.tolist()
-            == [loss for _, loss in run.seen][: _n_journal(run)]
-        )
+        measured("s from the kill to the end of the run", stored.end_time / 1000 - end_s)
+        assert stored.end_time / 1000 - end_s < full(60, 15)
+        losses = [loss for _, loss in run.seen]
+        assert _in_journal(run) == losses[: len(_in_journal(run))]
 
 
-def _n_journal(run: TrainingRun) -> int:
+def _in_journal(run: TrainingRun) -> list[float]:
+    """Returns the losses in the journal; there are none in the first second."""
     losses = run.record.metrics.get("batch/loss")
-    return 0 if losses is None else len(losses.value)
+    return [] if losses is None else losses.value.tolist()
 
 
 @pytest.mark.parametrize(
@@ -159,6 +172,26 @@ def test_with_a_disk_that_stays_full_training_completes_and_reports_lost_records
     assert assert_delivered(run.record, database).status != "RUNNING"
 
 
+@pytest.mark.parametrize(("on_error", "code"), [("warn", 0), ("stop", 1)])
+def test_with_a_full_disk_each_file_is_reported_once_and_training_follows_the_policy(
+    tmp_path: Path, on_error: str, code: int
+) -> None:
+    args = [
+        "tracker=none",
+        "callbacks=[signals,checkpoint]",
+        f"callbacks.checkpoint.on_error={on_error}",
+        "+callbacks.full={_target_: tests.common.disk.FullDisk, epochs: [1, 2]}",
+    ]
+    done = nntrain_run(*small(20, *args, n_epoch=3), cwd=tmp_path, PYTHONPATH=str(REPOSITORY))
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    text = "run/last.ckpt could not be written (the previous file is unchanged): File too large"
+    assert done.stderr.count(text) == 1
+    assert done.stderr.count("run.log cannot be written") <= 1
+    assert ("2 of 3 saves of" in done.stderr) is (on_error == "warn")
+    assert read_checkpoint(tmp_path / "run/last.ckpt")["epoch"] == 1
+
+
 def test_a_tracked_run_does_not_import_the_libraries_of_the_trackers(
     tmp_path: Path, database: Path
 ) -> None:
@@ -214,11 +247,19 @@ def _holds(path: Path, secret: str) -> bool:
     return secret.encode() in data or b64encode(f"user:{secret}".encode()) in data
 
 
+_SLOW = [
+    "+callbacks.logs._target_=tests.e2e.user.LogsSix",
+    "+tracker.slow={_target_: tests.e2e.user.Slow, system_metrics: false}",
+    "tracker=none",
+]
+"""Ten numbers per batch instead of four, and a tracker that needs 50 ms more for each call."""
+
+
 def test_100_000_batches_are_delivered_in_order_in_constant_memory(
-    tmp_path: Path, database: Path
+    tmp_path: Path, database: Path, measured: Callable[[str, float], None]
 ) -> None:
     memory = "+callbacks.memory={_target_: tests.e2e.user.Memory, every: 10000}"
-    args = small(10_000, "tracker.finish_timeout_s=120", memory, n_epoch=10)
+    args = small(10_000, *full(_SLOW, []), "tracker.finish_timeout_s=120", memory, n_epoch=10)
     shipper = []
     with TrainingRun(tmp_path, args) as run:
         run.wait_for_batches(10_000)
@@ -228,6 +269,7 @@ def test_100_000_batches_are_delivered_in_order_in_constant_memory(
                 shipper.append(process.memory_info().rss / 2**20)
             time.sleep(0.5)
         assert run.wait() == 0, run.output
+        measured("s to the end", time.time() - run.started_s)
     stored = assert_delivered(run.record, database)
     assert all(
         len(stored.points[key]) == 100_000
@@ -238,5 +280,7 @@ def test_100_000_batches_are_delivered_in_order_in_constant_memory(
         float(line.split()[1]) for line in run.output.splitlines() if line.startswith("memory: ")
     ]
     assert len(training) == 10
+    measured("MiB more in training", training[-1] - training[1])
+    measured("MiB more in the shipper", max(shipper) - shipper[len(shipper) // 5])
     assert training[-1] - training[1] < 20  # the recorder keeps about 100 bytes per batch
     assert max(shipper) - shipper[len(shipper) // 5] < 50

@@ -109,7 +109,7 @@ def test_a_dead_mlflow_server_does_not_delay_wandb(tmp_path: Path, expected: lis
     wait_until(lambda: processes_in(tmp_path) == [], "the end of wandb-core", 20)
     before = tree(tmp_path / "wandb")
     with server:
-        assert nntrain_sync(tmp_path, "run").returncode == 0
+        assert nntrain_sync(tmp_path, "run", "--to-recorded").returncode == 0
     assert assert_delivered(run.record, server.folder / "server.db").status == "FINISHED"
     assert tree(tmp_path / "wandb") == before
 

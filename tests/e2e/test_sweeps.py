@@ -216,6 +216,10 @@ def test_the_best_configuration_runs_again_with_the_same_result(small_study: Swe
     )
     args = ["--config-dir", str(small_study.folder), "--config-name", "best", "hydra.run.dir=best"]
     done = nntrain_run(*args, cwd=small_study.cwd, PYTHONPATH=str(REPOSITORY))
+    assert done.returncode == 1  # the file lists what it needs, but grants nothing
+    assert "add 'trusted_targets=[tests]' to the command" in done.stderr
+    args.append("trusted_targets=[tests]")
+    done = nntrain_run(*args, cwd=small_study.cwd, PYTHONPATH=str(REPOSITORY))
     assert done.returncode == 0, done.stderr
     assert f"valid/loss:      {best.value:.6g}\n" in done.stdout
 
@@ -420,7 +424,7 @@ CASES = {
     ),
     "a storage that does not respond": (
         ["hydra.sweeper.storage=postgresql+psycopg2://u:hidden@127.0.0.1:9/x", SPACE],
-        ["storage=postgresql+psycopg2://u:***@127.0.0.1:9/x cannot be reached", "refused"],
+        ["storage=postgresql+psycopg2://***@127.0.0.1:9/x cannot be reached", "refused"],
     ),
     "an invalid setting of the trackers": (
         ["tracker.finish_timeout_s=-1", SPACE],

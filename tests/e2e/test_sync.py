@@ -1,13 +1,16 @@
 """`python -m nntrain.sync` delivers a run later, exactly once, from its journal and files alone."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+import torch
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
@@ -273,7 +276,7 @@ def test_after_the_timeout_of_a_dead_server_the_next_journal_is_delivered(
     dead = MLflowTracker(f"http://127.0.0.1:{free_port()}", system_metrics=False)
     append(tmp_path / "a", [start(dead), *batches(1, 4), END])
     append(tmp_path / "b", [start(tracker), *batches(1, 4), END])
-    assert sync.main([".", "--timeout-s", "1"]) == 1
+    assert sync.main([".", "--timeout-s", "1", "--to-recorded"]) == 1
     said = capsys.readouterr()
     assert "b/journal.jsonl: delivered." in said.out
     (line,) = said.err.splitlines()
@@ -330,7 +333,7 @@ MISTAKES = {
     ),
     "function": (
         ["function"],
-        f"tracker.a._target_={FUNCTION} is not a tracker class: use a dataclass that derives from ",
+        f"tracker.a._target_={FUNCTION} is not trusted: ",
     ),
 }
 
@@ -380,3 +383,136 @@ def test_a_bad_journal_does_not_stop_the_delivery_of_others(
 def test_a_folder_without_journals_is_reported(capsys: Capture) -> None:
     assert sync.main(["."]) == 0
     assert capsys.readouterr().out == "No journal.jsonl found under '.'.\n"
+
+
+# --- the store lost the run
+
+
+def delete(folder: Path, before: Path, older: Path) -> None:
+    (folder / "mlflow.db").unlink()
+
+
+def begin_anew(folder: Path, before: Path, older: Path) -> None:
+    shutil.copy(before, folder / "mlflow.db")
+
+
+def restore_an_older_backup(folder: Path, before: Path, older: Path) -> None:
+    shutil.copy(older, folder / "mlflow.db")
+
+
+def trash(folder: Path, before: Path, older: Path) -> None:
+    client, run = only_run(folder)
+    client.delete_run(run.info.run_id)
+
+
+def give_to_another_run(folder: Path, before: Path, older: Path) -> None:
+    client, run = only_run(folder)
+    client.set_tag(run.info.run_id, "nntrain.run", "another")
+    client.set_tag(run.info.run_id, "mine", "untouched")
+
+
+LOSSES: dict[str, tuple[Callable[[Path, Path, Path], None], str]] = {
+    "the database is deleted": (delete, "its database {}/mlflow.db does not exist"),
+    "the store is begun anew": (begin_anew, "has no run "),
+    "a backup has fewer points": (restore_an_older_backup, "lacks its last points"),
+    "the run is in the trash": (trash, "is in the trash"),
+    "the id is that of another run": (give_to_another_run, "has another run with the id"),
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_sync_says_that_the_store_lost_a_run_and_sends_it_again(
+    tmp_path: Path, tracker: MLflowTracker, capsys: Capture, loss: str
+) -> None:
+    lose, why = LOSSES[loss]
+    before, older = tmp_path / "before.db", tmp_path / "older.db"
+    shutil.copy(tmp_path / "mlflow.db", before)
+    journal = append(tmp_path / "run", [start(tracker), *batches(1, 4), END])
+    assert sync.main(["run"]) == 0
+    shutil.copy(tmp_path / "mlflow.db", older)
+    append(tmp_path / "run", [start(tracker), *batches(5, 12), END])
+    assert sync.main(["run"]) == 0
+    _forget_stores()
+    lose(tmp_path, before, older)
+    capsys.readouterr()
+
+    assert sync.main(["run"]) == 1
+    (told,) = capsys.readouterr().err.splitlines()
+    assert told.startswith(f"mlflow no longer has the run of {journal.relative_to(tmp_path)} (")
+    assert why.format(tmp_path) in told
+    assert told.endswith("to send it again, run python -m nntrain.sync run --again.")
+
+    assert sync.main(["run", "--again"]) == 0
+    _forget_stores()
+    client = MlflowClient(tracker.uri)
+    experiments = [one.experiment_id for one in client.search_experiments()]
+    query = "tags.`nntrain.run` = '0123456789abcdef'"
+    (run,) = client.search_runs(experiments, query)
+    assert points(client, run) == losses(1, 12)
+    assert run.info.status == "FINISHED"
+    for other in client.search_runs(experiments, "tags.mine = 'untouched'"):
+        assert points(client, other) == losses(1, 12)
+        assert other.data.tags["nntrain.run"] == "another"
+    assert sync.main(["run"]) == 0
+
+
+def _forget_stores() -> None:
+    """Closes MLflow's connections, as a new process would."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+    from mlflow.tracking._tracking_service.utils import _tracking_store_registry
+
+    for engine in SqlAlchemyStore._engine_map.values():
+        engine.dispose()
+    SqlAlchemyStore._engine_map.clear()
+    _tracking_store_registry._get_store_with_resolved_uri.cache_clear()
+
+
+def test_a_deleted_experiment_is_named_at_once(
+    tmp_path: Path, tracker: MLflowTracker, capsys: Capture
+) -> None:
+    append(tmp_path / "run", [start(tracker), *batches(1, 4), END])
+    assert sync.main(["run"]) == 0
+    client, run = only_run(tmp_path)
+    client.delete_experiment(run.info.experiment_id)
+    capsys.readouterr()
+    assert sync.main(["run"]) == 1
+    assert "mlflow no longer has the run" in capsys.readouterr().err
+    began = time.monotonic()
+    assert sync.main(["run", "--again"]) == 1
+    assert time.monotonic() - began < 15
+    assert "restore it with 'mlflow experiments restore" in capsys.readouterr().err
+
+
+def test_a_server_that_does_not_answer_is_asked_once(tmp_path: Path, capsys: Capture) -> None:
+    uri = f"http://127.0.0.1:{free_port()}"
+    for name in "abc":
+        append(tmp_path / name, [start(MLflowTracker(uri, system_metrics=False)), END])
+        size = (tmp_path / name / JOURNAL).stat().st_size
+        (tmp_path / name / "delivery").mkdir()
+        state = {"run_id": "1" * 32, "offset": size, "line": 2, "done": True}
+        (tmp_path / name / "delivery/mlflow.json").write_text(json.dumps(state))
+    assert sync.main([".", "--to-recorded"]) == 0
+    (told,) = capsys.readouterr().err.splitlines()
+    assert told.startswith("mlflow does not answer whether it still has a/journal.jsonl (")
+
+
+# --- models
+
+
+def test_a_model_of_a_foreign_journal_grants_itself_no_trust(
+    tmp_path: Path, store_uri: str, capsys: Capture
+) -> None:
+    tracker = MLflowTracker(store_uri, log_model=True, system_metrics=False).resolved()
+    node = {"_target_": "subprocess.run", "args": ["touch", str(tmp_path / "harm")]}
+    model = {"kind": "model", "path": "a.pt", "name": "a.pt", "aliases": [], "node": node}
+    model |= {"trusted_targets": ["subprocess"]}
+    append(tmp_path / "run", [start(tracker), model, *batches(1, 4), END])
+    torch.save({"model": {}}, tmp_path / "run/a.pt")
+    assert sync.main(["run"]) == 0
+    assert not (tmp_path / "harm").exists()
+    told = capsys.readouterr().err
+    assert "subprocess.run is not trusted" in told
+    assert "add '--again --trust subprocess' to this command" in told
+    client, run = only_run(tmp_path)
+    assert points(client, run) == losses(1, 4)
+    assert [one.path for one in client.list_artifacts(run.info.run_id)] == ["a.pt"]

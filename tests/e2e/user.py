@@ -135,3 +135,21 @@ class Flaky(MLflowTracker):
         from tests.e2e.flaky_client import FlakyClient
 
         return FlakyClient(self)
+
+
+@dataclass(frozen=True)
+class Slow(MLflowTracker):
+    """A tracker whose client needs 50 ms more for each call."""
+
+    def connect(self) -> MLflowTrackerClient:
+        from tests.e2e.flaky_client import SlowClient
+
+        return SlowClient(self)
+
+
+class LogsSix(Callback):
+    """Logs six more numbers for each training batch."""
+
+    def after_batch(self, learn: Learner) -> None:
+        if learn.training:
+            learn.tracker.log_metrics({f"own/{i}": i for i in range(6)})

@@ -14,7 +14,7 @@ from nntrain.callbacks import Checkpoint, StopOnNaN
 from nntrain.config.redact import Redactor
 from nntrain.core.smoothing import smooth
 from nntrain.integrations.callback import TrackerCallback
-from nntrain.integrations.journal.records import read_journal
+from nntrain.integrations.journal.records import JOURNAL, lines, read_journal
 from nntrain.integrations.journal.writer import JournalInUseError, JournalWriter
 from nntrain.integrations.memory import MemoryTracker
 from nntrain.integrations.shipping.client import InProcess
@@ -313,6 +313,20 @@ def test_a_second_fit_continues_the_same_run() -> None:
     assert memory.run.end.reason is StopReason.COMPLETED
 
 
+def test_a_later_fit_that_completes_does_not_keep_the_message_of_a_failed_fit() -> None:
+    learn, memory = tracked(cbs=[RaiseAt(Event.AFTER_BATCH, ValueError("boom"))])
+    with pytest.raises(ValueError, match="boom"):
+        learn.fit(1)
+    assert "boom" in memory.run.tags["nntrain.traceback"]
+    learn.remove_cb(RaiseAt)
+    learn.fit(1)
+    assert memory.run.tags == {
+        OUTCOME_TAG: "completed",
+        "nntrain.message": "",
+        "nntrain.traceback": "",
+    }
+
+
 def test_a_folder_with_the_journal_of_another_run_is_refused() -> None:
     learn, _ = tracked()
     learn.fit(1)
@@ -418,3 +432,15 @@ def test_tracking_may_be_added_or_removed_on_resume(before: bool, after: bool) -
     n_batch = len(second.dls.train)
     steps = [step for step, _ in memory.series("batch/loss")]
     assert steps == list(range(1, n_batch + 4) if before else range(n_batch + 4, 3 * n_batch + 1))
+
+
+def test_batches_are_written_together_while_the_clock_on_the_wall_jumps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hours = itertools.count(1)
+    monkeypatch.setattr(time, "time_ns", lambda: next(hours) * 3600 * 10**9)
+    learn, _ = tracked({"folder": tmp_path / "run"})
+    learn.fit(1)
+    records = [line.record for line in lines(tmp_path / "run" / JOURNAL) if line.record]
+    groups = [one for one in records if "batch/loss" in one.get("values", ())]
+    assert [len(group["step"]) for group in groups] == [learn.train_iter]

@@ -17,6 +17,7 @@ import mlflow.environment_variables
 import mlflow.protos.databricks_pb2 as codes
 import pytest
 import torch
+from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
@@ -25,7 +26,15 @@ from nntrain.core.names import RUN_UID
 from nntrain.integrations.mlflow import CLIENT_SETTINGS, MLflowTracker
 from nntrain.integrations.mlflow.client import DRIFT_TAG, MLflowTrackerClient
 from nntrain.integrations.mlflow.errors import refusals
-from nntrain.integrations.tracker import MetricRow, ModelFile, Refused, RunEnd, RunInfo, Table
+from nntrain.integrations.tracker import (
+    STUDY_TAG,
+    MetricRow,
+    ModelFile,
+    Refused,
+    RunEnd,
+    RunInfo,
+    Table,
+)
 from nntrain.models import mlp
 from nntrain.result import StopReason
 
@@ -287,6 +296,104 @@ def test_a_store_that_cannot_be_read_is_an_error_and_is_not_changed(
     with pytest.raises(Exception, match=r"not a database|unable to open"):
         MLflowTracker(f"sqlite:///{path}").connect().start(RunInfo(uid=UID))
     assert (tmp_path / "no database.db").read_text() == "not a database " * 100
+
+
+# --- what `mlflow run` and users have set in the environment
+
+
+def parent_of(store: MlflowClient, run_id: str) -> str | None:
+    parent: str | None = store.get_run(run_id).data.tags.get("mlflow.parentRunId")
+    return parent
+
+
+@pytest.fixture
+def given(store_uri: str, monkeypatch: pytest.MonkeyPatch) -> tuple[MlflowClient, Run]:
+    """A run that was created for this process."""
+    store = MlflowClient(store_uri)
+    run = store.create_run(store.create_experiment("vision"), run_name="theirs")
+    store.log_param(run.info.run_id, "alpha", "1")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store_uri)
+    monkeypatch.setenv("MLFLOW_RUN_ID", run.info.run_id)
+    return store, run
+
+
+@pytest.mark.parametrize("has_experiment", [True, False])
+def test_the_run_that_was_created_for_this_process_is_used(
+    given: tuple[MlflowClient, Run], monkeypatch: pytest.MonkeyPatch, has_experiment: bool
+) -> None:
+    store, run = given
+    if has_experiment:
+        monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", run.info.experiment_id)
+    tracker = MLflowTracker(tags={"mine": "1"}).resolved()
+    began = tracker.connect().start(RunInfo(uid=UID, params={"lr": 1}))
+    assert began.run_id == run.info.run_id
+    assert began.where.startswith("MLflow run:      theirs, experiment vision, ")
+    kept = store.get_run(run.info.run_id)
+    assert kept.data.params == {"alpha": "1", "lr": "1"}
+    assert kept.data.tags["mine"] == "1"
+    assert tracker.connect().start(RunInfo(uid=UID), began.run_id).run_id == began.run_id
+    assert tracker.connect().start(RunInfo(uid=UID)).run_id == began.run_id
+
+
+def test_later_runs_of_the_process_lie_below_the_run_that_was_created_for_it(
+    given: tuple[MlflowClient, Run],
+) -> None:
+    store, run = given
+    start = MLflowTracker().resolved().connect().start
+    start(RunInfo(uid=UID))
+    second = start(RunInfo(uid=UID.replace("0", "f"))).run_id
+    assert second != run.info.run_id
+    assert parent_of(store, second) == run.info.run_id
+    assert store.get_run(second).info.experiment_id == run.info.experiment_id
+
+
+def test_the_run_that_was_created_is_the_studys_and_trials_lie_below_it(
+    given: tuple[MlflowClient, Run],
+) -> None:
+    store, run = given
+    connect = MLflowTracker().resolved().connect
+    study = RunInfo(uid=UID, group="s", tags={STUDY_TAG: "s"})
+    first = connect().start(RunInfo(uid="1" * 16, parent=UID, group="s")).run_id
+    client = connect()
+    assert client.start(study).run_id == run.info.run_id
+    second = connect().start(RunInfo(uid="2" * 16, parent=UID, group="s")).run_id
+    client.finish(RunEnd(StopReason.COMPLETED))
+    assert [parent_of(store, trial) for trial in (first, second)] == [run.info.run_id] * 2
+
+
+def test_the_id_of_the_experiment_may_come_from_the_environment(
+    store_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = MlflowClient(store_uri)
+    experiment = store.create_experiment("vision")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", experiment)
+    tracker = MLflowTracker(store_uri).resolved()
+    monkeypatch.delenv("MLFLOW_EXPERIMENT_ID")
+    run_id = tracker.connect().start(RunInfo(uid=UID)).run_id
+    assert store.get_run(run_id).info.experiment_id == experiment
+
+
+def test_a_name_in_the_configuration_or_another_store_comes_before_the_environment(
+    given: tuple[MlflowClient, Run], tmp_path: Path, empty_store: Path
+) -> None:
+    store, run = given
+    run_id = MLflowTracker(experiment_name="mine").connect().start(RunInfo(uid=UID)).run_id
+    named = store.get_experiment_by_name("mine").experiment_id
+    assert store.get_run(run_id).info.experiment_id == named
+    shutil.copy(empty_store, tmp_path / "other.db")
+    other = f"sqlite:///{tmp_path}/other.db"
+    assert started(other)[0].run_id != run.info.run_id
+
+
+@pytest.mark.parametrize("variable", ["MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID"])
+def test_an_unknown_id_in_the_environment_is_one_sentence(
+    store_uri: str, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store_uri)
+    monkeypatch.setenv(variable, "77")
+    told = rf"77 does not exist: correct .*{variable}|{variable}=77 does not exist"
+    with pytest.raises(LookupError, match=told):
+        MLflowTracker().connect().start(RunInfo(uid=UID))
 
 
 # --- params

@@ -14,6 +14,7 @@ from optuna import Study
 from nntrain.config.errors import ConfigError
 from nntrain.sweeps import SweepEnd
 from nntrain.sweeps.errors import SweepError
+from nntrain.sweeps.spec.checks import check_same_hydra
 from nntrain.sweeps.spec.plan import SweepPlan
 from nntrain.sweeps.spec.settings import study_name
 from nntrain.sweeps.spec.space import make_space
@@ -138,7 +139,7 @@ MISTAKES: list[tuple[list[str], str]] = [
         "hydra.sweeper.pruner has no _target_: choose a config with",
     ),
     (
-        [X, "hydra.sweeper.custom_search_space=a.b"],
+        [X, "hydra.sweeper.custom_search_space=a.b", "+trusted_targets=[a]"],
         "hydra.sweeper.custom_search_space=a.b cannot be imported",
     ),
     (
@@ -437,7 +438,32 @@ def free_choice(config: DictConfig, trial: Any) -> None:
 
 def test_a_users_function_alone_is_a_search_space(app: App) -> None:
     path = f"{free_choice.__module__}.{free_choice.__name__}"
-    plan = app.plan(f"hydra.sweeper.custom_search_space={path}", "hydra.sweeper.enqueue=[{x:0.5}]")
+    mine = f"hydra.sweeper.custom_search_space={path}"
+    with pytest.raises(ConfigError, match=r"is not trusted: add 'trusted_targets=\[tests\]'"):
+        app.plan(mine)
+    plan = app.plan(mine, "hydra.sweeper.enqueue=[{x:0.5}]", "+trusted_targets=[tests]")
     assert plan.custom_search_space == path
     assert not plan.space.distributions
     assert plan.enqueue == [{"x": 0.5}]
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "+hydra.job.env_set.PYTHONPATH=evil",
+        "hydra.job.env_copy=[HOME]",
+        "+hydra.job_logging.formatters.x={class: evil.Formatter}",
+        "hydra.output_subdir=elsewhere",
+    ],
+)
+def test_a_trial_cannot_change_what_hydra_does_before_it(override: str, app: App) -> None:
+    config = app.config(X)
+    check_same_hydra(app.loader.load_sweep_config(config, ["x=0.5"]), config)
+    with pytest.raises(SweepError, match=r"changes hydra\..*: set it for the whole sweep"):
+        check_same_hydra(app.loader.load_sweep_config(config, [override]), config)
+
+
+def test_the_trust_of_a_sweep_is_what_was_typed_and_the_program(app: App) -> None:
+    assert app.plan(X).trusted == ["tests.sweeps.small_app"]
+    typed = app.plan(X, "+trusted_targets=[mine]")
+    assert typed.trusted == ["mine", "tests.sweeps.small_app"]

@@ -5,27 +5,46 @@ import pwd
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
 from nntrain.config.redact import Redactor
 from nntrain.integrations.capture.provenance import (
+    GitTags,
     command_tags,
-    git_tags,
     process_info,
     version_tags,
 )
+from tests.common.servers import wait_until
 
 
 def test_outside_a_repository_there_are_no_git_tags(tmp_path: Path) -> None:
-    assert git_tags(tmp_path) == {}
+    assert GitTags(tmp_path)() == {}
 
 
 def test_without_git_there_are_no_git_tags(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    assert git_tags(Path(__file__).parent) == {}
+    assert GitTags(Path(__file__).parent)() == {}
+
+
+def test_git_that_hangs_is_ended_after_the_time_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pid = tmp_path / "pid"
+    git = tmp_path / "git"
+    git.write_text(f"#!/bin/sh\necho $$ > {pid}\nsleep 60\n")
+    git.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    began = time.monotonic()
+    tags = GitTags(tmp_path, timeout_s=0.5)
+    assert time.monotonic() - began < 0.3  # asked in the background
+    assert tags() == {}
+    assert time.monotonic() - began < 2
+    wait_until(lambda: not psutil.pid_exists(int(pid.read_text())), "the end of git")
 
 
 def test_versions_are_those_of_the_imported_packages() -> None:

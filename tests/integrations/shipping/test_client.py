@@ -1,5 +1,6 @@
 """The shipper as a real process that is started and killed, with MLflow on SQLite."""
 
+import importlib
 import importlib.util
 import logging
 import os
@@ -45,7 +46,7 @@ def shippers(pid: int) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter(["cmdline", "status"]):
         words = process.info["cmdline"] or []
-        is_one = len(words) > 2 and words[-3].endswith("shipper_main.py") and words[-1] == str(pid)
+        is_one = len(words) > 3 and words[-4].endswith("shipper_main.py") and words[-1] == str(pid)
         if is_one and process.info["status"] != psutil.STATUS_ZOMBIE:
             found.append(process)
     return found
@@ -303,6 +304,123 @@ def test_a_run_whose_process_was_killed_is_delivered_and_closed(
     assert sync.main([str(tmp_path), "--list"]) == 0
 
 
+FORKING = """
+import gc, logging, os, sys, time
+from nntrain.integrations.shipping.client import Shipment, shared_shipper
+from nntrain.integrations.mlflow import MLflowTracker
+from nntrain.integrations.journal.writer import JournalWriter
+from tests.common.journals import END, START, batches
+from pathlib import Path
+
+logging.basicConfig(stream=sys.stdout, format="%(message)s")
+tracker = MLflowTracker(system_metrics=False).resolved()
+shipper = shared_shipper()
+shipper.start({"mlflow": tracker})
+child = os.fork()
+if child == 0:
+    shipper.check()
+    time.sleep(1.1)
+    shipper.check()
+    assert shipper.finish() == []
+    if sys.argv[1] == "exit":
+        sys.exit(0)
+    if sys.argv[1] == "collect":
+        del shipper
+        shared_shipper.cache_clear()
+        gc.collect()
+    if sys.argv[1] == "track":
+        writer = JournalWriter(Path("child/journal.jsonl").absolute())
+        writer.write(START, *batches(1, 4), END)
+        writer.close()
+        shipper.add(Shipment(writer.path, {"mlflow": tracker}))
+        assert shipper.finish() == []
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+writer = JournalWriter(Path("run/journal.jsonl").absolute())
+writer.write(START, *batches(1, 4), END)
+writer.close()
+shipper.add(Shipment(writer.path, {"mlflow": tracker}))
+time.sleep(1.1)
+shipper.check()
+print(shipper.finish(60))
+"""
+
+
+@pytest.mark.parametrize("kind", ["exit", "collect", "track"])
+def test_a_forked_process_does_not_disturb_its_parents_shipper(store_uri: str, kind: str) -> None:
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    words = [sys.executable, "-W", "always::ResourceWarning", "-c", FORKING, kind]
+    done = subprocess.run(words, capture_output=True, text=True, env=env, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
+    assert read_state(Path("run") / JOURNAL, "mlflow").done
+    assert read_state(Path("child") / JOURNAL, "mlflow").done is (kind == "track")
+
+
+SLOW_STORE = """
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from nntrain.core.uninterrupted import uninterrupted
+from nntrain.integrations.tracker import Started, Tracker, TrackerClient
+
+@dataclass(frozen=True)
+class SlowTracker(Tracker):
+    folder: str
+    system_metrics: bool = False
+
+    def connect(self):
+        return SlowClient(Path(self.folder))
+
+class SlowClient(TrackerClient):
+    def __init__(self, folder):
+        self.folder = folder
+
+    def start(self, run, run_id=None):
+        with uninterrupted():
+            (self.folder / "begun").touch()
+            time.sleep(2.5)
+            (self.folder / "ended").touch()
+        time.sleep(60)
+
+    def metrics(self, rows): ...
+    def set_tags(self, tags): ...
+    def artifact(self, path, name, aliases=()): ...
+    def model(self, model): ...
+    def finish(self, end): ...
+"""
+
+
+def test_a_shipper_that_changes_the_tables_of_a_database_is_not_killed(
+    tmp_path: Path,
+    shipper: ShipperProcess,
+    writer: JournalWriter,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "slow_store.py").write_text(SLOW_STORE)
+    monkeypatch.syspath_prepend(tmp_path)
+    slow = importlib.import_module("slow_store").SlowTracker(str(tmp_path))
+    write(writer, START, *batches(1, 4), END)
+    shipper.add(Shipment(writer.path, {"slow": slow}, ["slow_store"]))
+    wait_until((tmp_path / "begun").exists, "the step", 30)
+    began = time.monotonic()
+    shipper.finish(0.1)
+    assert time.monotonic() - began < 2
+    assert not (tmp_path / "ended").exists()
+    wait_until(lambda: shippers(os.getpid()) == [], "the shipper ends", 30)
+    assert (tmp_path / "ended").exists()
+
+
+@pytest.mark.parametrize("closed", [[0], [1, 2], [0, 1, 2]])
+def test_the_pipe_does_not_take_the_numbers_of_closed_streams(closed: list[int]) -> None:
+    code = (
+        f"import os; [os.close(fd) for fd in {closed}]\n"
+        "from nntrain.integrations.shipping.client import ShipperProcess\n"
+        "shipper = ShipperProcess(); shipper.start({})\n"
+        "os._exit(0 if min(shipper._pipe, shipper._mark) > 2 else 1)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 @pytest.mark.parametrize("kind", ["no run", "no start"])
 def test_a_process_that_dies_before_its_run_starts_leaves_no_shipper(
     tmp_path: Path, store_uri: str, kind: str
@@ -421,7 +539,8 @@ def test_the_message_about_a_broken_client_names_the_class_and_the_command(
     assert capsys.readouterr().err == (
         f"nntrain: mine has not received 4 metric rows of {writer.path} because delivery fails "
         "(TypeError: mine.FileTracker.connect() returned 3 instead of a TrackerClient: fix it). "
-        f"To deliver the rest, run: python -m nntrain.sync {writer.path.parent} --trust mine\n"
+        f"To deliver the rest, run: python -m nntrain.sync {writer.path.parent} --trust mine "
+        "--to-recorded\n"
     )
 
 
@@ -469,7 +588,8 @@ def test_a_dead_server_delays_the_end_only_up_to_the_timeout(
     tell_backlog(left)
     told = capsys.readouterr().err
     assert told.startswith(f"nntrain: mlflow has not received 4 metric rows of {writer.path}")
-    assert told.endswith(f"To deliver the rest, run: python -m nntrain.sync {writer.path.parent}\n")
+    command = f"python -m nntrain.sync {writer.path.parent} --to-recorded --login {uri[7:]}"
+    assert told.endswith(f"To deliver the rest, run: {command}\n")
     assert told.count("\n") == 1
     assert len(warnings(caplog)) == (0 if fault is Fault.HANG else 1)
 

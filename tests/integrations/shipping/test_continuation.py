@@ -243,3 +243,68 @@ def test_a_tracker_that_keeps_only_metrics_has_each_point_of_a_resumed_run_once(
     state = deliver(new, tracker).state
     assert sorted(row.step for row in tracker.rows) == list(range(1, LAST + 1))
     assert set(state.unsupported) == {"histograms", "table"}
+
+
+# --- a run of somebody else
+
+
+def test_links_in_the_folder_of_a_run_are_not_copied(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("secret")
+    old = append(tmp_path / "old", training(1, 4))
+    (tmp_path / "old/files/deep").mkdir(parents=True)
+    (tmp_path / "old/files/deep/0001-a").write_text("content")
+    (tmp_path / "old/files/0002-b").symlink_to(tmp_path / "secret")
+    (tmp_path / "old/files/0003-c").symlink_to(tmp_path)
+    new = tmp_path / "new" / JOURNAL
+    continue_journal(old, new, 4)
+    assert (new.parent / "files/deep/0001-a").read_text() == "content"
+    assert [path.name for path in sorted((new.parent / "files").rglob("*"))] == ["deep", "0001-a"]
+
+
+def test_files_are_not_written_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "victim").mkdir()
+    old = append(tmp_path / "old", training(1, 4))
+    (tmp_path / "old/files").mkdir()
+    (tmp_path / "old/files/a").write_text("content")
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new/files").symlink_to(tmp_path / "victim")
+    with pytest.raises(OSError, match="files is a symbolic link"):
+        continue_journal(old, tmp_path / "new" / JOURNAL, 4)
+    assert list((tmp_path / "victim").iterdir()) == []
+
+
+def test_a_journal_that_names_another_run_as_its_continuation_does_not_change_that_run(
+    tmp_path: Path,
+) -> None:
+    run = {**START, "run": {**START["run"], "uid": "b" * 16}}
+    other = append(tmp_path / "other", [run, END])
+    before = other.read_bytes()
+    old = append(tmp_path / "old", [*training(1, 4), {"kind": "continued", "by": str(other)}])
+    continue_journal(old, tmp_path / "new" / JOURNAL, 4)
+    assert other.read_bytes() == before
+    assert [path.name for path in other.parent.iterdir()] == [JOURNAL]
+
+
+def test_journals_that_continue_each_other_end_the_search(tmp_path: Path) -> None:
+    a, b = (tmp_path / name / JOURNAL for name in "ab")
+    append(a.parent, [*training(1, 4), {"kind": "continued", "by": str(b)}])
+    append(b.parent, [*training(1, 4), {"kind": "continued", "by": str(a)}])
+    continue_journal(a, tmp_path / "new" / JOURNAL, 4)
+    assert read_journal(tmp_path / "new").metrics["batch/loss"].step.tolist() == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("trusted", "kept"), [((), []), (("mine",), ["mine.models"]), (("other",), [])]
+)
+def test_a_model_of_the_earlier_run_may_use_only_what_the_user_trusts(
+    tmp_path: Path, trusted: tuple[str, ...], kept: list[str]
+) -> None:
+    model = {"kind": "model", "path": "a", "name": "a", "aliases": [], "node": None}
+    model |= {"trusted_targets": ["mine.models", "subprocess"]}
+    old = append(tmp_path / "old", [*training(1, 4), model])
+    new = tmp_path / "new" / JOURNAL
+    continue_journal(old, new, 4, trusted)
+    (found,) = [
+        one.record for one in lines(new) if one.record is not None and one.record["kind"] == "model"
+    ]
+    assert found["trusted_targets"] == kept

@@ -217,7 +217,7 @@ def test_delivery_continues_if_the_state_cannot_be_saved(
     journal = append(tmp_path, [START, *batches(1, 4), END])
     delivery = Delivery(journal, "memory", MemoryTracker())
 
-    def full(source: object, target: object) -> None:
+    def full(source: object, target: object, **folders: object) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from nntrain.app.command_line import check_command_line
+from nntrain.app.command_line import check_command_line, trusted_in
 from nntrain.config.errors import ConfigError
 from nntrain.sweeps import register
 
@@ -53,7 +53,7 @@ register()  # an editable install hides the sweeper from Hydra
         (["model.hidden=[1"], "'model.hidden=[1' is not a valid override"),
         (
             ["data._target_=os.system"],
-            "data._target_=os.system is not trusted: choose from nntrain.callbacks",
+            "data._target_=os.system is not trusted: choose from the public classes of torch.nn",
         ),
         (
             ["+hydra.callbacks.x._target_=os.system"],
@@ -112,3 +112,30 @@ def test_a_users_config_folder_is_used(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"add 'trusted_targets=\[my_package\]'"):
         check_command_line(argv)
     check_command_line([*argv, "trusted_targets=[my_package]"])
+
+
+def test_a_config_path_is_a_folder_beside_nntrains_own_relative_to_the_current_one(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "own.yaml").write_text("defaults: [config, _self_]\nlr: 0.5\n")
+    argv = ["--config-path", "mine", "--config-name", "own", "n_epoch=1"]
+    added = ["--config-path", "pkg://nntrain.conf", "--config-dir", str(tmp_path / "mine")]
+    assert check_command_line(argv) == [*argv, *added]
+    for wrong, message in [
+        (["--config-path", "no"], "--config-path no must be an existing folder"),
+        (["--config-path", "mine", "--config-dir", "mine"], "drop one of them"),
+    ]:
+        with pytest.raises(ConfigError, match=message):
+            check_command_line(wrong)
+
+
+def test_trust_of_the_persons_own_file_needs_no_override(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config" / "nntrain").mkdir(parents=True)
+    (tmp_path / "config" / "nntrain" / "trust.yaml").write_text("trusted_targets: [my_package]")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    argv = ["model._target_=my_package.tiny"]
+    assert check_command_line(argv) == argv
+    assert trusted_in([*argv, "trusted_targets=[other]"]) == ["other", "my_package"]

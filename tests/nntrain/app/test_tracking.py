@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from nntrain.app.tracking import tracking
+from nntrain.app.tracking import check_delivery, interrupt_timeout_s, tracking
+from nntrain.config.errors import ConfigError
 from nntrain.config.redact import Redactor
 from nntrain.integrations.figures import FIGURES
 from nntrain.integrations.tracker import RunInfo
@@ -43,3 +44,17 @@ def test_an_untracked_run_does_not_mention_matplotlib(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert figures({}) == []
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("key", ["finish_timeout_s", "interrupt_timeout_s"])
+@pytest.mark.parametrize("value", [-1, "soon", True, None])
+def test_a_timeout_that_is_not_a_number_of_seconds_is_an_error(key: str, value: object) -> None:
+    group = {"finish_timeout_s": 30, "interrupt_timeout_s": 5, "offline": True, key: value}
+    with pytest.raises(ConfigError, match=rf"tracker\.{key}={value} must be a number of seconds"):
+        check_delivery(group)
+
+
+def test_a_configuration_of_version_0_1_has_the_default_timeout_after_a_signal() -> None:
+    check_delivery(old := {"finish_timeout_s": 30, "offline": True})
+    assert interrupt_timeout_s(old) == 5
+    assert interrupt_timeout_s({**old, "interrupt_timeout_s": 600}) == 600

@@ -1,6 +1,9 @@
 """A resumed fit equals an uninterrupted fit bit for bit."""
 
+import copy
+import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,14 +22,22 @@ from nntrain.callbacks import (
     LRScheduler,
     MixUp,
     ReduceLROnPlateau,
+    SaveModel,
     TimeLimit,
 )
-from nntrain.checkpoint import CheckpointError, read_checkpoint
+from nntrain.checkpoint import (
+    CheckpointError,
+    CheckpointWriteError,
+    read_checkpoint,
+    write_checkpoint,
+)
+from nntrain.core.partial import partial_file
 from nntrain.core.rng import seed_everything
 from nntrain.data.tensors import TensorLoader
 from nntrain.metrics import AccumMetric, AvgSmoothLoss
 from nntrain.schedule import OneCycle
 from nntrain.testing import SpyCallback
+from tests.common.disk import FullDisk
 from tests.common.runs import InterruptAt, assert_identical, outcome
 from tests.common.toys import Lists, toy_learner
 
@@ -432,13 +443,100 @@ def test_gradients_in_flight_are_kept() -> None:
 
 def test_leftovers_of_a_killed_write_are_removed_at_the_next_fit() -> None:
     Path("checkpoints").mkdir()
-    Path("checkpoints/.last.ckpt.abc.part").write_bytes(b"half")
+    Path("checkpoints/.nntrain-abcdefgh.part").write_bytes(b"half")
     Path("checkpoints/notes.part").write_text("not ours")
     _learner("no_length-adam-none", Checkpoint()).fit(1)
-    assert sorted(path.name for path in Path("checkpoints").iterdir()) == [
-        "last.ckpt",
-        "notes.part",
+    assert sorted(os.listdir("checkpoints")) == ["last.ckpt", "notes.part"]
+
+
+def test_leftovers_in_the_folder_that_is_resumed_are_removed_too() -> None:
+    _interrupted()
+    leftover = Path("checkpoints/.nntrain-abcdefgh.part")
+    leftover.write_bytes(b"half")
+    with partial_file(Path("checkpoints")) as (_, of_a_living_process):
+        _learner("no_length-adam-none", Checkpoint("new", resume="checkpoints")).fit(N_EPOCH)
+        assert of_a_living_process.exists()
+    assert not leftover.exists()
+
+
+def test_full_disk_costs_checkpoints_but_does_not_end_training(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    case = "own_generator-sgd-ema"
+    learn = _learner(case, Checkpoint(), FullDisk([1, 2]))
+    learn.fit(N_EPOCH)
+    assert_identical(outcome(learn), _uninterrupted(case))
+    assert [record.getMessage() for record in caplog.records] == [
+        "checkpoints/last.ckpt could not be written (the previous file is unchanged): "
+        "File too large; training continues",
+        "2 of 3 saves of checkpoints/last.ckpt failed (File too large), and so did the last one",
     ]
+    assert os.listdir("checkpoints") == ["last.ckpt"]
+    resumed = _learner(case, Checkpoint(resume="checkpoints"))
+    resumed.fit(N_EPOCH)
+    assert_identical(outcome(resumed), _uninterrupted(case))
+
+
+def test_disk_that_is_full_for_a_while_costs_one_checkpoint(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    _learner("no_length-adam-none", Checkpoint(), FullDisk([1])).fit(N_EPOCH)
+    assert _position("checkpoints/last.ckpt") == (3, 0, False)
+    assert _position("checkpoints/previous.ckpt") == (1, 0, False)
+    assert caplog.messages[-1] == "1 of 3 saves of checkpoints/last.ckpt failed (File too large)"
+
+
+def test_full_disk_stops_training_if_wanted() -> None:
+    learn = _learner("no_length-adam-none", Checkpoint(on_error="stop"), FullDisk([1]))
+    with pytest.raises(CheckpointWriteError, match=r"^checkpoints/last.ckpt could not be written"):
+        learn.fit(N_EPOCH)
+    assert _position("checkpoints/last.ckpt") == (1, 0, False)
+    assert os.listdir("checkpoints") == ["last.ckpt"]
+
+
+@pytest.mark.parametrize("make", [Checkpoint, SaveModel])
+def test_unknown_policy_is_refused(make: Callable[..., Callback]) -> None:
+    with pytest.raises(ValueError, match=rf"on_error='ignore' of {make.__name__} must be 'warn'"):
+        make(on_error="ignore")
+
+
+_ODD = [None, -1, {"x": 1}]
+
+_ENTRIES = [
+    *(["model"], ["opt"], ["opt_class"], ["grads"], ["callbacks"], ["watchers"], ["rng"]),
+    *(["n_epoch"], ["train_iter"], ["pct_train"], ["epoch"], ["n_done"], ["trained"]),
+    *(["rng_before"], ["rng", "torch"], ["rng", "python"], ["rng", "loaders"]),
+    *(["rng_before", "torch"], ["opt", "param_groups"], ["opt", "state"]),
+    *(["callbacks", "Recorder.0"], ["callbacks", "EMA.0"]),
+    *(["callbacks", "Recorder.0", "rows"], ["callbacks", "SaveModel.0", "saved"]),
+]
+
+
+@contextmanager
+def refused_or_valid(path: str) -> Iterator[None]:
+    """Checks that the only exception in the block is a `CheckpointError` that names the file."""
+    try:
+        yield
+    except CheckpointError as err:
+        if not str(err).startswith(f"{path} does not match "):
+            raise
+
+
+@pytest.mark.parametrize("keys", _ENTRIES, ids=".".join)
+def test_checkpoint_with_odd_values_is_refused_in_one_sentence(keys: list[str]) -> None:
+    case = "own_generator-sgd-ema"
+    _learner(case, Checkpoint(), SaveModel(), InterruptAt(1, 2)).fit(N_EPOCH)
+    state = read_checkpoint("checkpoints/last.ckpt")
+    for value in _ODD:
+        odd = copy.deepcopy(state)
+        inner = odd
+        for key in keys[:-1]:
+            inner = inner[key]
+        inner[keys[-1]] = value
+        write_checkpoint(odd, "odd.ckpt")
+        learn = _learner(case, Checkpoint(resume="odd.ckpt"), SaveModel())
+        with refused_or_valid("odd.ckpt"):
+            learn.fit(N_EPOCH)
 
 
 def _interrupted(case: str = "no_length-adam-none") -> None:

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from nntrain import Callback, CancelFitException, Event, Learner
 from nntrain.callbacks import EMA, SaveModel
-from nntrain.checkpoint import read_checkpoint
+from nntrain.checkpoint import CheckpointWriteError, read_checkpoint
 from nntrain.testing import RaiseAt
+from tests.common.disk import FullDisk
 from tests.common.reference import reference
 from tests.common.scripted import CourseSpy, ScriptedMetric, flat
 from tests.common.toys import toy_learner
@@ -173,6 +174,37 @@ def test_a_missing_best_model_causes_a_warning_instead_of_an_error(
 ) -> None:
     resumed(SaveModel("new/best.pt"), {"saved": "/nowhere/best.pt"})
     assert "the best model was not restored: /nowhere/best.pt does not exist" in caplog.messages
+
+
+def test_full_disk_keeps_the_best_model_that_could_be_written(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    spy, full = CourseSpy(), FullDisk([1])
+    values = [3.0, 1.0, 2.0, 4.0]  # the second is the best, but is not written
+    learn = toy_learner(cbs=[ScriptedMetric(values), SaveModel("best.pt"), spy, full])
+    learn.fit(4)
+    assert torch.equal(flat(learn.model), spy.weights[14])
+    assert torch.equal(in_file("best.pt"), spy.weights[14])
+    assert caplog.messages == [
+        "best.pt could not be written (the previous file is unchanged): File too large; "
+        "training continues",
+        "1 of 3 saves of best.pt failed (File too large)",
+    ]
+
+
+def test_full_disk_stops_training_if_wanted() -> None:
+    save = SaveModel("best.pt", on_error="stop")
+    learn = toy_learner(cbs=[ScriptedMetric([2, 1]), save, FullDisk([1])])
+    with pytest.raises(CheckpointWriteError, match=r"^best.pt could not be written"):
+        learn.fit(2)
+
+
+def test_after_a_resume_an_epoch_that_was_not_written_is_still_no_best_epoch() -> None:
+    first, second = SaveModel("best.pt"), SaveModel("best.pt")
+    toy_learner(cbs=[ScriptedMetric([2, 1]), first, FullDisk([1])]).fit(2)
+    second.load_state_dict(first.state_dict())
+    assert second.is_ignored({"epoch": 1.0})
+    assert not second.is_ignored({"epoch": 0.0})
 
 
 def test_saving_is_logged(caplog: pytest.LogCaptureFixture) -> None:

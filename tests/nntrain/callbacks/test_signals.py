@@ -1,4 +1,4 @@
-"""A fit stops on SIGINT and SIGTERM."""
+"""A fit stops on Ctrl-C, at the end of a job, and on the warning before it."""
 
 import signal
 import threading
@@ -11,13 +11,16 @@ import pytest
 
 from nntrain import Callback, CancelFitException, Event, FitResult, Learner, StopReason
 from nntrain.callbacks import StopOnSignal
+from nntrain.callbacks.signals import WARNINGS, ignored_warnings
 from nntrain.testing import SpyCallback
 from tests.common.toys import toy_learner
+
+ALL = (signal.SIGINT, signal.SIGTERM, *WARNINGS)
 
 
 @pytest.fixture(autouse=True)
 def _handlers_are_put_back() -> Iterator[None]:
-    before = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+    before = {signum: signal.getsignal(signum) for signum in ALL}
     yield
     left = {signum: signal.getsignal(signum) for signum in before}
     for signum, handler in before.items():
@@ -43,7 +46,7 @@ class LateSpy(SpyCallback):
     order = 99
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", ALL)
 def test_signal_ends_the_fit_after_the_batch_when_every_callback_has_seen_it(
     signum: Signals,
 ) -> None:
@@ -116,13 +119,33 @@ def test_signal_that_is_too_late_to_cancel_reaches_the_previous_handler() -> Non
     assert (result.reason, received) == (StopReason.COMPLETED, [signal.SIGTERM])
 
 
-def test_ignored_signal_stays_ignored() -> None:
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGHUP])
+def test_ignored_signal_stays_ignored(signum: Signals) -> None:  # SIGHUP: under nohup
+    before = signal.signal(signum, signal.SIG_IGN)
     try:
-        result = toy_learner(cbs=[StopOnSignal(), SendAt(Event.AFTER_PRED, signal.SIGINT)]).fit(2)
+        result = toy_learner(cbs=[StopOnSignal(), SendAt(Event.AFTER_PRED, signum)]).fit(2)
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signum, before)
     assert result.reason is StopReason.COMPLETED
+
+
+@pytest.mark.parametrize("signum", WARNINGS)
+def test_a_warning_goes_to_the_handler_of_the_program(signum: Signals) -> None:
+    received: list[int] = []
+    before = signal.signal(signum, lambda signum, frame: received.append(signum))
+    try:
+        result = toy_learner(cbs=[StopOnSignal(), SendAt(Event.AFTER_PRED, signum)]).fit(2)
+        with ignored_warnings():
+            signal.raise_signal(signum)
+    finally:
+        signal.signal(signum, before)
+    assert (result.reason, received) == (StopReason.COMPLETED, [signum, signum])
+
+
+def test_a_warning_after_training_is_ignored() -> None:
+    with ignored_warnings():
+        for signum in WARNINGS:
+            signal.raise_signal(signum)
 
 
 def _handlers_during(run: Callable[[Learner], object]) -> set[Any]:

@@ -1,5 +1,6 @@
 """Hostile targets are refused before any import or call; trusted ones load."""
 
+import importlib
 import re
 import sys
 from pathlib import Path
@@ -8,17 +9,23 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import OmegaConf
+from optuna.pruners import MedianPruner
+from optuna.samplers.nsgaii import UniformCrossover
+from sklearn.metrics import f1_score
+from torchmetrics import Accuracy
+from torchmetrics.classification import MulticlassAUROC
 
 from nntrain.app.build import resolve
+from nntrain.config.catalog import EXPORTS, NAMES, accepts
 from nntrain.config.errors import ConfigError
 from nntrain.config.instantiate import instantiate
 from nntrain.config.targets import (
-    TRUSTED_TARGETS,
     check_path,
     check_targets,
     resolve_target,
     targets_in,
 )
+from nntrain.models import mlp
 from tests.common.compose import minimal
 
 HOSTILE = [
@@ -123,7 +130,7 @@ def test_a_refusal_imports_nothing() -> None:
 @pytest.mark.parametrize("target", REACHED_THROUGH_A_TRUSTED_MODULE)
 def test_a_name_that_a_trusted_module_only_imports_is_refused(target: str) -> None:
     with pytest.raises(ConfigError, match=r"not trusted|does not exist|private"):
-        resolve_target(target, TRUSTED_TARGETS, "model")
+        resolve_target(target, (), "model")
 
 
 def test_a_hostile_target_has_no_effect(tmp_path: Path) -> None:
@@ -142,11 +149,19 @@ def test_a_hostile_target_has_no_effect(tmp_path: Path) -> None:
         ("torch.nn.functional.gelu", torch.nn.functional.gelu),
         ("torch.optim.SGD", torch.optim.SGD),
         ("torch.optim.lr_scheduler.StepLR", torch.optim.lr_scheduler.StepLR),
+        ("torch.nn.functional.cosine_similarity", torch.nn.functional.cosine_similarity),
+        ("torch.nn.init.ones_", torch.nn.init.ones_),
+        ("sklearn.metrics.f1_score", f1_score),
+        ("torchmetrics.Accuracy", Accuracy),
+        ("torchmetrics.classification.MulticlassAUROC", MulticlassAUROC),
+        ("optuna.pruners.MedianPruner", MedianPruner),
+        ("optuna.samplers.nsgaii.UniformCrossover", UniformCrossover),
+        ("nntrain.models.mlp", mlp),
     ],
 )
 def test_a_trusted_target_is_imported(target: str, expected: Any) -> None:
-    check_path(target, TRUSTED_TARGETS, "model")
-    assert resolve_target(target, TRUSTED_TARGETS, "model") is expected
+    check_path(target, (), "model")
+    assert resolve_target(target, (), "model") is expected
 
 
 def test_a_users_package_must_be_named_in_trusted_targets(
@@ -155,9 +170,11 @@ def test_a_users_package_must_be_named_in_trusted_targets(
     (tmp_path / "my_pkg_1.py").write_text("def make(n: int) -> int:\n    return 2 * n\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     node = {"_target_": "my_pkg_1.make", "n": 3}
-    with pytest.raises(ConfigError, match=r"trusted_targets=\[my_pkg_1\]"):
-        resolve(minimal({"data": node}))
-    plain = resolve(minimal({"data": node, "trusted_targets": ["my_pkg_1"]}))
+    for listed in ([], ["my_pkg_1"]):  # what a configuration lists is data
+        with pytest.raises(ConfigError, match=r"add 'trusted_targets=\[my_pkg_1\]' to the command"):
+            resolve(minimal({"data": node, "trusted_targets": listed}))
+    plain = resolve(minimal({"data": node, "trusted_targets": ["other"]}), ["my_pkg_1"])
+    assert plain["trusted_targets"] == ["my_pkg_1"]
     assert instantiate(plain["data"], "data", ["my_pkg_1"]) == 6
 
 
@@ -171,22 +188,17 @@ def test_trusted_targets_must_be_package_names(name: str) -> None:
     ("target", "message"),
     [
         ("nntrain.models.mpl", "did you mean 'mlp'?"),
-        ("nntrain.models.nothing_like_it", "does not exist: expected one of ACTIVATIONS, "),
-        ("torch.nn.Liner", "did you mean 'Linear'?"),
-        ("nntrain.models", "must be a function or class but is module"),
         (
-            "nntrain.models.nomodule.X",
-            "model._target_=nntrain.models.nomodule.X does not exist: "
-            "there is no module nntrain.models.nomodule.",
+            "nntrain.models.nothing_like_it",
+            "cannot be used in a configuration: expected one of Autoencoder, ",
         ),
+        ("torch.nn.Liner", "does not exist: did you mean 'Linear'?"),
+        ("torch.nn.functional.crossentropy", "did you mean 'cross_entropy'?"),
+        ("optuna.samplers.TPESampller", "did you mean 'TPESampler'?"),
+        ("nntrain.models", "nntrain.models is not trusted: choose from "),
         (
-            "nntrain.metrics.acumulated.X",
-            "there is no module nntrain.metrics.acumulated: did you mean 'accumulated'?",
-        ),
-        (
-            "nntrain.models.mlp.X",
-            "model._target_=nntrain.models.mlp.X does not exist: "
-            "nntrain.models.mlp has no public names.",
+            "torch.nn.modules.loss.MSELoss",
+            "or add 'trusted_targets=[torch.nn.modules.loss]' to the command if you trust its code",
         ),
     ],
 )
@@ -194,7 +206,7 @@ def test_an_unknown_name_is_an_error_that_suggests_the_closest_match(
     target: str, message: str
 ) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
-        resolve_target(target, TRUSTED_TARGETS, "model")
+        resolve_target(target, (), "model")
 
 
 def test_an_unknown_name_in_an_empty_package_is_an_error_of_one_sentence(
@@ -217,7 +229,7 @@ def test_the_error_for_a_missing_package_names_the_pip_command(
 ) -> None:
     monkeypatch.setitem(sys.modules, "torchmetrics", None)
     with pytest.raises(ConfigError, match=r"pip install 'nntrain\[metrics\]'"):
-        resolve_target("torchmetrics.Accuracy", TRUSTED_TARGETS, "metrics.accuracy")
+        resolve_target("torchmetrics.Accuracy", (), "metrics.accuracy")
 
 
 def test_every_target_of_a_nested_config_is_found() -> None:
@@ -236,3 +248,41 @@ def test_every_target_of_a_nested_config_is_found() -> None:
         ("c.b[0]", "p.q"),
         ("e._args_[0]", "r.s"),
     ]
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_every_name_of_the_catalog_exists(name: str) -> None:
+    assert callable(resolve_target(name, (), "x"))
+
+
+ROOT = Path(__file__).parents[3]
+TEXTS = [ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.rglob("conf/**/*.yaml")]
+WRITTEN = {
+    name
+    for text in TEXTS
+    for name in re.findall(r"_target_[:=]\s*([\w.]+)", text.read_text())
+    if name.split(".")[0] in ("nntrain", "optuna", "sklearn", "torch", "torchmetrics")
+}
+
+
+@pytest.mark.parametrize("name", sorted(WRITTEN))
+def test_every_target_of_the_config_files_and_the_documentation_is_allowed(name: str) -> None:
+    assert len(WRITTEN) > 50
+    assert callable(resolve_target(name, (), "x"))
+
+
+@pytest.mark.parametrize("module", sorted(EXPORTS))
+def test_every_module_of_the_catalog_has_classes_to_configure(module: str) -> None:
+    found = importlib.import_module(module)
+    names = [name for name in dir(found) if not name.startswith("_")]
+    assert any(accepts(f"{module}.{name}", getattr(found, name)) for name in names)
+
+
+def test_a_trusted_package_that_leads_elsewhere_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_pkg_3.py").write_text("import os\nfrom os import system\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for target in ("my_pkg_3.os.system", "my_pkg_3.system", "my_pkg_3.os"):
+        with pytest.raises(ConfigError, match="is not trusted"):
+            resolve_target(target, ["my_pkg_3"], "model")

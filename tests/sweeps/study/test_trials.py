@@ -43,6 +43,7 @@ from nntrain.sweeps.study.trials import (
     resume_folder,
     this_process,
 )
+from tests.common.repeats import full
 from tests.sweeps.small_app import make_plan
 
 DONE, FAILED, PRUNED, RUNNING, WAITING = (
@@ -144,11 +145,12 @@ def test_processes_claim_each_trial_once_and_no_more_than_n_trials(tmp_path: Pat
     study, _ = opened(folder)
     for _ in range(4):
         study.enqueue_trial({"x": 0.25})
-    in_processes(claim_and_write, 2, folder, 30)
+    n_process, n_trial = full((6, 90), (2, 30))
+    in_processes(claim_and_write, n_process, folder, n_trial)
     claimed = [json.loads(path.read_text()) for path in folder.glob("claimed-*")]
-    assert len(claimed) == 2
-    assert sorted(number for numbers in claimed for number in numbers) == list(range(30))
-    assert [trial.state for trial in study.trials] == [DONE] * 30
+    assert len(claimed) == n_process
+    assert sorted(number for numbers in claimed for number in numbers) == list(range(n_trial))
+    assert [trial.state for trial in study.trials] == [DONE] * n_trial
 
 
 def test_a_claimed_trial_is_owned_by_this_process(tmp_path: Path) -> None:
