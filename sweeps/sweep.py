@@ -33,7 +33,7 @@ from nntrain.sweeps.spec.checks import check_space
 from nntrain.sweeps.spec.plan import SweepPlan
 from nntrain.sweeps.spec.settings import make_plan
 from nntrain.sweeps.spec.space import make_space
-from nntrain.sweeps.study.opening import begin, open_study
+from nntrain.sweeps.study.opening import begin, is_deleted, open_study
 from nntrain.sweeps.study.policy import failures, has_failed
 from nntrain.sweeps.study.pruner import end_reports
 from nntrain.sweeps.study.storage import STORAGE_ERRORS, lost_storage
@@ -81,6 +81,14 @@ class Sweep:
             return self._run()
         except STORAGE_ERRORS as err:
             raise lost_storage(self.plan.storage, err) from err
+        except KeyError as err:
+            if is_deleted(self.plan):
+                raise SweepError(
+                    f"The study {self.plan.study_name} was deleted from its storage while the "
+                    f"sweep was running: its files are in {self.plan.folder}; choose another "
+                    "hydra.sweeper.study_name to start again."
+                ) from err
+            raise
 
     def _run(self) -> int:
         study, storage = open_study(self.plan)

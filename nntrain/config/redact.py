@@ -34,12 +34,18 @@ _URL_LOGIN = re.compile(
 _URL_PASSWORD = re.compile(r"://[^/\s@:]*:(?!\d+(?:[/?#]|$))(\S+)@")
 _LOGIN = re.compile(r"(?<![\w.+%/-])[\w.+%-]{1,128}:[^\s@/'\"]{1,256}@(?!sha\d)(?=[\w\[])")
 _HEADER = re.compile(
-    r"\b(authorization['\"]?\s*[:=]\s*['\"]?(?:(?:basic|bearer|token)\s+)?|bearer\s+"
-    r"|(?:set-)?cookie:\s*)[\w.~+/=%;: -]*[\w.~+/=%-]{8,}",
+    r"\b(authorization['\"]?\s*[:=]\s*['\"]?(?:(?:basic|bearer|token)\s+)?"
+    r"|bearer:?\s+(?=\S*\d)|(?:set-)?cookie:\s*)[\w.~+/=%;: -]*[\w.~+/=%-]{8,}",
     re.IGNORECASE,
 )
-_KEY = re.compile(r"""(?<![\w.])(?P<key>[A-Za-z_][\w.-]{0,127})(?:=|['"]\s*:\s*)""")
-_VALUE = re.compile(r"""'[^'\n]*'|"[^"\n]*"|[^\s&'"\#()<>]+""")
+_KEY = re.compile(
+    r"""(?<![\w.])(?P<key>[A-Za-z_][\w.-]{0,127})(?:=(?!\s)|['"]\s{0,9}:\s*|(?P<is_prose>\s?[:=]\s))"""
+)
+_VALUE = re.compile(r"""'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*"|[^\s&'"\#()<>]+""")
+# after `key: ` or `key = `, which may be a sentence, only what looks generated: `password: a1b2c3`
+_VALUE_IN_PROSE = re.compile(
+    r"""['"]?(?=\S{0,99}?[A-Za-z])(?=\S{0,99}?\d)[^\s&'"\#()<>,;]{6,}['"]?"""
+)
 _NESTED_KEY = re.compile(r"[{,]\s*['\"]?([\w.-]+)['\"]?\s*:")
 _NESTED_VALUE = re.compile(r"""[{,]\s*['"]?([\w.-]+)['"]?\s*:\s*['"]?([^'",{}\[\]\s]+)""")
 _FOLDER = re.compile(r"[/~.]|[A-Za-z]:[\\/]")
@@ -47,7 +53,8 @@ _FOLDER = re.compile(r"[/~.]|[A-Za-z]:[\\/]")
 # secrets that are recognized by their form
 _WEBHOOK = re.compile(
     r"""(https?://(?: hooks\.slack\.com | (?:\w+\.)?discord(?:app)?\.com/api/webhooks
-        | [\w.-]{1,200}\.webhook\.office\.com | [\w.-]{1,200}\.logic\.azure\.com
+        | [\w.-]{1,200}\.webhook\.office\.com | outlook\.office(?:365)?\.com/webhook
+        | hooks\.(?:slack-gov|zapier)\.com | [\w.-]{1,200}\.logic\.azure\.com
         | chat\.googleapis\.com/v1/spaces | api\.telegram\.org )/)[^\s'"<>]+""",
     re.VERBOSE | re.IGNORECASE,
 )
@@ -146,7 +153,7 @@ class Redactor:
             text = _WEBHOOK.sub(rf"\g<1>{REDACTED}", text)
         if "@" in text:
             text = _LOGIN.sub(f"{REDACTED}@", _URL_LOGIN.sub(f"{REDACTED}@", text))
-        if "=" in text or ":" in text:
+        if "=" in text or ":" in text or "earer" in text:
             text = self._assignments(_HEADER.sub(rf"\g<1>{REDACTED}", text))
             text = _SIGNED.sub(rf"\g<1>{REDACTED}", text)
         if "-----BEGIN" in text:
@@ -162,12 +169,18 @@ class Redactor:
         parts, kept, at = [], 0, 0
         while (found := _KEY.search(text, at)) is not None:
             at = found.end()
-            value = _VALUE.match(text, at) if self.is_secret(found["key"]) else None
+            value = self._value_at(text, found)
             if value is not None:
                 at = value.end()
                 parts += [text[kept : value.start()], _assigned(found["key"], value.group())]
                 kept = at
         return "".join([*parts, text[kept:]])
+
+    def _value_at(self, text: str, found: re.Match[str]) -> re.Match[str] | None:
+        # `PWD` is a folder in the environment, and a password in the settings of a database
+        if not self.is_secret(found["key"]) and found["key"] != "PWD":
+            return None
+        return (_VALUE_IN_PROSE if found["is_prose"] else _VALUE).match(text, found.end())
 
     def _secrets_in(self, value: Any, key: str = "", secret: bool = False) -> Iterator[str]:
         secret = secret or (self.is_secret(key) and not _is_harmless_in(key, value))

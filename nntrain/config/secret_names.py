@@ -9,10 +9,10 @@ _BOUNDARY = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|[^A-Za-z0-9.]+")
 
 # anywhere in a key: `db_password_file`, `api_key_prod`
 _ANYWHERE = re.compile(
-    r"""passw | passphrase | passcode | [a-z0-9]_pwd$
+    r"""passw | pass_?phrase | pass_?code | [a-z0-9]_pwd$
     | (?<![a-z0-9]) (?: secrets? | credentials? | authorization | conn(?:ection)?_?str(?:ing)?
-        | (?: api | access | account | auth | deploy | encryption | licen[cs]e | master | priv
-            | private | secret | service | session | shared | signing | ssh )_?keys?
+        | (?: api | access | account | auth | deploy | encryption | hmac | licen[cs]e | master
+            | priv | private | secret | service | session | shared | signing | ssh )_?keys?
         ) (?![a-z])
     | (?<![a-z0-9]) (?: access | api | auth | bearer | hf | refresh | session )?
         tokens? _?[0-9]*$""",
@@ -20,16 +20,17 @@ _ANYWHERE = re.compile(
 )
 # the last word of a key: `smtp_pass`, `github_pat`, but not `pass_through` or `sasrec`
 _LAST = re.compile(
-    r"""(?<![a-z0-9]) (?: basic_auth | bearer | cookies? | http_auth | jwts? | otp(?:_code)? | pass
-        | pats? | pkey | pw | sas(?:_url)? | session_?(?:cookie|id) | signature | totp
+    r"""(?<![a-z0-9]) (?: basic_auth | bearer | cookies? | http_auth | jwts? | mfa_code | otp(?:_code)?
+        | (?: admin | db | key | mail | root | smtp | ssh | store | user )?pass | pats? | pem | pkey
+        | pw | sas(?:_url)? | session_?(?:cookie|id) | signature | totp
         | (?:incoming_)?web_?hooks?(?:_ur[il]s?)? )
         _?[0-9]*$""",
     re.VERBOSE,
 )
 # everyday meanings of these words: `n_pass`, `forward_pass`, `model_signature`
 _COMMON = re.compile(
-    r"""(?:^|_) (?: all | backward | band | by | compute | each | first | forward | high | last
-        | low | max | min | multi | n | num | one | per | second | single | test | this | train
+    r"""(?:^|_) (?: all | backward | band | by | compute | decoder | each | encoder | first | forward
+        | high | last | low | max | min | multi | n | num | one | per | second | single | test | this | train
         | two | valid ) _pass
     | (?:^|_) (?: call | function | infer | input | log | method | model | output | serving | type )
         _signature""",

@@ -133,9 +133,24 @@ def study_folder(config: DictConfig, name: str) -> Path:
     assert isinstance(given, dict)
     raw = str(given["dir"])
     if "${now:" in raw or "${hydra.sweeper.study_name}" in raw:
-        raw = f"multirun/{re.sub(r'[^-.=+ A-Za-z0-9_]+', '_', name)}"
-        return Path(raw).absolute()
+        return Path("multirun", folder_name(name)).absolute()
     return Path(str(config.hydra.sweep.dir)).absolute()
+
+
+_OTHERS = re.compile(r"[^-.=+ \w]+")
+_MAX_BYTES = 120
+
+
+def folder_name(name: str) -> str:
+    """Returns a folder name for a study; different names have different folders.
+
+    A name that cannot be a folder, such as `a/b`, is shortened or changed, and gets a hash.
+    """
+    safe = _OTHERS.sub("_", name).strip()
+    cut = safe.encode()[:_MAX_BYTES].decode(errors="ignore")
+    if cut == name and cut.strip("."):
+        return cut
+    return f"{cut.strip('.')}-{hashlib.sha256(name.encode()).hexdigest()[:6]}"
 
 
 # --- the objective

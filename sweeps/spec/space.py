@@ -279,7 +279,8 @@ def _range(sweep: RangeSweep) -> BaseDistribution:
 def _choice(override: Override) -> tuple[BaseDistribution, list[str]]:
     """Converts choices to a distribution; also returns the choices that became strings.
 
-    Optuna cannot store lists and mappings, so they become strings in Hydra's override syntax.
+    Optuna can neither store lists and mappings nor distinguish `1` from `true`, so such choices
+    become strings in Hydra's override syntax.
     """
     sweep = override._value
     if isinstance(sweep, ChoiceSweep):
@@ -287,18 +288,36 @@ def _choice(override: Override) -> tuple[BaseDistribution, list[str]]:
             raise ValueError("a choice cannot have a tag.")
         # do not shuffle: a study can be resumed only with the same choices in the same order
         override = replace(override, _value=replace(sweep, shuffle=False))
-    values: list[Value] = []
-    literals: list[str] = []
-    for value in override.sweep_iterator():
-        plain = Override._convert_value(value)
-        if isinstance(plain, bool | int | float | str) or plain is None:
-            values.append(plain)
-        else:
-            literals.append(str(Override._get_value_element_as_str(value)))
-            values.append(literals[-1])
-    if not values:
+    elements = list(override.sweep_iterator())
+    if not elements:
         raise ValueError("at least one choice is required.")
+    plain: list[Any] = [Override._convert_value(element) for element in elements]
+    texts = [
+        _quoted(value) if isinstance(value, str) else str(Override._get_value_element_as_str(one))
+        for value, one in zip(plain, elements, strict=True)
+    ]
+    are_texts = [not _is_plain(value) for value in plain]
+    if _has_equal_numbers(plain):
+        are_texts = [True] * len(plain)
+    values: list[Value] = [
+        text if is_text else value
+        for value, text, is_text in zip(plain, texts, are_texts, strict=True)
+    ]
+    literals = [text for text, is_text in zip(texts, are_texts, strict=True) if is_text]
     return CategoricalDistribution(list(dict.fromkeys(values))), literals
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, bool | int | float | str) or value is None
+
+
+def _has_equal_numbers(values: Sequence[Any]) -> bool:
+    """Returns whether choices differ only in their type, such as `1` and `true`.
+
+    Optuna compares choices with `==`, and `1 == True == 1.0` in Python.
+    """
+    plain = [value for value in values if _is_plain(value)]
+    return len(set(plain)) < len({(type(value), value) for value in plain})
 
 
 def grid_values(distribution: BaseDistribution) -> list[Value] | None:

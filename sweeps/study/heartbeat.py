@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from optuna import Study, Trial
-from optuna.exceptions import ExperimentalWarning
-from optuna.storages import BaseStorage, fail_stale_trials
-from optuna.storages._heartbeat import BaseHeartbeat
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import BaseStorage
+from optuna.storages._heartbeat import BaseHeartbeat, is_heartbeat_enabled
+from optuna.trial import TrialState
 
 from nntrain.sweeps.study.storage import HEARTBEAT_S, STORAGE_ERRORS
+from nntrain.sweeps.study.trials import is_alive_here
 
 
 @contextmanager
@@ -50,8 +51,17 @@ def _beat(storage: BaseHeartbeat, trial_id: int, over: threading.Event) -> None:
 def fail_stale(study: Study) -> None:
     """Marks trials as failed if their heartbeats have stopped, and queues these trials again.
 
-    The function also handles trials on other machines.
+    The function also handles trials on other machines. A process of this machine that stands still,
+    for example because it is suspended, keeps its trial.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        fail_stale_trials(study)
+    storage = study._storage
+    if not isinstance(storage, BaseHeartbeat) or not is_heartbeat_enabled(storage):
+        return
+    retry = storage.get_heartbeat_stale_trial_callback()
+    for trial_id in storage._get_stale_trial_ids(study._study_id):
+        trial = storage.get_trial(trial_id)
+        if is_alive_here(trial):
+            continue
+        with suppress(UpdateFinishedTrialError):  # another process was faster
+            if storage.set_trial_state_values(trial_id, TrialState.FAIL) and retry is not None:
+                retry(study, trial)

@@ -54,6 +54,12 @@ def open_study(plan: SweepPlan, offset: int = 0) -> tuple[SweepStudy, BaseStorag
     return study, storage
 
 
+def is_deleted(plan: SweepPlan) -> bool:
+    """Returns whether the storage of a plan no longer contains its study."""
+    storage = open_storage(plan.storage, plan.folder)
+    return plan.study_name not in optuna.get_all_study_names(storage)
+
+
 def open_reports_study(plan: SweepPlan, storage: BaseStorage) -> SweepStudy:
     """Opens or creates the reports study, which stores the values of the pruning metric.
 

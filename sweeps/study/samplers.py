@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from optuna.exceptions import ExperimentalWarning
@@ -14,6 +16,7 @@ from nntrain.config.instantiate import Node, instantiate, target_of
 from nntrain.sweeps.errors import SweepError
 from nntrain.sweeps.spec.plan import SweepPlan
 from nntrain.sweeps.spec.space import Space, grid_values
+from nntrain.sweeps.study.exhaustive import BruteForce, Grid
 
 SAMPLER, PRUNER = "hydra.sweeper.sampler", "hydra.sweeper.pruner"
 
@@ -36,12 +39,22 @@ def make_sampler(plan: SweepPlan, offset: int = 0) -> BaseSampler:
         node["search_space"] = _grid(plan.space)
     elif _is_a(cls, BruteForceSampler):
         _grid(plan.space)
-    elif type(node.get("seed")) is int and not _is_a(cls, QMCSampler):
+    if cls in (GridSampler, BruteForceSampler):
+        return _exhaustive(cls, node, plan)
+    if type(node.get("seed")) is int and not _is_a(cls, QMCSampler):
         node["seed"] += offset
     made = _made(node, SAMPLER, plan)
     if not isinstance(made, BaseSampler):
         raise _wrong_kind(plan.sampler, SAMPLER, made, "sampler")
     return made
+
+
+def _exhaustive(cls: type, node: Node, plan: SweepPlan) -> BaseSampler:
+    arguments = _made({**node, "_partial_": True}, SAMPLER, plan).keywords
+    if cls is GridSampler:
+        return Grid(**arguments)
+    with _experimental():
+        return BruteForce(plan.space.distributions, **arguments)
 
 
 def make_pruner(plan: SweepPlan) -> BasePruner:
@@ -61,10 +74,16 @@ def _is_a(cls: Any, base: type) -> bool:
 
 
 def _made(node: Node, key: str, plan: SweepPlan) -> Any:
-    with warnings.catch_warnings():
-        # many of Optuna's established samplers and pruners are still marked as experimental
-        warnings.simplefilter("ignore", ExperimentalWarning)
+    with _experimental():
         return instantiate(node, key, plan.trusted)
+
+
+@contextmanager
+def _experimental() -> Iterator[None]:
+    """Hides warnings: many of Optuna's established samplers are still marked as experimental."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        yield
 
 
 def _wrong_kind(node: Node, key: str, made: Any, kind: str) -> SweepError:

@@ -18,6 +18,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from nntrain.result import StopReason
+from nntrain.sweeps.study.exhaustive import RETRY_OF, Grid
 from nntrain.sweeps.study.storage import claiming
 
 # --- trial attributes
@@ -36,9 +37,6 @@ TRACEBACK = "nntrain.traceback"
 
 OVERRIDES = "nntrain.overrides"
 """The trial's own overrides, excluding the fixed overrides of the sweep."""
-
-RETRY_OF = "nntrain.retry_of"
-"""The number of the earlier trial that this trial repeats."""
 
 WARM_START = "nntrain.warm_start"
 """The number of a copied trial in its original study."""
@@ -113,7 +111,13 @@ def is_lost(trial: FrozenTrial) -> bool:
     owner = owner_of(trial)
     if not owner:
         return trial.datetime_start is None or age_s(trial) > UNOWNED_S
-    return bool(owner["host"] == socket.gethostname()) and not _is_alive(
+    return bool(owner["host"] == socket.gethostname()) and not is_alive_here(trial)
+
+
+def is_alive_here(trial: FrozenTrial) -> bool:
+    """Returns whether the owner of a trial is a living process on this machine."""
+    owner = owner_of(trial)
+    return bool(owner and owner["host"] == socket.gethostname()) and _is_alive(
         owner["pid"], owner["started"]
     )
 
@@ -174,6 +178,8 @@ def claim(study: SweepStudy, storage: BaseStorage, folder: Path, n_trials: int) 
                 trial_id = storage.create_new_trial(study_id, template_trial=owned)
             else:
                 return None
+            if isinstance(study.sampler, Grid):
+                study.sampler.assign(study, storage, storage.get_trial(trial_id))
         return Trial(study, trial_id)
 
 

@@ -304,6 +304,8 @@ class HydraLauncherWorkers:
                     is_announced = True
             except STORAGE_ERRORS:
                 continue  # the workers report this error
+            except KeyError:  # the study was deleted, which the workers report too
+                continue
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:
         """Stops the workers at the next batch; a second signal abandons the jobs immediately."""

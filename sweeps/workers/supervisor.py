@@ -247,7 +247,8 @@ class Supervisor:
             self._left_behind(trial, code)
         del self._workers[slot]  # last: if the storage does not respond, the next step tries again
         worker.close()
-        self._n_fruitless = 0 if left or code in (0, EXHAUSTED) else self._n_fruitless + 1
+        has_run = any(is_of(trial, worker.process.pid) for trial in self.study.get_trials(False))
+        self._n_fruitless = 0 if has_run or code in (0, EXHAUSTED) else self._n_fruitless + 1
         if self._n_fruitless > len(self.slots):
             raise SweepError(
                 f"the workers exit before they start a trial (exit code {code}): see {worker.log}."

@@ -5,10 +5,12 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
+import logging
 import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -19,6 +21,7 @@ from hydra.core.utils import run_job
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 from optuna import Trial
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from nntrain.config.learning import learn_config
@@ -47,6 +50,8 @@ from nntrain.sweeps.study.trials import (
 )
 from nntrain.sweeps.workers.output import Output, to_terminal
 from nntrain.sweeps.workers.stop_signals import on_stop_signal
+
+_log = logging.getLogger(__name__)
 
 CONFIG = "nntrain.config"
 """The attribute with the hash of a trial's configuration; duplicates have the same hash."""
@@ -128,6 +133,22 @@ class Worker:
     # --- one trial
 
     def _run(self, trial: Trial) -> None:
+        try:
+            self._run_claimed(trial)
+        except UpdateFinishedTrialError:
+            self._drop(trial)
+
+    def _drop(self, trial: Trial) -> None:
+        """Logs that another process has ended the trial because this process stood still."""
+        with suppress(UpdateFinishedTrialError):
+            self._pruner.end(trial, TrialState.FAIL)
+        _log.warning(
+            "Another process has ended trial %d, because this process did not respond for a "
+            "while; the result of this process is dropped",
+            trial.number,
+        )
+
+    def _run_claimed(self, trial: Trial) -> None:
         try:
             overrides = self._suggest(trial)
             trial.set_user_attr(OVERRIDES, overrides)
@@ -251,10 +272,14 @@ class Worker:
         job.error = None  # the traceback refers to the model and would keep it in memory
         if end.reason is StopReason.OUT_OF_MEMORY:
             free_memory()
-        if end.reason is StopReason.INTERRUPTED:
+        if end.reason is StopReason.INTERRUPTED and not self._has_ended(context.trial):
             self._is_stopped = True
             self.signum = self.signum or end.signum or signal.SIGINT
         return end
+
+    def _has_ended(self, trial: Trial) -> bool:
+        """Returns whether another process has ended the trial."""
+        return not self._is_stopped and self._frozen(trial).state.is_finished()
 
     def _end(self, returned: Any, error: BaseException | None, fit: FitResult | None) -> TrialEnd:
         return trial_end(returned, error, fit, self.plan.objectives, len(self.plan.directions))

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import optuna
 import pytest
 
 from nntrain.sweeps.study.trials import RETRY_OF, counted
@@ -77,7 +78,41 @@ def test_in_the_foreground_a_failure_ends_only_its_trial(tmp_path: Path) -> None
     assert states(command.trials()) == {"FAIL": 3, "COMPLETE": 3}
 
 
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_trials_that_time_out_one_after_another_do_not_end_the_sweep(
+    n_jobs: int, tmp_path: Path
+) -> None:
+    command = sweep(
+        tmp_path,
+        "hydra.sweeper.n_trials=7",
+        f"hydra.sweeper.n_jobs={n_jobs}",
+        "hydra.sweeper.max_failure_rate=1",
+        "hydra.sweeper.trial_timeout_s=1",
+    )
+    done = command.run(["hang"] * (n_jobs + 2))
+    assert done.returncode == 0, done.stderr
+    assert states(command.trials()) == {"FAIL": n_jobs + 2, "COMPLETE": 5 - n_jobs}
+
+
 # --- workers and the sweep itself
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_a_study_that_is_deleted_while_it_runs_ends_the_sweep_with_one_sentence(
+    n_jobs: int, tmp_path: Path
+) -> None:
+    url = f"sqlite:///{tmp_path / 'study.db'}"
+    command = sweep(tmp_path, f"hydra.sweeper.n_jobs={n_jobs}", storage=url)
+    with command.started(sleep_s=0.05) as process:
+        command.wait_for(3, process)
+        (name,) = optuna.get_all_study_names(url)
+        optuna.delete_study(study_name=name, storage=url)
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert err.splitlines()[-1].startswith(
+        f"nntrain: The study {name} was deleted from its storage while the sweep was running: "
+    )
+    assert "Traceback" not in err
 
 
 def test_a_killed_worker_is_replaced_and_its_trial_run_again(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from nntrain.sweeps import SweepEnd
 from nntrain.sweeps.errors import SweepError
 from nntrain.sweeps.spec.checks import check_same_hydra
 from nntrain.sweeps.spec.plan import SweepPlan
-from nntrain.sweeps.spec.settings import study_name
+from nntrain.sweeps.spec.settings import folder_name, study_name
 from nntrain.sweeps.spec.space import make_space
 from nntrain.sweeps.workers.devices import THREADS, VISIBLE
 from tests.common.cli import nntrain_run
@@ -396,11 +396,23 @@ def test_another_sweep_has_another_name(other: str) -> None:
     assert other != name_of(*SAME)
 
 
+NAMES = ["a", "実験", "結果", "a/b", "a_b", "a?b", "..", ".", "a.b", "x" * 300, "x" * 301, "é" * 99]
+
+
+def test_each_study_name_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    folders = [tmp_path / folder_name(name) for name in NAMES]
+    for folder in folders:
+        folder.mkdir()
+    assert len(set(folders)) == len(NAMES)
+    assert {folder.parent for folder in folders} == {tmp_path}
+    assert [folder.name for folder in folders[:3]] == NAMES[:3]
+
+
 @pytest.mark.parametrize(
     ("folder", "expected"),
     [
-        ("multirun/${now:%Y}/${now:%H}", "multirun/my_study_1"),
-        ("multirun/${hydra.sweeper.study_name}", "multirun/my_study_1"),
+        ("multirun/${now:%Y}/${now:%H}", f"multirun/{folder_name('my/study/1')}"),
+        ("multirun/${hydra.sweeper.study_name}", f"multirun/{folder_name('my/study/1')}"),
         ("somewhere/else", "somewhere/else"),
         ("runs/${name}", "runs/plain"),
     ],

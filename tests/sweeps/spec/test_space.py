@@ -305,6 +305,9 @@ def test_a_number_survives_as_an_override(value: Any) -> None:
         ("choice({a:'q,r'},{a:null})", [{"a": "q,r"}, {"a": None}]),
         ("[1,2],3,null,'null'", [[1, 2], 3, None, "null"]),
         ("choice(1,'1')", [1, "1"]),
+        ("choice(1,true)", [1, True]),
+        ("choice(0,false,0.0,'0','false')", [0, False, 0.0, "0", "false"]),
+        ("choice(1.0,1,1,[2])", [1.0, 1, [2]]),
         ("shuffle(a,b,c,d,e,f,g)", list("abcdefg")),
     ],
 )

@@ -9,6 +9,7 @@ from typing import Any
 
 import optuna
 import pytest
+from optuna.storages import BaseStorage
 from optuna.trial import TrialState, create_trial
 
 from nntrain.config.errors import ConfigError
@@ -25,7 +26,15 @@ from nntrain.sweeps.study.opening import (
 )
 from nntrain.sweeps.study.samplers import make_sampler
 from nntrain.sweeps.study.storage import STUDY_FILE, open_storage
-from nntrain.sweeps.study.trials import OUTCOME, WARM_START, SweepStudy, claim, counted
+from nntrain.sweeps.study.trials import (
+    KILLED,
+    OUTCOME,
+    WARM_START,
+    SweepStudy,
+    claim,
+    counted,
+    give_up_or_retry,
+)
 from tests.sweeps.small_app import PRUNERS, SAMPLERS, App, completed, make_plan
 
 
@@ -160,7 +169,9 @@ def test_every_sampler_of_the_group_samples(name: str, app: App) -> None:
     plan = app.plan(f"hydra/sweeper/sampler={name}", "hydra.sweeper.n_trials=15", *space)
     assert plan.sampler == SAMPLERS[name]
     study = run(plan, 15)
-    assert type(study.sampler).__name__ == plan.sampler["_target_"].rpartition(".")[2]
+    assert plan.sampler["_target_"].rpartition(".")[2] in [
+        cls.__name__ for cls in type(study.sampler).__mro__
+    ]
     assert [trial.number for trial in study.trials] == list(range(15))
     for trial in study.trials:
         assert trial.params.keys() == plan.space.distributions.keys()
@@ -180,6 +191,38 @@ def test_a_grid_tries_everything_once_and_ends(name: str, app: App) -> None:
         (x / 4, n, name) for x in range(4) for n in (1, 2, 3) for name in ("plain", "other")
     }
     assert study.exhausted
+
+
+def end_as_if_killed(
+    study: SweepStudy, storage: BaseStorage, n_params: int, plan: SweepPlan
+) -> None:
+    """Claims a trial, suggests some of its parameters, and ends it as after SIGKILL."""
+    trial = claim(study, storage, plan.folder, plan.n_trials)
+    assert trial is not None
+    for key, distribution in list(plan.space.distributions.items())[:n_params]:
+        trial._suggest(key, distribution)
+    give_up_or_retry(study, storage, study.get_trials()[trial.number], KILLED, "killed")
+
+
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+@pytest.mark.parametrize("name", sorted(GRIDS))
+@pytest.mark.parametrize("n_params", [0, 1, 3])
+def test_a_grid_with_a_killed_and_an_enqueued_trial_tries_everything_once(
+    name: str, n_params: int, app: App
+) -> None:
+    plan = app.plan(f"hydra/sweeper/sampler={name}", f"hydra.sweeper.n_trials={N_GRID}", *SPACE)
+    study, storage = open_study(plan)
+    end_as_if_killed(study, storage, n_params, plan)
+    study.enqueue_trial({"x": 0.75, "size": 3, "name": "other"})
+    study = run(plan, N_GRID)
+    tried = [
+        tuple(trial.params[key] for key in ("x", "size", "name"))
+        for trial in study.trials
+        if trial.state is not TrialState.FAIL
+    ]
+    assert sorted(tried) == sorted(
+        (x / 4, n, name) for x in range(4) for n in (1, 2, 3) for name in ("plain", "other")
+    )
 
 
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")

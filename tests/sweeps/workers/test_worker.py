@@ -13,8 +13,15 @@ from omegaconf import DictConfig
 from optuna import Trial
 from optuna.trial import TrialState
 
-from nntrain.sweeps.context import trial_context
-from nntrain.sweeps.study.trials import DUPLICATE, MESSAGE, OUTCOME, counted, requeue
+from nntrain.sweeps.context import current_trial, trial_context
+from nntrain.sweeps.study.trials import (
+    DUPLICATE,
+    MESSAGE,
+    OUTCOME,
+    counted,
+    interrupt,
+    requeue,
+)
 from nntrain.sweeps.workers.worker import REPLICATES, Worker
 from tests.sweeps.small_app import App
 
@@ -165,3 +172,62 @@ def test_an_error_after_a_signal_counts_as_the_interruption(app: App, tmp_path: 
         TrialState.WAITING,
     )
     assert worker.signum == signal.SIGINT
+
+
+# --- a process that stood still, whose trial another process has ended
+
+
+def reports(cfg: DictConfig) -> float:
+    one = current_trial()
+    assert one is not None
+    one.report(0.5, 1)
+    return 1.0
+
+
+def sets_an_attribute(cfg: DictConfig) -> float:
+    one = current_trial()
+    assert one is not None
+    one.set_user_attr("mine", 1)
+    return 1.0
+
+
+def reports_to_the_pruner(cfg: DictConfig) -> float:
+    one = trial_context()
+    assert one is not None
+    assert one.pruner is not None
+    one.pruner.report(0.5, 1)
+    return 1.0
+
+
+def only_returns(cfg: DictConfig) -> float:
+    return 1.0
+
+
+@pytest.mark.parametrize(
+    "job",
+    [only_returns, reports, sets_an_attribute, reports_to_the_pruner],
+    ids=lambda f: f.__name__,
+)
+def test_a_late_end_of_a_trial_is_dropped_and_the_worker_continues(
+    job: Callable[[DictConfig], float],
+    app: App,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def ended_by_another_process(cfg: DictConfig) -> float:
+        one = current_trial()
+        assert one is not None
+        if one.number == 0:
+            interrupt(worker.study, worker.storage, worker.study.get_trials()[0], "no heartbeat")
+        return job(cfg)
+
+    worker = worker_of(
+        app, tmp_path, ended_by_another_process, "x=interval(0,1)", "hydra.sweeper.n_trials=3"
+    )
+    worker.run()
+    first, *others = worker.study.get_trials()
+    assert (first.state, first.user_attrs[MESSAGE]) == (TrialState.FAIL, "no heartbeat")
+    assert [trial.state for trial in others] == [TrialState.COMPLETE] * 3
+    assert others[0].params == first.params
+    # Hydra has configured logging for the job
+    assert capsys.readouterr().out.count("Another process has ended trial 0, because") == 1
