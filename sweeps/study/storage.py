@@ -20,6 +20,7 @@ from nntrain.config.redact import REDACTED, Redactor, learn, redact_text
 from nntrain.core.files import cut_torn_line, lock
 from nntrain.sweeps.errors import SweepError
 from nntrain.sweeps.study.attributes import SafeAttributes, check_choices
+from nntrain.sweeps.study.replay import TolerantReplay, entries
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,7 +66,20 @@ class _Proxy(SafeAttributes, GrpcStorageProxy):
 
 
 class _File(SafeAttributes, JournalStorage):
-    """A study file, which contains no secrets."""
+    """A study file, which contains no secrets; damaged lines are ignored.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        super().__init__(StudyFile(path))
+
+    def _sync_with_backend(self) -> None:
+        if not isinstance(self._replay_result, TolerantReplay):
+            self._replay_result = TolerantReplay(self._worker_id_prefix, self._path)
+        super()._sync_with_backend()
 
 
 def open_storage(
@@ -195,7 +209,7 @@ def _proxy(url: str) -> GrpcStorageProxy:
 def _file_storage(path: Path) -> JournalStorage:
     with FileLock(path).held():  # locking removes an incomplete last line
         pass
-    return _File(StudyFile(path))
+    return _File(path)
 
 
 SET_TRIAL_STATE = 6
@@ -216,18 +230,18 @@ class StudyFile(JournalFileBackend):
         super().__init__(str(path), lock_obj=cast(Any, self._study_lock))
 
     def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
-        """Yields the log entries, starting with the given line number.
-
-        Raises:
-            SweepError: if a line is damaged.
-        """
-        try:
-            yield from super().read_logs(log_number_from)
-        except json.JSONDecodeError as err:
-            raise SweepError(
-                f"The study file {self._path} is damaged: move the file away, or choose another "
-                "hydra.sweeper.study_name."
-            ) from err
+        """Yields the log entries, starting with the given line number."""
+        offsets, number = (
+            self._log_number_offset,
+            max(known for known in self._log_number_offset if known <= log_number_from),
+        )
+        with open(self._path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size - file.seek(offsets[number])
+            for entry, length in entries(file, size):
+                offsets[number + 1] = offsets[number] + length
+                number += 1
+                if number > log_number_from:
+                    yield entry
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Appends one line for each log entry."""
