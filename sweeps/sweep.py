@@ -280,9 +280,9 @@ def make_sweep(
 
 
 def _program(task_function: TaskFunction) -> list[str]:
-    """Returns the module of the person's own program, which is trusted because it is running.
+    """Returns the module of the user's own program, which is trusted because it is running.
 
-    `nntrain.run` is no such program: it trusts only what the person typed.
+    `nntrain.run` is no such program: it trusts only what the user typed.
     """
     module = getattr(task_function, "__module__", None) or ""
     if module == "__main__":

@@ -37,7 +37,7 @@ from nntrain.integrations.shipping.client import (
     tell_backlog,
 )
 from nntrain.integrations.shipping.continuation import continue_journal
-from nntrain.integrations.shipping.spec import spec_of
+from nntrain.integrations.shipping.spec import resolved, spec_of
 from nntrain.integrations.shipping.state import whereabouts
 from nntrain.integrations.tracker import OUTCOME_TAG, ModelFile, RunEnd, RunInfo, Tracker
 
@@ -99,7 +99,6 @@ class RunWriter:
         late_tags: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         _check_names(trackers)
-        resolved = {name: tracker.resolved() for name, tracker in trackers.items()}
         folder = Path(folder) if folder is not None else default_folder()
         self.journal = folder.absolute() / JOURNAL
         self.info = info or RunInfo()
@@ -108,8 +107,9 @@ class RunWriter:
         self.files = Files(self.journal.parent)
         self.shipper = shared_shipper() if shipper is None else shipper
         self.redactor = learn(redactor or Redactor(environ=os.environ))
+        sent = {name: resolved(tracker) for name, tracker in trackers.items()}
         self._late_tags = late_tags
-        self._shipment = Shipment(self.journal, resolved, trusted)
+        self._shipment = Shipment(self.journal, sent, trusted)
         self._writer: JournalWriter | None = None
         self._is_continued = False
 

@@ -6,13 +6,17 @@ The training process calls `spec_of`; the shipper creates the tracker again with
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from nntrain.config.errors import ConfigError
 from nntrain.config.instantiate import Node, instantiate
+from nntrain.config.redact import redact
 from nntrain.config.targets import check_path, in_packages, resolve_target
 from nntrain.integrations.tracker import Tracker
+
+_SHOWN = ("tags", "notes")
+"""Settings that a tracker shows with the run; others, such as a login, are for the connection."""
 
 OWN = "nntrain.integrations"
 """The package whose trackers are always trusted."""
@@ -31,6 +35,14 @@ def spec_of(tracker: Tracker) -> dict[str, Any]:
         if setting.init
     }
     return {"_target_": _target(type(tracker)), **settings}
+
+
+def resolved(tracker: Tracker) -> Tracker:
+    """Returns the tracker with all settings, without secrets in those that it shows."""
+    found = tracker.resolved()
+    shown = {name: _plain(value) for name in _SHOWN if (value := getattr(found, name, None))}
+    safe = {name: redact(value) for name, value in shown.items()}
+    return replace(found, **safe) if safe != shown else found  # type: ignore[type-var]
 
 
 def tracker_of(spec: Node, trusted: Sequence[str] = (), key: str = "tracker") -> Tracker:

@@ -24,7 +24,7 @@ def resolve(cfg: DictConfig, trusted: Sequence[str] = ()) -> dict[str, Any]:
 
     Args:
         cfg: the configuration. Its `trusted_targets` are data; the result has `trusted` instead.
-        trusted: packages that the person trusts.
+        trusted: packages that the user trusts.
 
     Raises:
         ConfigError: if a value is missing, invalid or cannot be resolved, or if a target is not
@@ -111,7 +111,7 @@ def make_learner(cfg: Mapping[str, Any], cbs: Sequence[Callback] = ()) -> Learne
     """Creates the Learner for a configuration.
 
     Args:
-        cfg: the configuration, as returned by `resolve`; `trusted_targets` are those of the person.
+        cfg: the configuration, as returned by `resolve`; `trusted_targets` are those of the user.
         cbs: callbacks to use in addition to the configured callbacks.
 
     Raises:

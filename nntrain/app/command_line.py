@@ -92,13 +92,13 @@ def check_command_line(argv: Sequence[str]) -> list[str]:
 
 
 def trusted_in(argv: Sequence[str]) -> list[str]:
-    """Returns the packages that the person trusts, given a checked command line."""
+    """Returns the packages that the user trusts, given a checked command line."""
     args = get_args_parser().parse_args(argv)
     return [] if args.shell_completion else granted(args.overrides)
 
 
 class _Command:
-    """A command line, its configuration, and whom the person trusts."""
+    """A command line, its configuration, and whom the user trusts."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
@@ -150,7 +150,7 @@ class _Command:
         return None if found is None else str(found)
 
     def _collect(self) -> None:
-        """Adds the config folders to the sources of data, or to what the person trusts."""
+        """Adds the config folders to the sources of data, or to what the user trusts."""
         paths = [str(path) for path in self.cfg.hydra.searchpath]
         folders = [*paths, *([self.folder] if self.folder else [])]
         foreign = [one for one in folders if not self.trust.covers(one.removeprefix("file://"))]

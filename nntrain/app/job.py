@@ -10,7 +10,7 @@ from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from nntrain.app.command_line import STARTED
 from nntrain.config.door import hide_secrets
@@ -24,7 +24,7 @@ class Job:
     """The task function of a command.
 
     Args:
-        trusted: packages that the person trusts; a sweep passes them to its workers in this object.
+        trusted: packages that the user trusts; a sweep passes them to its workers in this object.
     """
 
     trusted: tuple[str, ...] = ()
@@ -42,7 +42,7 @@ def job(cfg: DictConfig, trusted: Sequence[str] = ()) -> float | list[float] | N
 
     Args:
         cfg: the configuration. Its `trusted_targets` are data and grant nothing.
-        trusted: packages that the person trusts.
+        trusted: packages that the user trusts.
 
     Returns:
         The value of the objective.
@@ -57,7 +57,7 @@ def job(cfg: DictConfig, trusted: Sequence[str] = ()) -> float | list[float] | N
         hide_secrets(Path(hydra_cfg.sweep.dir) / "multirun.yaml")
     folder = Path(hydra_cfg.runtime.output_dir)
     try:
-        result, value = train(cfg, folder, hydra_cfg.overrides.task, trusted)
+        result, value = train(cfg, folder, _typed(hydra_cfg.overrides.task), trusted)
     except ConfigError as err:
         if trial_context() is not None:
             raise
@@ -70,6 +70,13 @@ def job(cfg: DictConfig, trusted: Sequence[str] = ()) -> float | list[float] | N
     if ends_the_process and (code := exit_code(result.reason, result.signum)):
         sys.exit(code)
     return value
+
+
+def _typed(overrides: Sequence[str]) -> list[str]:
+    """Returns the overrides as they were typed, because an item with `${...}` would be resolved."""
+    plain = OmegaConf.to_container(overrides, resolve=False)
+    assert isinstance(plain, list)
+    return [str(one) for one in plain]
 
 
 def tell(err: ConfigError) -> int:

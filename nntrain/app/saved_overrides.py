@@ -44,7 +44,7 @@ def saved_overrides(
     Args:
         resume: the folder of the run, or its checkpoint.
         typed: the overrides in the command line.
-        trusted: whether the person named the folder as trusted, so that the overrides count as if
+        trusted: whether the user named the folder as trusted, so that the overrides count as if
             they were typed.
 
     Raises:

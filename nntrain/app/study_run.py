@@ -47,7 +47,7 @@ from nntrain.integrations.shipping.client import (
 )
 from nntrain.integrations.shipping.destinations import sync_options
 from nntrain.integrations.shipping.run_writer import START_WAIT_S, now_ms
-from nntrain.integrations.shipping.spec import spec_of
+from nntrain.integrations.shipping.spec import resolved, spec_of
 from nntrain.integrations.shipping.state import whereabouts
 from nntrain.integrations.tracker import OUTCOME_TAG, STUDY_TAG, RunEnd, RunInfo, Tracker
 from nntrain.result import StopReason
@@ -138,13 +138,11 @@ class StudyRun:
             self._writer = JournalWriter(plan.folder / JOURNAL)
         except JournalInUseError:
             return  # another command is writing the journal of this study
-        resolved = {name: tracker.resolved() for name, tracker in tracking.trackers.items()}
-        nodes = {
-            name: tracking.redactor.value(spec_of(tracker)) for name, tracker in resolved.items()
-        }
+        sent = {name: resolved(tracker) for name, tracker in tracking.trackers.items()}
+        nodes = {name: tracking.redactor.value(spec_of(tracker)) for name, tracker in sent.items()}
         self._writer.write(start_record(_run_info(tracking, study, plan), nodes))
         self._writer.wait(START_WAIT_S)
-        self._shipment = Shipment(self._writer.path, resolved, tracking.trusted)
+        self._shipment = Shipment(self._writer.path, sent, tracking.trusted)
         shipper.add(self._shipment)
 
     # --- after

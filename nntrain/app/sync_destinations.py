@@ -69,7 +69,7 @@ class Sync:
     Attributes:
         args: the arguments of the command.
         asked: the destination for `--to`, or `None`.
-        trusted: the packages that the person trusts.
+        trusted: the packages that the user trusts.
         counts: numbers of records that trackers do not store, by tracker and kind of record.
         silent: the trackers that did not answer; they are not asked again.
     """

@@ -70,7 +70,7 @@ def train(
         cfg: the configuration.
         folder: the folder of the run.
         typed: the overrides from the command line.
-        trusted: packages that the person trusts.
+        trusted: packages that the user trusts.
 
     Returns:
         The result of the fit, and the value of the objective.

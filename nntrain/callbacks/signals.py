@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from signal import Signals
 from types import FrameType
@@ -12,14 +12,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from nntrain.core.callback import Callback, Purpose
 from nntrain.core.events import CancelFitException
+from nntrain.core.stop_signals import STOPS, default_warnings
 from nntrain.result import StopReason
 
 if TYPE_CHECKING:
     from nntrain.learner import Learner
-
-
-WARNINGS = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
-"""Signals that schedulers send before the end of a job, or a terminal when it is closed."""
 
 
 class StopOnSignal(Callback):
@@ -48,11 +45,12 @@ class StopOnSignal(Callback):
         self._received = None
         if threading.current_thread() is not threading.main_thread():
             return
-        for signum in (signal.SIGINT, signal.SIGTERM):
+        warnings = default_warnings()  # before the handler of SIGTERM changes
+        for signum in STOPS:
             # `None` means that the handler was not installed by Python code and cannot be restored.
             if signal.getsignal(signum) not in (signal.SIG_IGN, None):
                 self._previous[signum] = signal.signal(signum, self._receive)
-        for signum in _unhandled(WARNINGS):
+        for signum in warnings:
             self._previous[signum] = signal.signal(signum, self._receive)
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:
@@ -89,18 +87,13 @@ class StopOnSignal(Callback):
 def ignored_warnings() -> Iterator[None]:
     """Ignores `WARNINGS` in a `with` block after training, because the process ends soon anyway."""
     is_main = threading.current_thread() is threading.main_thread()
-    ignored = _unhandled(WARNINGS) if is_main else []
-    for signum in ignored:
-        signal.signal(signum, signal.SIG_IGN)
+    ignored = default_warnings() if is_main else []
+    handlers = {signum: signal.signal(signum, signal.SIG_IGN) for signum in ignored}
     try:
         yield
     finally:
-        for signum in ignored:
-            signal.signal(signum, signal.SIG_DFL)
-
-
-def _unhandled(signums: Iterable[Signals]) -> list[Signals]:
-    return [signum for signum in signums if signal.getsignal(signum) is signal.SIG_DFL]
+        for signum, handler in handlers.items():
+            signal.signal(signum, handler)
 
 
 def _pass_on(signum: Signals) -> None:

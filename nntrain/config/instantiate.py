@@ -27,7 +27,7 @@ def instantiate(node: Any, key: str, trusted: Sequence[str] = ()) -> Any:
     Args:
         node: the node.
         key: the configuration key of the node, for error messages.
-        trusted: packages that the person trusts, in addition to the catalog of known names.
+        trusted: packages that the user trusts, in addition to the catalog of known names.
 
     Raises:
         ConfigError: if a target is not trusted, does not exist, or does not accept its arguments.

@@ -8,6 +8,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 from urllib.parse import quote, quote_plus, unquote
 
@@ -16,14 +17,25 @@ from nntrain.config.secret_names import names_a_secret
 
 REDACTED = "***"
 
-# common default values of secret keys; replacing these words everywhere would garble messages
+# common default values of secret keys, and words of messages and paths, which would be garbled
 _EVERYDAY = re.compile(
-    r"""admin | auto | changeme | default | demo | disabled | enabled | example | guest | localhost
-    | mlflow | password | postgres | root | secret | test | token | user | wandb""",
+    r"""accuracy | admin | auto | basic | batch | bearer | best | cache | changeme | checkpoint
+    | cookie | cuda | data | debug | default | demo | digest | disabled | email | enabled | epoch
+    | error | example | false | file | files | first | folder | guest | home | host | hydra | info
+    | input | last | latest | local | localhost | login | loss | main | metrics | missing | mlflow
+    | model | multi | name | nntrain | node | oauth | optional | optuna | output | outputs | pass
+    | password | path | postgres | production | python | random | remote | required | root | runs
+    | secret | seed | server | session | signature | single | sqlite | staging | step | study
+    | sweep | test | text | time | token | torch | train | training | trial | true | unknown | user
+    | username | valid | value | wandb | warning | webhook | work""",
     re.VERBOSE | re.IGNORECASE,
 )
+# the last forms describe a search space: the labels of secrets, or a range of numbers
 _HARMLESS = re.compile(
-    r"|null|none|true|false|\*{3}\d*|\?\?\?|\$\{(oc\.env:)?[\w.]+\}", re.IGNORECASE
+    r"|null|none|true|false|\*{3}\d*|\?\?\?|\$\{(oc\.env:)?[\w.]+\}"
+    r"|choice\(\*{3}\d+(, \*{3}\d+)*\)"
+    r"|(int|float) from [\d.e+-]+ to [\d.e+-]+( in steps of [\d.e+-]+)?(, log)?",
+    re.IGNORECASE,
 )
 _NUMBER = re.compile(r"[+-]?[\d_.,]+(e[+-]?\d+)?", re.IGNORECASE)
 
@@ -44,7 +56,7 @@ _KEY = re.compile(
 _VALUE = re.compile(r"""'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*"|[^\s&'"\#()<>]+""")
 # after `key: ` or `key = `, which may be a sentence, only what looks generated: `password: a1b2c3`
 _VALUE_IN_PROSE = re.compile(
-    r"""['"]?(?=\S{0,99}?[A-Za-z])(?=\S{0,99}?\d)[^\s&'"\#()<>,;]{6,}['"]?"""
+    r"""['"]?(?=\S{0,99}?[A-Za-z])(?=\S{0,99}?\d)[^\s&'"\#()<>,;{}\[\]]{6,}['"]?"""
 )
 _NESTED_KEY = re.compile(r"[{,]\s*['\"]?([\w.-]+)['\"]?\s*:")
 _NESTED_VALUE = re.compile(r"""[{,]\s*['"]?([\w.-]+)['"]?\s*:\s*['"]?([^'",{}\[\]\s]+)""")
@@ -258,8 +270,8 @@ def _forms(secret: str) -> Iterator[str]:
             unquote(plain),
             quote(plain, safe=""),
             quote_plus(plain),
-            repr(plain)[1:-1],
-            json.dumps(plain)[1:-1],
+            *_escaped(plain),
+            *(form for once in _escaped(plain) for form in _escaped(once)),
             html.escape(plain),
             _for_script(json.dumps(plain)[1:-1]),
             plain.replace("'", "''"),
@@ -268,6 +280,11 @@ def _forms(secret: str) -> Iterator[str]:
         )
         if len(plain) >= 8:
             yield from _base64(plain.encode())
+
+
+def _escaped(text: str) -> tuple[str, str, str]:
+    """Returns a text as `repr` and JSON write it."""
+    return repr(text)[1:-1], json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1]
 
 
 def _for_script(text: str) -> str:
@@ -334,10 +351,18 @@ def learn_arguments(argv: Sequence[str]) -> None:
     An override may be wrong, or quoted, so that its value is known only in parts.
     """
     typed = [one.lstrip("+~-").partition("=") for one in argv]
-    config = {key: [value, value.strip("'\"")] for key, sign, value in typed if sign}
+    config = {key: _parts(value) for key, sign, value in typed if sign}
     nested = {key: value for _, _, text in typed for key, value in _NESTED_VALUE.findall(text)}
-    flags = dict(zip((one.lstrip("-") for one in argv), argv[1:], strict=False))
+    flags = {
+        one.lstrip("-"): value for one, value in pairwise(argv) if re.fullmatch(r"--?[\w-]+", one)
+    }
     learn(Redactor(config={"typed": [config, nested, flags]}))
+
+
+def _parts(value: str) -> list[str]:
+    """Returns a typed value as a whole and, if it is a list, its items, without quotes."""
+    items = re.split(r"[\[\],]", value) if value.startswith("[") else []
+    return [value, *(one.strip(" '\"") for one in (value, *items))]
 
 
 def forget() -> None:

@@ -20,18 +20,18 @@ _ANYWHERE = re.compile(
 )
 # the last word of a key: `smtp_pass`, `github_pat`, but not `pass_through` or `sasrec`
 _LAST = re.compile(
-    r"""(?<![a-z0-9]) (?: basic_auth | bearer | cookies? | http_auth | jwts? | mfa_code | otp(?:_code)?
-        | (?: admin | db | key | mail | root | smtp | ssh | store | user )?pass | pats? | pem | pkey
-        | pw | sas(?:_url)? | session_?(?:cookie|id) | signature | totp
+    r"""(?<![a-z0-9]) (?: basic_auth | bearer | cookies? | http_auth | jwts? | mfa_code
+        | otp(?:_code)? | (?: admin | db | key | mail | root | smtp | ssh | store | user )?pass
+        | pats? | pem | pkey | pw | sas(?:_url)? | session_?(?:cookie|id) | signature | totp
         | (?:incoming_)?web_?hooks?(?:_ur[il]s?)? )
         _?[0-9]*$""",
     re.VERBOSE,
 )
 # everyday meanings of these words: `n_pass`, `forward_pass`, `model_signature`
 _COMMON = re.compile(
-    r"""(?:^|_) (?: all | backward | band | by | compute | decoder | each | encoder | first | forward
-        | high | last | low | max | min | multi | n | num | one | per | second | single | test | this | train
-        | two | valid ) _pass
+    r"""(?:^|_) (?: all | backward | band | by | compute | decoder | each | encoder | first
+        | forward | high | last | low | max | min | multi | n | num | one | per | second | single
+        | test | this | train | two | valid ) _pass
     | (?:^|_) (?: call | function | infer | input | log | method | model | output | serving | type )
         _signature""",
     re.VERBOSE,

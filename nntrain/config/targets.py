@@ -2,7 +2,7 @@
 
 A `_target_` runs code, and a configuration is data that may come from somebody else. A target is
 accepted if it is in the catalog of explicit names (`nntrain.config.catalog`), or in a package that
-the person trusts (`nntrain.config.trust`). All paths of a configuration are checked before anything
+the user trusts (`nntrain.config.trust`). All paths of a configuration are checked before anything
 is imported. After the import, what was found must be defined in the package that was accepted.
 For example, `mine.os.system` leads out of the trusted package `mine`.
 """
@@ -45,7 +45,7 @@ _OPEN = "the public classes of torch.nn, torch.optim and torchmetrics, and nntra
 """What a configuration may use without trust, for error messages."""
 
 _LIBRARIES = ("hydra", "hydra_plugins", "nntrain", "optuna", "sklearn", "torch", "torchmetrics")
-"""Packages of the catalog. To trust one of their modules, the person names that module."""
+"""Packages of the catalog. To trust one of their modules, the user names that module."""
 
 _DOTTED_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 
@@ -112,7 +112,7 @@ def check_targets(cfg: Any, trusted: Sequence[str] = ()) -> None:
 
     Args:
         cfg: the configuration.
-        trusted: packages that the person trusts.
+        trusted: packages that the user trusts.
 
     Raises:
         ConfigError: for the first target that is not trusted.
@@ -140,7 +140,7 @@ def check_path(target: Any, trusted: Sequence[str], key: str) -> None:
 
     Args:
         target: the value of `_target_`.
-        trusted: packages that the person trusts, in addition to the catalog.
+        trusted: packages that the user trusts, in addition to the catalog.
         key: the configuration key of the node, for error messages.
 
     Raises:
@@ -183,7 +183,7 @@ def _grant(target: str) -> str:
 
 
 def check_function(path: str, trusted: Sequence[str], key: str) -> None:
-    """Checks that a function of the person's own, named by its path, is in a trusted package.
+    """Checks that a function of the user's own, named by its path, is in a trusted package.
 
     Raises:
         ConfigError: if it is not.

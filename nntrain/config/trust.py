@@ -1,7 +1,7 @@
-"""Whom the person trusts: what they typed, and their own file `~/.config/nntrain/trust.yaml`.
+"""Whom the user trusts: what they typed, and their own file `~/.config/nntrain/trust.yaml`.
 
 A configuration may list `trusted_targets` too, but that is data: only the command line and the
-person's own file grant trust.
+user's own file grant trust.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from nntrain.config.hints import nearest
 from nntrain.config.targets import check_trusted_targets
 
 KEY = "trusted_targets"
-"""The configuration key, which counts only where the person typed it."""
+"""The configuration key, which counts only where the user typed it."""
 
 _KEYS = (KEY, "trusted_folders")
 
 
 @dataclass(frozen=True)
 class UserTrust:
-    """The content of the person's own file.
+    """The content of the user's own file.
 
     Attributes:
         targets: packages that any configuration may name.
-        folders: absolute folders whose config files and runs count as if the person typed them.
+        folders: absolute folders whose config files and runs count as if the user typed them.
     """
 
     targets: tuple[str, ...] = ()
@@ -45,13 +45,13 @@ class UserTrust:
 
 
 def trust_file(environ: Mapping[str, str] = os.environ) -> Path:
-    """Returns the path of the person's own file, which need not exist."""
+    """Returns the path of the user's own file, which need not exist."""
     base = environ.get("XDG_CONFIG_HOME") or "~/.config"
     return Path(base).expanduser() / "nntrain" / "trust.yaml"
 
 
 def user_trust(environ: Mapping[str, str] = os.environ) -> UserTrust:
-    """Reads the person's own file.
+    """Reads the user's own file.
 
     Raises:
         ConfigError: if the file belongs to somebody else, others may write to it, or its content is
@@ -101,7 +101,7 @@ def _folder(text: str, path: Path) -> Path:
 
 
 def typed_targets(overrides: Iterable[str]) -> list[str]:
-    """Returns the packages that the person named with `trusted_targets=[...]` in a command line.
+    """Returns the packages that the user named with `trusted_targets=[...]` in a command line.
 
     Raises:
         ConfigError: if the value is not a plain list of package names.
@@ -125,7 +125,7 @@ def _names(override: Override) -> list[str]:
 
 
 def granted(overrides: Sequence[str]) -> list[str]:
-    """Returns the packages that the person trusts: in the command line, and in their own file.
+    """Returns the packages that the user trusts: in the command line, and in their own file.
 
     Raises:
         ConfigError: if either is invalid.

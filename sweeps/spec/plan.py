@@ -26,7 +26,7 @@ class SweepPlan:
         monitor_direction: `minimize` or `maximize` for the monitored metric; `None` if that metric
             is the objective.
         every: training batches between two reports; `None` reports once per epoch.
-        trusted: packages that the person trusts.
+        trusted: packages that the user trusts.
     """
 
     study_name: str

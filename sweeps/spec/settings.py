@@ -33,7 +33,7 @@ def make_plan(
         settings: the keys of `hydra.sweeper`.
         space: the search space.
         config: the configuration of the sweep. Its `trusted_targets` are data and grant nothing.
-        trusted: packages that the person trusts.
+        trusted: packages that the user trusts.
 
     Raises:
         SweepError: for the first invalid setting.

@@ -1,4 +1,4 @@
-"""Handles SIGINT and SIGTERM during a sweep."""
+"""Handles the signals that stop a sweep."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from nntrain.core.stop_signals import STOPS, default_warnings
+
 
 @contextmanager
 def on_stop_signal(receive: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Calls `receive` on SIGINT or SIGTERM for the duration of a `with` block.
+    """Calls `receive` on SIGINT, SIGTERM and `WARNINGS` for the duration of a `with` block.
 
-    Python handles signals only in the main thread, so this has no effect in other threads.
+    Warnings that the process ignores or handles itself are left alone. Python handles signals only
+    in the main thread, so this has no effect in other threads.
     """
     is_main = threading.current_thread() is threading.main_thread()
-    before = {
-        signum: signal.signal(signum, receive)
-        for signum in (signal.SIGINT, signal.SIGTERM)
-        if is_main
-    }
+    signums = [*STOPS, *default_warnings()] if is_main else []
+    before = {signum: signal.signal(signum, receive) for signum in signums}
     try:
         yield
     finally:

@@ -20,6 +20,7 @@ import cloudpickle
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from nntrain.core.stop_signals import WARNINGS
 from nntrain.result import StopReason
 from nntrain.sweeps.errors import SweepError
 from nntrain.sweeps.spec.plan import SweepPlan
@@ -300,7 +301,14 @@ class Supervisor:
         self.stop(signum)
 
     def stop(self, signum: int) -> None:
-        """Asks the workers to stop at the next batch; a second call kills them."""
+        """Asks the workers to stop at the next batch; a second call kills them.
+
+        A warning of a scheduler after another signal, and SIGTERM after a warning, change nothing.
+        """
+        if signum in WARNINGS and self.signum is not None:
+            return
+        if self.signum in WARNINGS and signum == signal.SIGTERM:
+            return
         if self.signum is not None:
             for worker in self._workers.values():
                 worker.process.kill()
@@ -308,9 +316,7 @@ class Supervisor:
         self.signum = signum
         announce_stop()
         for worker in self._workers.values():
-            worker.process.send_signal(
-                signal.SIGTERM if signum == signal.SIGTERM else signal.SIGINT
-            )
+            worker.process.send_signal(signal.SIGINT if signum == signal.SIGINT else signal.SIGTERM)
 
 
 def announce_stop() -> None:

@@ -306,8 +306,9 @@ class Worker:
     # --- signals
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:
-        self._is_stopped, self.signum = True, signum
-        if self._in_job:
+        is_repeated, self._is_stopped, self.signum = self._is_stopped, True, signum
+        # a scheduler may send several signals, but only Ctrl-C ends the cleanup of the job
+        if self._in_job and not (is_repeated and signum != signal.SIGINT):
             raise KeyboardInterrupt
 
 

@@ -3,13 +3,13 @@
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import optuna
 import pytest
 
-from nntrain.sweeps.study.trials import RETRY_OF, counted
+from nntrain.sweeps.study.trials import RETRY_OF, counted, is_of
 from tests.common.servers import POSTGRES_BIN, OptunaProxy, Postgresql
 from tests.sweeps.command_line import SweepCommand, assert_all_done, causes, states
 
@@ -189,17 +189,26 @@ def test_the_same_command_finishes_a_sweep_whose_storage_died(
 # --- signals
 
 
+@pytest.mark.parametrize("receiver", [os.kill, os.killpg])
 @pytest.mark.parametrize(
-    ("n_jobs", "signum"), [(1, signal.SIGINT), (1, signal.SIGTERM), (2, signal.SIGINT)]
+    ("n_jobs", "signum"),
+    [
+        (1, signal.SIGINT),
+        (1, signal.SIGTERM),
+        (1, signal.SIGHUP),
+        (2, signal.SIGINT),
+        (2, signal.SIGUSR1),
+        (2, signal.SIGUSR2),
+    ],
 )
 def test_a_signal_stops_the_trials_and_the_same_command_continues(
-    n_jobs: int, signum: int, tmp_path: Path
+    n_jobs: int, signum: int, receiver: Callable[[int, int], None], tmp_path: Path
 ) -> None:
     command = sweep(tmp_path, f"hydra.sweeper.n_jobs={n_jobs}", "hydra.sweeper.n_trials=4")
     running = list(range(n_jobs))
     with command.started(sleep_s=60) as process:
         command.wait_until_started(running, process)
-        process.send_signal(signum)
+        receiver(process.pid, signum)
         out, err = process.communicate(timeout=60)
     assert process.returncode == 128 + signum, err
     assert "the same command again" in out
@@ -208,10 +217,26 @@ def test_a_signal_stops_the_trials_and_the_same_command_continues(
     assert states(command.trials()) == {"FAIL": len(running), "WAITING": len(running)}
     assert (command.study_folder / "report.html").is_file()
     command.assert_no_process_is_left()
-    if signum == signal.SIGINT:
+    if receiver == os.kill and signum == signal.SIGINT:
         done = command.run()
         assert done.returncode == 0, done.stderr
         assert_all_done(command, 4)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR1])
+def test_the_trial_of_a_preempted_worker_is_queued_again_and_not_counted_as_a_failure(
+    signum: int, tmp_path: Path
+) -> None:
+    options = ["hydra.sweeper.n_trials=2", "hydra.sweeper.max_failure_rate=0"]
+    command = sweep(tmp_path, *options)
+    with command.started(["hang"], sleep_s=5) as process:
+        command.wait_until_started([0], process)
+        worker = next(each for each in command.workers() if is_of(command.trials()[0], each.pid))
+        worker.send_signal(signum)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert causes(command.trials())[0][:2] == ("FAIL", "interrupted")
+    assert states(command.trials()) == {"FAIL": 1, "COMPLETE": 2}
 
 
 def test_a_second_signal_ends_the_sweep_at_once(tmp_path: Path) -> None:

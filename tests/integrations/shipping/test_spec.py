@@ -7,9 +7,10 @@ from typing import Any, ClassVar
 import pytest
 
 from nntrain.config.errors import ConfigError
+from nntrain.config.redact import Redactor, learn
 from nntrain.integrations.memory import MemoryTracker
 from nntrain.integrations.mlflow import MLflowTracker
-from nntrain.integrations.shipping.spec import spec_of, tracker_of
+from nntrain.integrations.shipping.spec import resolved, spec_of, tracker_of
 from nntrain.integrations.tracker import Tracker, TrackerClient
 from nntrain.integrations.wandb import WandbTracker
 
@@ -150,3 +151,15 @@ def test_settings_that_the_class_does_not_accept_are_an_error(
 def test_a_tracker_that_is_not_a_dataclass_has_no_spec() -> None:
     with pytest.raises(ConfigError, match="is not a tracker class"):
         spec_of(Plain())
+
+
+def test_what_a_tracker_shows_contains_no_secret_and_its_login_stays() -> None:
+    learn(Redactor(config={"password": "Zq7-hunter2"}))
+    uri = "http://me:Zq7-hunter2@host"
+    mlflow = resolved(MLflowTracker(uri, tags={"origin": "a Zq7-hunter2", "api_key": "b"}))
+    assert isinstance(mlflow, MLflowTracker)
+    assert mlflow.tags == {"origin": "a ***", "api_key": "***"}
+    assert mlflow.tracking_uri == uri
+    wandb = resolved(WandbTracker(tags=["Zq7-hunter2", "b"], notes="my Zq7-hunter2"))
+    assert isinstance(wandb, WandbTracker)
+    assert (wandb.tags, wandb.notes) == (("***", "b"), "my ***")

@@ -130,7 +130,7 @@ def test_a_config_path_is_a_folder_beside_nntrains_own_relative_to_the_current_o
             check_command_line(wrong)
 
 
-def test_trust_of_the_persons_own_file_needs_no_override(
+def test_trust_of_the_users_own_file_needs_no_override(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "config" / "nntrain").mkdir(parents=True)

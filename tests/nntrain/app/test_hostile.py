@@ -608,7 +608,7 @@ def test_what_a_foreign_config_may_set_of_hydra_is_taken(tmp_path: Path) -> None
     assert check_command_line([*BEST, "-m", "lr=1,2"]) == [*BEST, "-m", "lr=1,2"]
 
 
-def test_the_person_may_trust_a_config_folder(
+def test_the_user_may_trust_a_config_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = best({"job": {"env_set": {"A": "b"}}}, model={"_target_": "decoy.fire"})

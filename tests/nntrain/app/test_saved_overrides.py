@@ -21,7 +21,7 @@ def saved(folder: Path, *overrides: str) -> Path:
 
 
 def trusting(monkeypatch: pytest.MonkeyPatch, folder: Path, text: str) -> None:
-    """Writes the person's own file."""
+    """Writes the user's own file."""
     path = folder / "config" / "nntrain" / "trust.yaml"
     path.parent.mkdir(parents=True)
     path.write_text(text)

@@ -11,7 +11,8 @@ import pytest
 
 from nntrain import Callback, CancelFitException, Event, FitResult, Learner, StopReason
 from nntrain.callbacks import StopOnSignal
-from nntrain.callbacks.signals import WARNINGS, ignored_warnings
+from nntrain.callbacks.signals import ignored_warnings
+from nntrain.core.stop_signals import WARNINGS
 from nntrain.testing import SpyCallback
 from tests.common.toys import toy_learner
 

@@ -80,6 +80,9 @@ def test_secret_keys(key: str, expected: bool) -> None:
         ({"api_key": "${oc.env:KEY}"}, {"api_key": "${oc.env:KEY}"}),
         ({"api_key": "${oc.env:KEY,S}"}, {"api_key": "***"}),
         ({"tokens": 4096}, {"tokens": 4096}),
+        ({"api_key": "choice(***1, ***2)"}, {"api_key": "choice(***1, ***2)"}),
+        ({"api_key": "choice(***1, S)"}, {"api_key": "***"}),
+        ({"jwt": "float from 0.1 to 1e-05, log"}, {"jwt": "float from 0.1 to 1e-05, log"}),
         ({1: (2, "a")}, {1: [2, "a"]}),
     ],
 )
@@ -171,6 +174,14 @@ def test_a_quoted_or_escaped_secret_is_replaced(secret: str) -> None:
     text = Redactor(config={"password": secret}).text
     for form in (secret, quote(secret, safe=""), repr(secret)[1:-1], json.dumps(secret)[1:-1]):
         assert text(f"<{form}>") == "<***>"
+
+
+@pytest.mark.parametrize("secret", ["wörd-x1y2", 'quo"te-x1y2', "back\\slash-x1", "it's-x1y2"])
+def test_a_secret_that_is_escaped_twice_is_replaced(secret: str) -> None:
+    text = Redactor(config={"password": secret}).text
+    for once in (json.dumps(secret), json.dumps(secret, ensure_ascii=False), repr(secret)):
+        for form in (json.dumps({"note": [once]}), repr({"note": [once]})):
+            assert "x1" not in text(form)
 
 
 def test_the_password_of_a_url_is_replaced_in_encoded_and_decoded_form() -> None:

@@ -1,4 +1,4 @@
-"""Trust counts where the person typed it, and in the person's own file."""
+"""Trust counts where the user typed it, and in the user's own file."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,7 @@ from nntrain.config.trust import UserTrust, granted, trust_file, typed_targets, 
 
 @pytest.fixture
 def trust(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Returns the path of the person's own file, in a new folder."""
+    """Returns the path of the user's own file, in a new folder."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     (tmp_path / "nntrain").mkdir()
     return tmp_path / "nntrain" / "trust.yaml"
@@ -48,14 +48,14 @@ def test_trust_names_packages_only(text: str) -> None:
         typed_targets([f"trusted_targets={text}"])
 
 
-def test_the_persons_file_adds_to_what_is_typed(trust: Path) -> None:
+def test_the_users_file_adds_to_what_is_typed(trust: Path) -> None:
     assert granted(["trusted_targets=[a]"]) == ["a"]
     trust.write_text("trusted_targets: [b, a]\ntrusted_folders: [/conf, ~/mine]\n")
     assert granted(["trusted_targets=[a]"]) == ["a", "b"]
     assert user_trust() == UserTrust(("b", "a"), (Path("/conf"), Path.home() / "mine"))
 
 
-def test_the_persons_file_is_in_the_home_folder_by_default() -> None:
+def test_the_users_file_is_in_the_home_folder_by_default() -> None:
     assert trust_file({}) == Path.home() / ".config" / "nntrain" / "trust.yaml"
     assert trust_file({"XDG_CONFIG_HOME": ""}) == trust_file({})
 
@@ -85,7 +85,7 @@ def test_a_trusted_folder_covers_what_is_in_it_wherever_a_symlink_leads(tmp_path
         ("trusted_targets: [", "cannot be read"),
     ],
 )
-def test_a_mistake_in_the_persons_file_is_an_error(content: str, message: str, trust: Path) -> None:
+def test_a_mistake_in_the_users_file_is_an_error(content: str, message: str, trust: Path) -> None:
     trust.write_text(content)
     with pytest.raises(ConfigError) as caught:
         granted([])

@@ -50,6 +50,17 @@ def changed(folder: Path, plan: SweepPlan) -> str:
     return text.removeprefix(prefix).removesuffix(suffix)
 
 
+@pytest.mark.parametrize(
+    "params", [("+api_key=Zq7-one,Zq7-two",), ("jwt=interval(0.1,1)", "otp=range(1,5)")]
+)
+def test_a_study_over_parameters_that_are_named_as_secrets_continues(
+    params: tuple[str, ...], tmp_path: Path
+) -> None:
+    open_study(make_plan(tmp_path, *params))
+    open_study(make_plan(tmp_path, *params))
+    assert "Zq7" not in (tmp_path / STUDY_FILE).read_text()
+
+
 @pytest.mark.parametrize("url", [None, "sqlite:///study.db"])
 def test_the_same_study_continues(url: str | None, tmp_path: Path) -> None:
     plan = make_plan(tmp_path, storage=url)
