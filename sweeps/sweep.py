@@ -9,12 +9,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from nntrain.config.instantiate import instantiate
 from nntrain.config.learning import learn_config
@@ -33,15 +34,17 @@ from nntrain.sweeps.spec.checks import check_space
 from nntrain.sweeps.spec.plan import SweepPlan
 from nntrain.sweeps.spec.settings import make_plan
 from nntrain.sweeps.spec.space import make_space
+from nntrain.sweeps.study.heartbeat import Watch
 from nntrain.sweeps.study.opening import begin, is_deleted, open_study
-from nntrain.sweeps.study.policy import failures, has_failed
+from nntrain.sweeps.study.policy import failures, has_failed, is_over
 from nntrain.sweeps.study.pruner import end_reports
 from nntrain.sweeps.study.storage import STORAGE_ERRORS, lost_storage
 from nntrain.sweeps.study.trials import SweepStudy, repair
 from nntrain.sweeps.workers.devices import n_cores, slots, threads
 from nntrain.sweeps.workers.hydra_launcher import HydraLauncherWorkers, has_other_launcher
 from nntrain.sweeps.workers.hydra_state import hydra_state
-from nntrain.sweeps.workers.supervisor import Supervisor, packed
+from nntrain.sweeps.workers.stop_signals import on_stop_signal
+from nntrain.sweeps.workers.supervisor import STUDY_POLL_S, Supervisor, packed
 from nntrain.sweeps.workers.worker import Worker
 
 if TYPE_CHECKING:
@@ -70,6 +73,7 @@ class Sweep:
     trial_timeout_s: float | None = None
     callbacks: Sequence[StudyCallback] = ()
     signum: int | None = field(default=None, init=False)
+    _began: float = field(default=0.0, init=False)
 
     def run(self) -> int:
         """Runs the trials and writes the results; returns the exit code of the process.
@@ -91,14 +95,18 @@ class Sweep:
             raise
 
     def _run(self) -> int:
+        self._began = time.time()
         study, storage = open_study(self.plan)
         begin(study, self.plan)
         self._repair(study, storage)
+        watch = Watch(study, storage)
         for callback in self.callbacks:
             callback.before_sweep(study, self.plan)
         n_before = len(study.get_trials(deepcopy=False))
         try:
-            self._trials(study, storage)
+            self._trials(study, storage, watch)
+            while self._frees_others(study, watch):
+                self._trials(study, storage, watch)
         finally:
             end = self._end(study, sys.exception())
             try:
@@ -113,20 +121,26 @@ class Sweep:
 
     # --- the trials
 
-    def _trials(self, study: SweepStudy, storage: BaseStorage) -> None:
+    def _trials(self, study: SweepStudy, storage: BaseStorage, watch: Watch) -> None:
         with LiveTable(self.plan) as table:
             table.update(study.get_trials(deepcopy=False))
+
+            def update(trials: Sequence[FrozenTrial]) -> None:
+                table.update(trials)
+                watch.look(trials)
+
             if self._is_in_foreground():
                 worker = Worker(
                     self.plan,
                     self.task_function,
                     self.hydra_context,
                     self.config,
-                    after_trial=table.update,
+                    after_trial=update,
+                    began=self._began,
                 )
                 self._run_all(worker)
             else:
-                self._run_all(self._workers(study, storage, table.update))
+                self._run_all(self._workers(study, storage, update))
             table.update(study.get_trials(deepcopy=False))
 
     def _workers(
@@ -136,16 +150,15 @@ class Sweep:
         on_trials: Callable[[Sequence[FrozenTrial]], None],
     ) -> Supervisor | HydraLauncherWorkers:
         """Creates workers: processes on this machine, or jobs of another Hydra launcher."""
-        began = time.time()
         work = packed(
             state=hydra_state(),
             plan=self.plan,
             task_function=self.task_function,
             hydra_context=self.hydra_context,
             config=self.config,
-            began=began,
+            began=self._began,
         )
-        rest = self.slots, work, self.trial_timeout_s, on_trials, began
+        rest = self.slots, work, self.trial_timeout_s, on_trials, self._began
         if has_other_launcher(self.config):
             return HydraLauncherWorkers(
                 self.plan, study, storage, self.hydra_context, self.config, *rest
@@ -157,6 +170,30 @@ class Sweep:
             workers.run()
         finally:
             self.signum = workers.signum
+
+    # --- the trials of other machines
+
+    def _frees_others(self, study: SweepStudy, watch: Watch) -> bool:
+        """Waits for heartbeats of other machines; returns whether a lost trial was queued again."""
+        n_before = _n_waiting(study.get_trials(deepcopy=False))
+        is_announced = False
+        with on_stop_signal(self._receive):
+            while trials := self._undecided(study, watch):
+                if not is_announced:
+                    numbers = ", ".join(str(trial.number) for trial in trials)
+                    print(f"nntrain: waiting for a heartbeat of trial {numbers} on another machine")
+                is_announced = True
+                time.sleep(STUDY_POLL_S)
+                watch.look(study.get_trials(deepcopy=False))
+        return self.signum is None and _n_waiting(study.get_trials(deepcopy=False)) > n_before
+
+    def _undecided(self, study: SweepStudy, watch: Watch) -> list[FrozenTrial]:
+        trials = study.get_trials(deepcopy=False)
+        has_ended = self.signum is not None or is_over(self.plan, trials, self._began)
+        return [] if has_ended else watch.undecided(trials)
+
+    def _receive(self, signum: int, frame: FrameType | None) -> None:
+        self.signum = signum
 
     def _is_in_foreground(self) -> bool:
         """Returns whether this process runs the trials itself, which lets you use a debugger."""
@@ -226,6 +263,10 @@ class Sweep:
             )
             return 1
         return 0
+
+
+def _n_waiting(trials: Sequence[FrozenTrial]) -> int:
+    return sum(trial.state is TrialState.WAITING for trial in trials)
 
 
 # --- creating a sweep from the command line

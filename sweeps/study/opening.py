@@ -19,9 +19,10 @@ from nntrain.core.names import RUN_UID
 from nntrain.sweeps.errors import SweepError
 from nntrain.sweeps.spec.plan import SweepPlan
 from nntrain.sweeps.spec.space import Space, contains
+from nntrain.sweeps.study.cmaes import Cmaes
 from nntrain.sweeps.study.samplers import make_pruner, make_sampler
 from nntrain.sweeps.study.storage import STUDY_FILE, open_storage
-from nntrain.sweeps.study.trials import OUTCOME, WARM_START, SweepStudy, requeue
+from nntrain.sweeps.study.trials import OUTCOME, WARM_START, SweepStudy
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # the live table reports each trial instead
 
@@ -41,16 +42,19 @@ def open_study(plan: SweepPlan, offset: int = 0) -> tuple[SweepStudy, BaseStorag
 
     Raises:
         ConfigError: if an existing study has a different search space or objective, or if the
-            sampler or the pruner cannot be created.
+            sampler or the pruner cannot be created, or if the study contains a state of the
+            sampler that is not trusted.
     """
     # like `Study`, add a cache to a database
-    storage = get_storage(open_storage(plan.storage, plan.folder, requeue))
+    storage = get_storage(open_storage(plan.storage, plan.folder))
     _create(storage, plan.study_name, plan.directions)
     sampler, pruner = make_sampler(plan, offset), make_pruner(plan)
     study = SweepStudy(study_name=plan.study_name, storage=storage, sampler=sampler, pruner=pruner)
     study.folder = plan.folder
     _check_directions(study, plan)
     _check_made_from(study, plan)
+    if isinstance(sampler, Cmaes):
+        sampler.check(study)
     return study, storage
 
 

@@ -16,6 +16,7 @@ from nntrain.config.instantiate import Node, instantiate, target_of
 from nntrain.sweeps.errors import SweepError
 from nntrain.sweeps.spec.plan import SweepPlan
 from nntrain.sweeps.spec.space import Space, grid_values
+from nntrain.sweeps.study.cmaes import Cmaes
 from nntrain.sweeps.study.exhaustive import BruteForce, Grid
 
 SAMPLER, PRUNER = "hydra.sweeper.sampler", "hydra.sweeper.pruner"
@@ -39,21 +40,24 @@ def make_sampler(plan: SweepPlan, offset: int = 0) -> BaseSampler:
         node["search_space"] = _grid(plan.space)
     elif _is_a(cls, BruteForceSampler):
         _grid(plan.space)
-    if cls in (GridSampler, BruteForceSampler):
-        return _exhaustive(cls, node, plan)
     if type(node.get("seed")) is int and not _is_a(cls, QMCSampler):
         node["seed"] += offset
+    if cls in (GridSampler, BruteForceSampler, CmaEsSampler):
+        return _own(cls, node, plan)
     made = _made(node, SAMPLER, plan)
     if not isinstance(made, BaseSampler):
         raise _wrong_kind(plan.sampler, SAMPLER, made, "sampler")
     return made
 
 
-def _exhaustive(cls: type, node: Node, plan: SweepPlan) -> BaseSampler:
+def _own(cls: type, node: Node, plan: SweepPlan) -> BaseSampler:
+    """Creates nntrain's variant of one of Optuna's samplers."""
     arguments = _made({**node, "_partial_": True}, SAMPLER, plan).keywords
-    if cls is GridSampler:
-        return Grid(**arguments)
     with _experimental():
+        if cls is GridSampler:
+            return Grid(**arguments)
+        if cls is CmaEsSampler:
+            return Cmaes(**arguments)
         return BruteForce(plan.space.distributions, **arguments)
 
 

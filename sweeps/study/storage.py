@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
@@ -22,12 +22,6 @@ from nntrain.sweeps.errors import SweepError
 from nntrain.sweeps.study.attributes import SafeAttributes, check_choices
 from nntrain.sweeps.study.replay import TolerantReplay, entries
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from optuna import Study
-    from optuna.trial import FrozenTrial
-
 
 def _rpc_errors() -> tuple[type[Exception], ...]:
     try:
@@ -39,12 +33,6 @@ def _rpc_errors() -> tuple[type[Exception], ...]:
 
 STUDY_FILE = "study.jsonl"
 """The default name of the study file, which is an Optuna journal."""
-
-HEARTBEAT_S = 10
-"""Seconds between two heartbeats of a running trial, if the storage supports heartbeats."""
-
-GRACE_S = 60
-"""Seconds without a heartbeat after which a trial is treated as lost."""
 
 STORAGE_ERRORS: tuple[type[Exception], ...] = (StorageInternalError, *_rpc_errors())
 """The exceptions that are raised if a storage does not respond."""
@@ -82,16 +70,13 @@ class _File(SafeAttributes, JournalStorage):
         super()._sync_with_backend()
 
 
-def open_storage(
-    url: str | None, folder: Path, on_stale: Callable[[Study, FrozenTrial], None] | None = None
-) -> BaseStorage:
+def open_storage(url: str | None, folder: Path) -> BaseStorage:
     """Opens or creates the storage of a study.
 
     Args:
         url: an SQLAlchemy database URL, or `grpc://HOST:PORT` for Optuna's proxy; `None` uses the
             file `STUDY_FILE` in the folder.
         folder: the study's folder.
-        on_stale: called for each trial that Optuna marks as failed because its heartbeats stopped.
 
     Raises:
         SweepError: if the URL is invalid or the storage does not respond.
@@ -115,7 +100,7 @@ def open_storage(
             f"hydra.sweeper.storage={without_password(url)} must be null or a URL that begins with "
             f"one of {known}."
         )
-    return _database(url, on_stale)
+    return _database(url)
 
 
 def lost_storage(url: str | None, err: Exception) -> SweepError:
@@ -146,20 +131,11 @@ def _reason(err: Exception) -> str:
 # --- a database
 
 
-def _database(url: str, on_stale: Callable[[Study, FrozenTrial], None] | None) -> RDBStorage:
+def _database(url: str) -> RDBStorage:
     try:
         if (path := _sqlite_path(url)) is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-        with warnings.catch_warnings():
-            # Optuna marks heartbeats as experimental
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            return _Database(
-                url,
-                engine_kwargs=_engine(url),
-                heartbeat_interval=HEARTBEAT_S,
-                grace_period=GRACE_S,
-                heartbeat_stale_trial_callback=on_stale,
-            )
+        return _Database(url, engine_kwargs=_engine(url))
     except ImportError as err:
         module = getattr(err.__cause__, "name", None) or err.name
         raise SweepError(

@@ -105,21 +105,21 @@ def age_s(trial: FrozenTrial) -> float:
 def is_lost(trial: FrozenTrial) -> bool:
     """Returns whether the process of a running trial has died.
 
-    Returns false for trials on other machines, because their processes cannot be checked. A trial
-    without an owner is treated as lost after `UNOWNED_S` seconds.
+    Returns false for trials on other machines, which `Watch` checks. A trial without an owner is
+    treated as lost after `UNOWNED_S` seconds.
     """
     owner = owner_of(trial)
     if not owner:
         return trial.datetime_start is None or age_s(trial) > UNOWNED_S
-    return bool(owner["host"] == socket.gethostname()) and not is_alive_here(trial)
+    is_here = bool(owner["host"] == socket.gethostname())
+    return is_here and not _is_alive(owner["pid"], owner["started"])
 
 
-def is_alive_here(trial: FrozenTrial) -> bool:
-    """Returns whether the owner of a trial is a living process on this machine."""
+def runs_elsewhere(trial: FrozenTrial) -> bool:
+    """Returns whether a process on another machine runs the trial."""
     owner = owner_of(trial)
-    return bool(owner and owner["host"] == socket.gethostname()) and _is_alive(
-        owner["pid"], owner["started"]
-    )
+    is_elsewhere = bool(owner) and owner["host"] != socket.gethostname()
+    return is_elsewhere and trial.state is TrialState.RUNNING
 
 
 def _is_alive(pid: int, started: float) -> bool:

@@ -24,14 +24,12 @@ from nntrain.core.stop_signals import WARNINGS
 from nntrain.result import StopReason
 from nntrain.sweeps.errors import SweepError
 from nntrain.sweeps.spec.plan import SweepPlan
-from nntrain.sweeps.study.heartbeat import fail_stale
 from nntrain.sweeps.study.policy import is_over
 from nntrain.sweeps.study.storage import STORAGE_ERRORS
 from nntrain.sweeps.study.trials import (
     KILLED,
     TIMEOUT,
     SweepStudy,
-    age_s,
     fail,
     give_up_or_retry,
     has_room,
@@ -47,9 +45,6 @@ POLL_S = 0.05
 
 STUDY_POLL_S = 0.5
 """Seconds between two reads of the study."""
-
-STALE_S = 10.0
-"""Seconds between two checks for trials on other machines that have stopped sending heartbeats."""
 
 NUMBERS = 100
 """The number of a replacement worker is the number of the dead worker plus this constant."""
@@ -150,8 +145,9 @@ class Supervisor:
         self._silent_since: float | None = None
         self._workers: dict[int, WorkerProcess] = {}
         self._n_fruitless = 0
-        self._next_read = self._next_stale = 0.0
+        self._next_read = 0.0
         self._n_start: Counter[int] = Counter()
+        self._seen: dict[int, float] = {}  # when a running trial was first seen, in seconds
 
     def run(self) -> None:
         """Runs the workers; returns when no worker is left.
@@ -198,9 +194,6 @@ class Supervisor:
 
     def _trials(self) -> list[FrozenTrial]:
         self._next_read = time.monotonic() + STUDY_POLL_S
-        if time.monotonic() >= self._next_stale:
-            self._next_stale = time.monotonic() + STALE_S
-            fail_stale(self.study)
         return self.study.get_trials(deepcopy=False)
 
     def _tend(self, trials: Sequence[FrozenTrial]) -> None:
@@ -275,9 +268,12 @@ class Supervisor:
     def _stop_overdue(self, trials: Sequence[FrozenTrial]) -> None:
         if self.trial_timeout_s is None:
             return
+        now = time.monotonic()  # the local time of the storage jumps with daylight saving
         for trial in trials:
-            is_overdue = trial.state is TrialState.RUNNING and age_s(trial) > self.trial_timeout_s
-            if is_overdue and (worker := self._worker_of(trial)) is not None:
+            worker = self._worker_of(trial) if trial.state is TrialState.RUNNING else None
+            if worker is None:
+                continue
+            if now - self._seen.setdefault(trial.number, now) > self.trial_timeout_s:
                 message = f"it ran longer than trial_timeout_s={self.trial_timeout_s:g}"
                 fail(self.study, self.storage, trial, TIMEOUT, message)
                 worker.process.kill()

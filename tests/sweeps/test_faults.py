@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import optuna
@@ -184,6 +185,22 @@ def test_the_same_command_finishes_a_sweep_whose_storage_died(
     done = command.run()
     assert done.returncode == 0, done.stderr
     assert_all_done(command, N)
+
+
+# --- clocks
+
+
+def test_a_trial_is_not_overdue_when_the_clocks_go_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    summer_ends = datetime.now(UTC) + timedelta(minutes=30)  # in summer time: half an hour ago
+    day = summer_ends.timetuple().tm_yday - 1
+    monkeypatch.setenv("TZ", f"STD0DST-1,0/0,{day}/{summer_ends:%H:%M:%S}")
+    options = ["hydra.sweeper.n_trials=2", "hydra.sweeper.trial_timeout_s=600"]
+    command = sweep(tmp_path, *options)
+    done = command.run(sleep_s=2)
+    assert done.returncode == 0, done.stderr
+    assert_all_done(command, 2)
 
 
 # --- signals

@@ -14,9 +14,8 @@ from pathlib import Path
 
 import optuna
 import pytest
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages.journal._storage import JournalOperation
-from optuna.trial import TrialState
 
 from nntrain.sweeps.errors import SweepError
 from nntrain.sweeps.study.storage import (
@@ -258,9 +257,7 @@ def test_a_study_is_one_file_in_its_folder_by_default(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("absolute", [True, False])
-def test_a_sqlite_database_is_created_with_its_folder_and_has_heartbeats(
-    absolute: bool, tmp_path: Path
-) -> None:
+def test_a_sqlite_database_is_created_with_its_folder(absolute: bool, tmp_path: Path) -> None:
     path = tmp_path / "new" / "folder" / "study.db"
     url = f"sqlite:///{path if absolute else path.relative_to(tmp_path)}"
     storage = open_storage(url, tmp_path / "study")
@@ -268,7 +265,6 @@ def test_a_sqlite_database_is_created_with_its_folder_and_has_heartbeats(
     study = optuna.create_study(study_name="s", storage=storage)
     study.add_trial(optuna.create_trial(value=0.5))
     assert path.is_file()
-    assert storage.get_heartbeat_interval() == 10
     assert (
         optuna.load_study(study_name="s", storage=open_storage(url, tmp_path / "study")).best_value
         == 0.5
@@ -343,30 +339,6 @@ def test_a_proxy_that_does_not_respond_is_an_error(tmp_path: Path) -> None:
 )
 def test_a_password_is_not_shown(url: str, shown: str) -> None:
     assert without_password(url) == shown
-
-
-@pytest.mark.parametrize("url", [None, "sqlite:///study.db"])
-def test_with_a_storage_with_heartbeats_a_trial_without_a_heartbeat_is_queued_again(
-    url: str | None, tmp_path: Path
-) -> None:
-    lost: list[int] = []
-    storage = open_storage(url, tmp_path, lambda study, trial: lost.append(trial.number))
-    study = optuna.create_study(study_name="s", storage=storage)
-    trial_id = storage.create_new_trial(study._study_id)
-    _beaten_long_ago(storage, trial_id)
-    with pytest.warns(optuna.exceptions.ExperimentalWarning):
-        optuna.storages.fail_stale_trials(study)
-    expected = ([], TrialState.RUNNING) if url is None else ([0], TrialState.FAIL)
-    assert (lost, study.trials[0].state) == expected
-
-
-def _beaten_long_ago(storage: BaseStorage, trial_id: int) -> None:
-    if isinstance(storage, RDBStorage):
-        storage.record_heartbeat(trial_id)
-        with storage.engine.begin() as connection:
-            connection.exec_driver_sql(
-                "UPDATE trial_heartbeats SET heartbeat = datetime('now', '-2 minutes')"
-            )
 
 
 def test_only_one_claim_at_a_time_is_possible(tmp_path: Path) -> None:
