@@ -79,12 +79,18 @@ class Sweep:
         """Runs the trials and writes the results; returns the exit code of the process.
 
         Raises:
-            SweepError: if the storage stops responding.
+            SweepError: if the storage stops responding, the study is deleted, or its folder cannot
+                be used.
         """
         try:
             return self._run()
         except STORAGE_ERRORS as err:
             raise lost_storage(self.plan.storage, err) from err
+        except OSError as err:
+            raise SweepError(
+                f"cannot use {err.filename or self.plan.folder} ({err.strerror or err}): the "
+                "trials so far are in the study; run the same command again when this works."
+            ) from err
         except KeyError as err:
             if is_deleted(self.plan):
                 raise SweepError(
