@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from torch import Tensor
 
+from nntrain.config.errors import ConfigError
 from nntrain.config.redact import Redactor
 from nntrain.core.callback import Callback, Purpose
 from nntrain.core.names import Keys
 from nntrain.core.optimizer import has_momentum
 from nntrain.core.run_log import RunLog
 from nntrain.core.smoothing import Smoother
+from nntrain.integrations.journal.checks import is_uid
 from nntrain.integrations.journal.files import warning_if_unwritable
 from nntrain.integrations.journal.records import Record, metrics_record, metrics_records
 from nntrain.integrations.journal.writer import Job
@@ -132,10 +134,18 @@ class TrackerCallback(Callback):
         """Starts the run, or resumes the run that was saved in a checkpoint."""
         resumed, self._resumed = self._resumed, None
         if self.uid is None and resumed is not None:
-            self._run.resume(resumed["uid"], Path(resumed["journal"]), learn.train_iter)
+            self._resume(resumed["uid"], Path(resumed["journal"]), learn.train_iter)
         self._run.begin()
         learn.tracker = RunLog(learn, self._run)
         self._begin_columns(learn)
+
+    def _resume(self, uid: str, journal: Path, step: int) -> None:
+        try:
+            self._run.resume(uid, journal, step)
+        except FileExistsError:
+            raise
+        except OSError as err:
+            raise ConfigError(f"The run of {journal} cannot be resumed: {err}") from err
 
     def _begin_columns(self, learn: Learner) -> None:
         recorder, keys = learn.recorder, Keys()
@@ -288,5 +298,14 @@ class TrackerCallback(Callback):
         return {"uid": self.uid, "journal": str(self.journal)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restores the run from a `state_dict`; the next fit continues that run."""
-        self._resumed = state
+        """Restores the run from a `state_dict`; the next fit continues that run.
+
+        Raises:
+            ValueError: if the state is not one that `state_dict` returns.
+        """
+        uid, journal = state.get("uid"), state.get("journal")
+        if not (uid is None or is_uid(uid)):
+            raise ValueError(f"uid={uid!a} is not the id of a run")
+        if not isinstance(journal, str) or "\0" in journal:
+            raise ValueError(f"journal={journal!a} is not the path of a journal")
+        self._resumed = {"uid": uid, "journal": journal}

@@ -200,6 +200,14 @@ class TrackerClient(ABC):
         """
         return None
 
+    def confine(self) -> None:
+        """Lets the client write files only inside the place that the settings name.
+
+        `python -m nntrain.sync` calls this method before `start` if a journal names the place and
+        the user does not, because the place may have been prepared by somebody else.
+        """
+        return
+
     def send_anew(self) -> None:
         """Lets the next `start` without `run_id` create a new run, even if one is in the trash."""
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -34,6 +35,7 @@ def command() -> int:
     register()
     learn_arguments(sys.argv[1:])
     try:
+        _check_current_folder()
         _check_encoding(sys.argv[1:])
         sys.argv[1:] = check_command_line(sys.argv[1:])
         job = Job(tuple(trusted_in(sys.argv[1:])))
@@ -51,6 +53,14 @@ def command() -> int:
             return err.code
         raise
     return 0
+
+
+def _check_current_folder() -> None:
+    try:
+        os.getcwd()
+    except OSError as err:
+        reason = f"The current folder cannot be used ({err.strerror})"
+        raise ConfigError(f"{reason}: change to another folder with cd.") from err
 
 
 def _check_encoding(argv: Sequence[str]) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from nntrain.config.door import no_link
 from nntrain.integrations.capture.tap import Tap
 from nntrain.integrations.capture.terminal import TerminalText
 
@@ -76,7 +77,7 @@ class ConsoleLog:
 
     def _opened(self) -> FileIO | None:
         try:  # unbuffered, because a forked process would write the buffer again
-            return FileIO(str(self.path), "ab")
+            return FileIO(str(self.path), "ab", opener=no_link)
         except OSError as err:
             self._warn(err)
             return None

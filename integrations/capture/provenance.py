@@ -70,6 +70,13 @@ def _git_tags(folder: Path, deadline: float) -> dict[str, str]:
     }
 
 
+def git_hangs(folder: Path, timeout_s: float = GIT_TIMEOUT_S) -> bool:
+    """Returns whether git does not answer in a folder within `timeout_s` seconds."""
+    deadline = time.monotonic() + timeout_s
+    _git(folder, deadline, "rev-parse", "--show-toplevel")
+    return time.monotonic() >= deadline
+
+
 def _git(folder: Path, deadline: float, *args: str) -> str | None:
     if shutil.which("git") is None:
         return None

@@ -24,6 +24,14 @@ def _integer(value: Any) -> bool:
     return type(value) is int and value in _INT64
 
 
+def _int32(value: Any) -> bool:
+    return type(value) is int and -(2**31) <= value < 2**31
+
+
+def _signum(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 128
+
+
 def _text(value: Any) -> bool:
     return isinstance(value, str)
 
@@ -65,12 +73,17 @@ def _numbers(value: Any) -> bool:
     )
 
 
+def is_uid(value: Any) -> bool:
+    """Returns whether a value can be the id of a run."""
+    return bool(value) and _uid(value)
+
+
 def _uid(value: Any) -> bool:
     return isinstance(value, str) and _UID.fullmatch(value) is not None
 
 
 _PROCESS: Mapping[str, tuple[Check, str]] = {
-    "pid": (_integer, "an integer"),
+    "pid": (_int32, "a 32-bit integer"),
     "host": (_text, "a text"),
     "cwd": (_text, "a text"),
     "program": (_text, "a text"),
@@ -118,7 +131,7 @@ _KINDS: Mapping[str, Mapping[str, tuple[Check, str]]] = {
     "figure": {"path": (_text, "a text"), "name": (_text, "a text"), **_STEP},
     "table": {
         "name": (_text, "a text"),
-        "columns": (_list, "a list"),
+        "columns": (_list_of(_text), "a list of texts"),
         "rows": (_list_of(_list), "a list of lists"),
         **_STEP,
     },
@@ -131,7 +144,7 @@ _KINDS: Mapping[str, Mapping[str, tuple[Check, str]]] = {
     "end": {
         "reason": (_REASONS.__contains__, f"one of {', '.join(sorted(_REASONS))}"),
         "message": (_text, "a text"),
-        "signum": (_optional(_integer), "an integer or null"),
+        "signum": (_optional(_signum), "the number of a signal or null"),
         "time_ms": (_integer, "a 64-bit integer"),
     },
     "continued": {"by": (_text, "a text")},

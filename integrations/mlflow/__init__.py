@@ -33,6 +33,9 @@ EXPERIMENT_ID_VARIABLE = "MLFLOW_EXPERIMENT_ID"
 RUN_ID_VARIABLE = "MLFLOW_RUN_ID"
 """The environment variable with the id of a run that was created for this process."""
 
+MAX_NAME = 500
+"""Maximum length of an experiment's name in MLflow."""
+
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 """The databases that MLflow can use as a store."""
 
@@ -82,7 +85,7 @@ class MLflowTracker(Tracker):
 
     Raises:
         ImportError: if mlflow is not installed; the message contains the command to install it.
-        ConfigError: if MLflow does not support the URI.
+        ConfigError: if MLflow does not support the URI, or a name or id.
     """
 
     tracking_uri: str | None = field(default=None, repr=False)
@@ -100,6 +103,22 @@ class MLflowTracker(Tracker):
             raise ImportError("The MLflow tracker needs mlflow: pip install 'nntrain[mlflow]'.")
         key = "tracker.mlflow.tracking_uri" if self.tracking_uri else URI_VARIABLE
         _check_uri(self._given_uri, key)
+        self._check_experiment()
+        if self.given_run_id:
+            _check_id(self.given_run_id, RUN_ID_VARIABLE)
+
+    def _check_experiment(self) -> None:
+        if len(self.experiment) > MAX_NAME:
+            key = "tracker.mlflow.experiment_name" if self.experiment_name else EXPERIMENT_VARIABLE
+            raise ConfigError(
+                f"{key}={self.experiment[:50]}... has {len(self.experiment)} characters, but "
+                f"MLflow allows {MAX_NAME} in the name of an experiment: shorten it."
+            )
+        is_named = self.experiment_name or os.environ.get(EXPERIMENT_VARIABLE)
+        number = self.experiment_id or os.environ.get(EXPERIMENT_ID_VARIABLE)
+        if number and not is_named:
+            key = "tracker.mlflow.experiment_id" if self.experiment_id else EXPERIMENT_ID_VARIABLE
+            _check_id(str(number), key)
 
     @property
     def _given_uri(self) -> str:
@@ -190,17 +209,46 @@ def _decodes() -> bool:
 
 
 def _check_uri(uri: str, key: str) -> None:
-    scheme = uri if uri == "databricks" else urlsplit(uri).scheme.split("+")[0]
+    scheme = uri if uri == "databricks" else uri.partition(":")[0].split("+")[0].lower()
     if scheme not in _SCHEMES and scheme not in _plugins():
         raise ConfigError(
             f"{key}={redact(uri)} is not a valid MLflow store (MLflow no longer supports plain "
             f"files): set it to the URL of a server (http, https) or a database "
             f"({', '.join(DATABASES)}), for example {DEFAULT_URI}."
         )
-    if scheme in ("http", "https") and not urlsplit(uri).hostname:
+    if not _has_valid_server(uri, needs_host=scheme in ("http", "https")):
         raise ConfigError(
             f"{key}={redact(uri)} does not name a server: set it to a URL with a host, for example "
             "http://127.0.0.1:5000."
+        )
+    if scheme == "sqlite":
+        _check_file(uri, key)
+
+
+def _has_valid_server(uri: str, *, needs_host: bool) -> bool:
+    """Returns whether the port of a URL is a number, and whether the URL names a host."""
+    try:
+        found = urlsplit(uri)
+        return found.port != 0 and (bool(found.hostname) or not needs_host)
+    except ValueError:
+        return False
+
+
+def _check_file(uri: str, key: str) -> None:
+    if not re.match(r"sqlite(\+\w+)?://(/|$)", uri):
+        raise ConfigError(
+            f"{key}={uri} does not name a file: write three slashes, for example {DEFAULT_URI}, or "
+            "four before an absolute path."
+        )
+    if (path := sqlite_path(uri)) is not None and path.is_dir():
+        raise ConfigError(f"{key}={uri} names a folder: set it to a file, such as {DEFAULT_URI}.")
+
+
+def _check_id(value: str, key: str) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9][\w-]{0,255}", value, re.ASCII):
+        raise ConfigError(
+            f"{key}={value[:100]} is not an id of MLflow: copy the id from MLflow's UI, or remove "
+            "the setting."
         )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from mlflow.entities import Param, Run, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
-from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS, MLFLOW_PARENT_RUN_ID
+from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS, MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 from mlflow.utils.validation import (
     MAX_METRICS_PER_BATCH,
     MAX_PARAM_VAL_LENGTH,
@@ -24,13 +24,15 @@ from mlflow.utils.validation import (
 from nntrain.config.flatten import flatten
 from nntrain.config.redact import redact
 from nntrain.core.names import RUN_UID, Keys, check_file_name
-from nntrain.integrations.mlflow import MLflowTracker, sqlite_path
+from nntrain.integrations.mlflow import RUN_ID_VARIABLE, MLflowTracker, sqlite_path
+from nntrain.integrations.mlflow.confined import check_inside, files_folder
 from nntrain.integrations.mlflow.entities import batches, fitting_tags, metric, shortened
 from nntrain.integrations.mlflow.errors import refusals
 from nntrain.integrations.mlflow.store import (
     find_experiment,
     find_given_run,
     open_store,
+    restore,
     unseeded,
     where,
 )
@@ -87,6 +89,9 @@ class MLflowTrackerClient(TrackerClient):
         self._view = ViewType.ALL
         self._is_anew = False
         self._given: str | None = None
+        self._is_confined = False
+        self._folder: Path | None = None
+        self._unused: str | None = None
         for name in ("alembic", "mlflow.store.db.utils", "mlflow.tracking.fluent"):
             logging.getLogger(name).setLevel(logging.WARNING)
 
@@ -116,10 +121,13 @@ class MLflowTrackerClient(TrackerClient):
             if found:
                 self.set_tags(run.tags)
             for name, text in run.texts.items():
+                self._check_name(name)
                 store.log_text(self.run_id, text, name)
         place = where(self.settings, self._experiment_name(), entity.info)
         if self._aside:
             place += f"\nmoved aside:     {self._aside}, an incomplete database without runs"
+        if self._unused:
+            place += f"\nnot used:        {RUN_ID_VARIABLE}={self._unused}, in another experiment"
         return Started(self.run_id, place)
 
     def _experiment_name(self) -> str:
@@ -163,6 +171,10 @@ class MLflowTrackerClient(TrackerClient):
         is_older = _lacks(found.data.metrics, last)
         return Lost(f"run {run_id} lacks its last points") if is_older else None
 
+    def confine(self) -> None:
+        """Lets the client write files only beside the database, or send them to the server."""
+        self._is_confined = True
+
     def send_anew(self) -> None:
         """Lets the next `start` create a new run, even if one is in the trash."""
         self._view, self._is_anew = ViewType.ACTIVE_ONLY, True
@@ -181,7 +193,10 @@ class MLflowTrackerClient(TrackerClient):
             self._experiment_id = find_experiment(self.store, settings)
         if found := self._tagged(RUN_UID, run.uid, 1) if run.uid else []:
             return found[0]
-        if given is None or given.info.experiment_id != self._experiment_id:
+        if given is None:
+            return None
+        if given.info.experiment_id != self._experiment_id:
+            self._unused = given.info.run_id
             return None
         self._given = given.info.run_id
         return self._adopted(given, run)
@@ -201,12 +216,14 @@ class MLflowTrackerClient(TrackerClient):
     def _create(self, run: RunInfo) -> Run:
         tags = {**run.tags, **self.settings.tags} | ({RUN_UID: run.uid} if run.uid else {})
         tags |= self._parent_tags(run)
+        if name := self.settings.run_name or run.name:
+            tags.pop(MLFLOW_RUN_NAME, None)  # MLflow refuses a run with two names
         with unseeded():
             return self.store.create_run(
                 self._experiment_id,
                 start_time=run.time_ms or None,
                 tags=fitting_tags(tags),
-                run_name=self.settings.run_name or run.name,
+                run_name=name,
             )
 
     def _parent_tags(self, run: RunInfo) -> dict[str, str]:
@@ -240,8 +257,10 @@ class MLflowTrackerClient(TrackerClient):
         if entity.info.lifecycle_stage == "deleted":
             raise LookupError(
                 f"the MLflow run {self.run_id} was deleted: "
-                f"restore it with 'mlflow runs restore --run-id {self.run_id}'."
+                f"restore it with '{restore(self.settings.uri, 'runs', 'run-id', self.run_id)}'."
             )
+        if self._is_confined:
+            self._folder = files_folder(self.settings.uri, entity.info.artifact_uri)
         if entity.info.status != "RUNNING":
             self.store.update_run(self.run_id, status="RUNNING")
 
@@ -294,7 +313,7 @@ class MLflowTrackerClient(TrackerClient):
             for row in table.rows
         ]
         text = json.dumps({"columns": list(table.columns), "data": rows})
-        _check_name(name)
+        self._check_name(name)
         with refusals():
             self.store.log_text(self.run_id, text, name)
             self._show_table(name)
@@ -309,7 +328,7 @@ class MLflowTrackerClient(TrackerClient):
 
     def artifact(self, path: Path, name: str, aliases: Sequence[str] = ()) -> None:
         """Stores a file under `name`; ignores `aliases`, because MLflow has none for files."""
-        _check_name(name)
+        self._check_name(name)
         if not path.is_file():
             raise Refused(f"{path} is not a file")
         place = PurePosixPath(name)
@@ -328,7 +347,23 @@ class MLflowTrackerClient(TrackerClient):
         if self.settings.log_model or self.settings.registered_model_name:
             from nntrain.integrations.mlflow.registry import log_model  # imports torch
 
+            self._check_models()
             log_model(self.store, self._experiment_id, self.run_id, model, self.settings)
+
+    def _check_name(self, name: str) -> None:
+        try:
+            check_file_name(name, "Artifact")
+        except ValueError as err:
+            raise Refused(str(err)) from err
+        if self._folder is not None:
+            check_inside(self._folder, name)
+
+    def _check_models(self) -> None:
+        """Checks where the store keeps MLflow models, if it is not the user's own."""
+        if self._is_confined:
+            location = self.store.get_experiment(self._experiment_id).artifact_location
+            if (folder := files_folder(self.settings.uri, location)) is not None:
+                check_inside(folder, "models")
 
 
 def _is_same(found: Run, run: RunInfo) -> bool:
@@ -342,13 +377,6 @@ def _lacks(stored: Mapping[str, float], last: Mapping[str, float]) -> bool:
         key not in stored or (math.isfinite(value) and stored[key] != value)
         for key, value in last.items()
     )
-
-
-def _check_name(name: str) -> None:
-    try:
-        check_file_name(name, "Artifact")
-    except ValueError as err:
-        raise Refused(str(err)) from err
 
 
 @contextmanager

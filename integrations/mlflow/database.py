@@ -6,6 +6,7 @@ two steps leaves a database that MLflow can neither use nor repair.
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import shutil
@@ -74,12 +75,14 @@ def prepare_database(path: Path) -> Path | None:
 
     Raises:
         DamagedDatabaseError: if the database contains data that this MLflow cannot use.
-        OSError: if the file cannot be created.
+        OSError: if the file cannot be created, read or written.
     """
     path = Path(os.path.realpath(path))
     if not path.exists():
         _create(path)
         return None
+    if not os.access(path, os.R_OK | os.W_OK):  # SQLite's own error does not name the file
+        raise PermissionError(errno.EACCES, "no permission to read and write", str(path))
     content, state = _look(path)
     if state is _State.TORN:
         state = _settled(path, content)

@@ -28,6 +28,7 @@ from nntrain.integrations.mlflow import (
     DEFAULT_URI,
     EXPERIMENT_ID_VARIABLE,
     RUN_ID_VARIABLE,
+    URI_VARIABLE,
     MLflowTracker,
     absolute,
     sqlite_path,
@@ -126,7 +127,7 @@ def find_experiment(store: MlflowClient, settings: MLflowTracker) -> str:
             to do.
     """
     if settings.experiment_id is not None:
-        return _checked_experiment(store, settings.experiment_id)
+        return _checked_experiment(store, settings.uri, settings.experiment_id)
     name = settings.experiment
     found = store.get_experiment_by_name(name)
     if found is None:
@@ -140,15 +141,30 @@ def find_experiment(store: MlflowClient, settings: MLflowTracker) -> str:
     if found is None:
         raise LookupError(f"the MLflow experiment {name!r} was created and then removed.")
     if found.lifecycle_stage == "deleted":
+        command = restore(settings.uri, "experiments", "experiment-id", found.experiment_id)
         raise LookupError(
-            f"the MLflow experiment {name!r} was deleted: restore it with 'mlflow experiments "
-            f"restore --experiment-id {found.experiment_id}', or set "
+            f"the MLflow experiment {name!r} was deleted: restore it with '{command}', or set "
             "tracker.mlflow.experiment_name to another name."
         )
     return str(found.experiment_id)
 
 
-def _checked_experiment(store: MlflowClient, experiment_id: str) -> str:
+def restore(uri: str, what: str, option: str, number: str) -> str:
+    """Returns the command that takes an experiment or a run out of MLflow's trash.
+
+    Args:
+        uri: the URI of the store; MLflow's commands read it from the environment.
+        what: `experiments` or `runs`.
+        option: the option that names it.
+        number: its id.
+    """
+    store = ""
+    if uri != absolute(DEFAULT_URI):
+        store = f"{URI_VARIABLE}={shlex.quote(str(redact(uri)))} "
+    return f"{store}mlflow {what} restore --{option} {number}"
+
+
+def _checked_experiment(store: MlflowClient, uri: str, experiment_id: str) -> str:
     try:
         found = store.get_experiment(experiment_id)
     except MlflowException as err:
@@ -160,8 +176,8 @@ def _checked_experiment(store: MlflowClient, experiment_id: str) -> str:
         ) from err
     if found.lifecycle_stage == "deleted":
         raise LookupError(
-            f"the MLflow experiment {found.name!r} was deleted: restore it with 'mlflow "
-            f"experiments restore --experiment-id {experiment_id}'."
+            f"the MLflow experiment {found.name!r} was deleted: restore it with "
+            f"'{restore(uri, 'experiments', 'experiment-id', experiment_id)}'."
         )
     return str(found.experiment_id)
 

@@ -41,7 +41,9 @@ class Backlog:
 
 def sync_command(folder: Path, options: str = "") -> str:
     """Returns the command that delivers the runs in a folder."""
-    return f"python -m nntrain.sync {shlex.quote(str(folder))}{options}"
+    path = str(folder)
+    path = f"./{path}" if path.startswith("-") else path  # otherwise it would be an option
+    return f"python -m nntrain.sync {shlex.quote(path)}{options}"
 
 
 def backlog(journal: Path, name: str) -> Backlog | None:

@@ -13,6 +13,7 @@ import tempfile
 import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -126,7 +127,8 @@ class ShipperProcess:
 
     The shipper has its own process group, so Ctrl-C in the terminal does not stop it. The
     shipper stays in the session of the training process, because a lower priority takes effect only
-    within one session. If the shipper dies, it is restarted once.
+    within one session. If the shipper dies, it is restarted once. If it cannot be started, training
+    continues, and it is tried again.
 
     A process that is forked from this one does not use the shipper: if it tracks a run, it starts
     its own.
@@ -152,6 +154,7 @@ class ShipperProcess:
         self._shipments: dict[Path, Shipment] = {}
         self._ended: set[Path] = set()
         self._n_start = 0
+        self._cannot_start = False
         self._next_check = 0.0
         self._told: set[tuple[Path, str]] = set()
         _SHIPPERS.add(self)
@@ -173,25 +176,49 @@ class ShipperProcess:
             self._launch()
 
     def _launch(self) -> None:
-        theirs, self._pipe = _pipe()
-        self._mark = _mark()
-        main = Path(__file__).with_name("shipper_main.py")
-        with stop_signals_blocked():
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", str(main), *map(str, (theirs, self._mark, os.getpid()))],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                pass_fds=[theirs, self._mark],
-                process_group=0,
-                cwd=self._folder,
-            )
-        os.close(theirs)
+        """Starts the process; if the machine has no room for it, `check` tries again later."""
+        try:
+            self._open_process()
+        except OSError as err:
+            self._warn_of_no_start(err)
+            return
         self._n_start += 1
         self._say({"sys_path": sys.path, "connect": self._specs, "trusted": self._trusted})
         self._say({"finish_timeout_s": self.finish_timeout_s})
 
+    def _open_process(self) -> None:
+        main = Path(__file__).with_name("shipper_main.py")
+        with ExitStack() as opened:
+            theirs, pipe = _pipe()
+            opened.callback(os.close, pipe)
+            with _closing(theirs):
+                mark = _mark()
+                opened.callback(os.close, mark)
+                with stop_signals_blocked():
+                    self._process = subprocess.Popen(
+                        [sys.executable, "-P", str(main), *map(str, (theirs, mark, os.getpid()))],
+                        stdin=subprocess.DEVNULL,
+                        stdout=subprocess.DEVNULL,
+                        stderr=subprocess.DEVNULL,
+                        pass_fds=[theirs, mark],
+                        process_group=0,
+                        cwd=self._folder,
+                    )
+            self._pipe, self._mark = pipe, mark
+            opened.pop_all()
+
+    def _warn_of_no_start(self, err: OSError) -> None:
+        if not self._cannot_start:
+            self._cannot_start = True
+            _LOG.warning(
+                "the shipper cannot be started (%s): training continues, and everything stays in "
+                "the journal.",
+                err,
+            )
+
     def _say(self, message: Mapping[str, Any]) -> None:
+        if self._process is None:
+            return
         data = json.dumps(message).encode() + b"\n"
         try:
             while data:
@@ -310,7 +337,7 @@ class ShipperProcess:
         """
         self._left = [pid for pid in self._left if not _has_ended(pid)]
         if self._process is None:
-            return []
+            return self._all_backlogs() if self._cannot_start else []
         try:
             if self._shipments:
                 self._wait(self.finish_timeout_s if timeout_s is None else timeout_s)
@@ -318,7 +345,7 @@ class ShipperProcess:
             pass  # the user does not want to wait; the journal still contains everything
         finally:
             self._stop()
-        left = [missing for journal in self._shipments for missing in self._backlogs(journal)]
+        left = self._all_backlogs()
         self._shipments = {
             journal: shipment
             for journal, shipment in self._shipments.items()
@@ -326,6 +353,9 @@ class ShipperProcess:
         }
         self._ended, self._n_start = set(), 0
         return left
+
+    def _all_backlogs(self) -> list[Backlog]:
+        return [missing for journal in self._shipments for missing in self._backlogs(journal)]
 
     def leave(self) -> None:
         """Leaves the shipper on its own: it exits after `interrupt_timeout_s` seconds at most."""
@@ -405,6 +435,14 @@ def _mark() -> int:
     with tempfile.TemporaryFile(buffering=0) as file:
         file.write(b"0")
         return _above_streams(os.dup(file.fileno()))
+
+
+@contextmanager
+def _closing(fd: int) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        os.close(fd)
 
 
 def _above_streams(fd: int) -> int:

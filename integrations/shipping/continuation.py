@@ -29,7 +29,13 @@ WAIT_S = 60.0
 """Seconds to wait for a shipper that is still delivering the journal of a killed process."""
 
 
-def continue_journal(old: Path, new: Path, train_iter: int, trusted: Sequence[str] = ()) -> None:
+def continue_journal(
+    old: Path,
+    new: Path,
+    train_iter: int,
+    trusted: Sequence[str] = (),
+    uid: str | None = None,
+) -> None:
     """Copies the records up to batch `train_iter` from `old` to `new`; marks `old` as continued.
 
     The trackers continue the same run. Points of later batches that were already delivered stay in
@@ -41,11 +47,16 @@ def continue_journal(old: Path, new: Path, train_iter: int, trusted: Sequence[st
         train_iter: the last batch to keep.
         trusted: packages that the models of the earlier run may use; the journal may come from
             somebody else, so it cannot grant this itself.
+        uid: the id of the run in the checkpoint, if it is known; a checkpoint may come from
+            somebody else, and must not take over another run.
 
     Raises:
+        JournalError: if `old` cannot be read, or records another run.
         DeliveredByAnotherError: if another process is still delivering `old` after a minute.
         OSError: if a file to write is a symbolic link, or cannot be written.
     """
+    if uid is not None and read_journal(old).run.uid != uid:
+        raise JournalError(f"{old} records another run than the checkpoint: resume another one.")
     old = latest_journal(old)
     with delivery_lock(old, WAIT_S):
         kept = [

@@ -72,18 +72,26 @@ class Delivery:
         name: the name of the tracker; the state is stored in `delivery/NAME.json`.
         tracker: the settings of the tracker; the first attempt connects to the tracker.
         trust: which packages the models of the journal may use.
+        confined: whether only the journal names the place, so that it may be somebody else's.
     """
 
     def __init__(
-        self, journal: Path, name: str, tracker: Tracker, trust: Trust = trust_nobody
+        self,
+        journal: Path,
+        name: str,
+        tracker: Tracker,
+        trust: Trust = trust_nobody,
+        *,
+        confined: bool = False,
     ) -> None:
         self.journal, self.name, self.tracker = journal, name, tracker
-        self.trust = trust
+        self.trust, self.confined = trust, confined
         self.state = read_state(journal, name)
         self.last_step = 0
         """The last delivered step, in training batches."""
         self._is_running = False
         self._started_at = -1
+        self._old_end: Record | None = None
         self._n_stuck = 0
         self._n_skip = 0
         self._n_checked = self.state.line
@@ -103,6 +111,8 @@ class Delivery:
                 f"{kind.__module__}.{kind.__qualname__}.connect() returned {client!r} instead of "
                 "a TrackerClient: fix it"
             )
+        if self.confined:
+            client.confine()
         return client
 
     def advance(self) -> bool:
@@ -117,6 +127,7 @@ class Delivery:
         if self._is_running or self._start():
             for batch in self._batches():
                 self._deliver(batch)
+            self._end_again()
             if self.state.error is not None:
                 self._succeeded()
         return self.state.offset != before
@@ -155,6 +166,9 @@ class Delivery:
         started = self.client.start(run, self.state.run_id)
         self.state.run_id, self.state.where = started.run_id, started.where
         self._started_at, self._is_less_held, self._n_skip = start.end, True, 0
+        self._old_end = None
+        if self.state.done:  # records follow an end
+            self._started_at = max(start.end, self.state.offset)
         if started.rows is not None:
             self._rewind(started.rows)
         self._is_running, self.state.done = True, False
@@ -285,6 +299,7 @@ class Delivery:
             case "start":
                 # a later start record means that the run was resumed: restart it in the tracker
                 self._is_running = self._is_running and line.end <= self._started_at
+                self._old_end = None
             case "continued":
                 self.state.done = True
             case "end":
@@ -311,10 +326,21 @@ class Delivery:
         return kind in COUNTED and kind not in self.state.unsupported
 
     def _end(self, line: Line, record: Record) -> None:
-        if line.end > self._started_at:  # otherwise the run was resumed after this end
-            self.client.finish(end_of(record))
-            self.state.done = True
-            self._is_running = False
+        if line.end > self._started_at:
+            self._finish(record)
+        else:  # the run was resumed after this end, or other records follow it
+            self._old_end = record
+
+    def _finish(self, record: Record) -> None:
+        self.client.finish(end_of(record))
+        self.state.done = True
+        self._is_running = False
+
+    def _end_again(self) -> None:
+        """Ends the run again if only records follow its end that nntrain does not write there."""
+        if self._is_running and not self.state.done and self._old_end is not None:
+            self._finish(self._old_end)
+            self._succeeded()
 
     def _count_unsupported(self, kind: str) -> None:
         if kind not in self.state.unsupported:

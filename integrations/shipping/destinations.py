@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
+from nntrain.config.errors import ConfigError
 from nntrain.config.redact import is_secret, redact
 from nntrain.config.targets import in_packages
 from nntrain.integrations.journal.records import read_journal
@@ -48,11 +49,11 @@ _PORTS = {"http": 80, "https": 443}
 def own_tracker(tracker: Tracker) -> Tracker | None:
     """Returns the tracker that the user's environment configures, of the same class.
 
-    Returns `None` if the class cannot be created without settings.
+    Returns `None` if the class cannot be created without settings, or if the environment is wrong.
     """
     try:
         return type(tracker)().resolved()
-    except TypeError:
+    except (TypeError, ConfigError):
         return None
 
 
@@ -102,6 +103,16 @@ def at_home(tracker: Tracker) -> Tracker:
         if setting in mine and _is_same(place, mine[setting])
     }
     return replace(tracker, **same)  # type: ignore[type-var]  # trackers are dataclasses
+
+
+def is_configured(tracker: Tracker) -> bool:
+    """Returns whether the user's environment names every place that a tracker names."""
+    own = own_tracker(tracker)
+    mine = {} if own is None else own.destination()
+    return all(
+        setting in mine and _is_same(place, mine[setting])
+        for setting, place in tracker.resolved().destination().items()
+    )
 
 
 def hosts(places: Iterable[Place]) -> list[str]:

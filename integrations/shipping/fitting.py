@@ -23,7 +23,8 @@ def fitting_record(record: Record) -> tuple[Record | None, list[str]]:
     kind = record["kind"]
     if kind in _NAMED:
         named = record[_NAMED[kind]]
-        bad = [name for name in named if not _is_encodable(name)]
+        fits = _is_encodable if kind == "tags" else _is_series_name
+        bad = [name for name in named if not fits(name)]
         if bad:
             kept = {name: value for name, value in named.items() if name not in bad}
             record = {**record, _NAMED[kind]: kept}
@@ -43,7 +44,7 @@ def fitting_run(run: RunInfo) -> tuple[RunInfo, list[str]]:
         for name in names
         if not _is_encodable(name)
     ]
-    bad_files = [name for name in run.texts if not _is_file_name(name)]
+    bad_files = [name for name in run.texts if not _is_file_name(name) or _is_folder(name, run)]
     fitting = replace(
         run,
         name=encodable(run.name),
@@ -84,6 +85,15 @@ def _is_encodable(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return "\0" not in name
+
+
+def _is_series_name(name: str) -> bool:
+    return _is_encodable(name) and not name.endswith("\\")  # it stops W&B's service process
+
+
+def _is_folder(name: str, run: RunInfo) -> bool:
+    """Returns whether a text has the name of the folder of another text."""
+    return any(other.startswith(f"{name}/") for other in run.texts)
 
 
 def _is_file_name(name: str) -> bool:

@@ -111,6 +111,7 @@ class RunWriter:
         self._late_tags = late_tags
         self._shipment = Shipment(self.journal, sent, trusted)
         self._writer: JournalWriter | None = None
+        self._pid = os.getpid()
         self._is_continued = False
 
     @property
@@ -128,6 +129,7 @@ class RunWriter:
 
         Raises:
             FileExistsError: if the folder contains the journal of another run.
+            JournalError: if `journal` cannot be read, or records another run.
             JournalInUseError: if another process is still writing the journal after 10 s.
             DeliveredByAnotherError: if another process is still delivering the journal after a
                 minute.
@@ -138,7 +140,7 @@ class RunWriter:
             _make_folder(self.journal.parent)
             self.shipper.release(journal)
             _wait_until_closed(journal)
-            continue_journal(journal, self.journal, step, self._shipment.trusted)
+            continue_journal(journal, self.journal, step, self._shipment.trusted, uid)
         self.uid = uid
 
     def _check_free(self, uid: str) -> None:
@@ -164,7 +166,7 @@ class RunWriter:
             raise self._other_run()
         uid = self.uid or secrets.token_hex(8)
         start = start_record(self._run_info(uid), self._specs())
-        self._writer = JournalWriter(self.journal)
+        self._writer, self._pid = JournalWriter(self.journal), os.getpid()
         self.uid, self._is_continued = uid, self.uid is not None
         self.write(start)
         # Wait until the start is on disk: the shipper may already have read an earlier fit's end.
@@ -240,7 +242,13 @@ class RunWriter:
     # --- the end
 
     def end(self, result: FitResult) -> None:
-        """Writes the reason why the run ended and closes the journal; delivery continues."""
+        """Writes the reason why the run ended and closes the journal; delivery continues.
+
+        A process that was forked during the run leaves the run to its parent.
+        """
+        if self._pid != os.getpid():
+            self._writer = None
+            return
         message = self.redactor.text(result.message)
         trace = self.redactor.text(result.traceback)[-TRACEBACK_LENGTH:]
         texts = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -70,10 +71,15 @@ def _file(record: Record, folder: Path) -> Path:
     folder = folder.resolve()
     try:
         path = Path(folder, record["path"]).resolve()
+        is_inside, is_file = path.is_relative_to(folder), path.is_file()
     except (RuntimeError, ValueError) as err:  # for example a link to itself, or a NUL character
-        raise Refused(f"{record['path']!r} is not a path: {err}") from err
-    if not path.is_relative_to(folder):
+        raise Refused(f"{record['path']!a} is not a path: {err}") from err
+    except OSError as err:
+        if err.errno not in (errno.ELOOP, errno.ENAMETOOLONG):
+            raise
+        raise Refused(f"{ascii(record['path'])[:100]} is not a path: {err.strerror}") from err
+    if not is_inside:
         raise Refused(f"{record['path']} is outside the folder of the run")
-    if not path.is_file():
-        raise Refused(f"{record['path']} does not exist")
+    if not is_file:
+        raise Refused(f"{record['path']} does not exist, or is not a file")
     return path

@@ -280,9 +280,14 @@ def _trackers_of(
 
 
 def log_to(path: Path) -> None:
-    """Redirects the output of this process and its libraries to a file."""
+    """Redirects the output of this process and its libraries to a file, if it can be written."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-    with open(open_below(path.parent, path.name, flags), "ab") as file:
+    try:
+        fd = open_below(path.parent, path.name, flags)
+    except OSError as err:
+        _LOG.warning("%s: the output is not kept", err)
+        return
+    with open(fd, "ab") as file:
         os.dup2(file.fileno(), sys.stdout.fileno())
         os.dup2(file.fileno(), sys.stderr.fileno())
 

@@ -114,7 +114,7 @@ _FORMS: Mapping[str, Callable[[Any], bool]] = {
     "n_tries": _count,
     "done": lambda value: isinstance(value, bool),
     "held": _holds,
-    "held_rows": lambda value: type(value) is int,
+    "held_rows": _count,
     "kept_rows": _count,
 }
 """Checks of the values in a state file, which may come from somebody else."""
@@ -170,6 +170,8 @@ def state_of(saved: Any) -> DeliveryState:
     for key, value in values.items():
         if not _FORMS[key](value):
             raise ValueError(f"{key} has a wrong type or value")
+    if (values.get("done") or values.get("offset")) and values.get("run_id") is None:
+        raise ValueError("it has no run_id")
     held = [Held(one["step"], one["keys"]) for one in values.get("held", ())]
     return DeliveryState(**{**values, "held": held})
 

@@ -9,8 +9,10 @@ memory and GPU usage.
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import sys
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -45,6 +47,8 @@ class TensorBoardClient(base.TrackerClient):
         """Opens the run's folder, whose name ends in the `uid`, and counts the stored rows."""
         self._close()
         folder = _folder(self._log_dir, run)
+        if not Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(self._log_dir)):
+            raise base.Refused(f"{folder} leads out of {self._log_dir} by a symbolic link")
         n_row = sum(_n_row(path) for path in folder.glob("*.rows"))
         for path in folder.glob("*.about"):
             path.unlink()
@@ -150,7 +154,8 @@ def _folder(log_dir: Path, run: base.RunInfo) -> Path:
 
 
 def _label(name: str | None, uid: str) -> str:
-    return re.sub(r"[^\w .=-]", "_", f"{name or 'run'}-{uid}")[-80:]
+    label = re.sub(r"[^\w .=-]", "_", f"{name or 'run'}-{uid}")[-80:]
+    return label.encode()[-240:].decode(errors="ignore")
 
 
 def _n_row(path: Path) -> int:
@@ -163,7 +168,9 @@ def _param(value: Any) -> bool | float | str:
 
     The HPARAMS tab shows no runs at all if a number is not finite.
     """
-    return value if isinstance(value, int | float) and np.isfinite(value) else str(value)
+    if isinstance(value, int | float) and abs(value) <= sys.float_info.max:
+        return value
+    return str(value)
 
 
 def _histogram(name: str, edges: Sequence[float], counts: Sequence[float]) -> Any:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from nntrain.integrations.tracker import Tracker
+from nntrain.integrations.wandb.checks import check_base_url, check_project, check_tags
 from nntrain.integrations.wandb.user_files import MODES, user_mode, user_settings
 
 if TYPE_CHECKING:
@@ -39,8 +40,9 @@ class WandbTracker(Tracker):
             to a name chosen by W&B.
         tags: additional tags, each of 1 to 64 characters; an empty list uses `WANDB_TAGS`.
         notes: a description that W&B displays with the run; defaults to `WANDB_NOTES`.
-        mode: `online`, `offline` or `disabled`; defaults to `WANDB_MODE`, then to the one that
-            `wandb offline` or `wandb disabled` has set, then to `online`.
+        mode: `online`, `offline` or `disabled`; defaults to `disabled` if `WANDB_DISABLED` is true,
+            then to `WANDB_MODE`, then to the one that `wandb offline` or `wandb disabled` has set,
+            then to `online`.
         dir: the folder in which to create `wandb/`; defaults to `WANDB_DIR`, then to the current
             folder.
         base_url: the URL of the server; defaults to `WANDB_BASE_URL`, then to the server in W&B's
@@ -49,7 +51,8 @@ class WandbTracker(Tracker):
     Raises:
         ImportError: if wandb is not installed; the message contains the command to install it.
         ValueError: if `mode` is not one of these values.
-        ConfigError: if `WANDB_MODE` or W&B's own settings file cannot be used.
+        ConfigError: if W&B would not accept the mode, the project, the tags or the server, or its
+            own settings file cannot be read.
     """
 
     project: str | None = None
@@ -71,29 +74,43 @@ class WandbTracker(Tracker):
                 f"mode={self.mode!r} is not a W&B mode: expected one of {', '.join(MODES)}."
             )
         object.__setattr__(self, "tags", tuple(self.tags))  # a configuration passes a list
-        if self.mode is None:
-            user_mode()  # finds mistakes before training
+        if (self.mode or user_mode()) != "disabled":  # finds mistakes before training
+            self._check()
+
+    def _check(self) -> None:
+        """Checks the settings, also those from the environment, as W&B does after the start."""
+        files = user_settings()
+        check_project(self._project(files))
+        check_tags(self._tags())
+        check_base_url(self._base_url(files))
+
+    def _project(self, files: Mapping[str, str]) -> str:
+        given = self.project or os.environ.get("WANDB_PROJECT")
+        return given or files.get("project") or DEFAULT_PROJECT
+
+    def _tags(self) -> Sequence[str]:
+        tags = os.environ.get("WANDB_TAGS")
+        return self.tags or (tags.split(",") if tags else ())
+
+    def _base_url(self, files: Mapping[str, str]) -> str | None:
+        return self.base_url or os.environ.get("WANDB_BASE_URL") or files.get("base_url")
 
     def resolved(self) -> Self:
         """Returns the settings with values from the environment and with an absolute folder."""
         environ = os.environ.get
-        tags = environ("WANDB_TAGS")
         files = user_settings()
         return replace(
             self,
-            project=self.project
-            or environ("WANDB_PROJECT")
-            or files.get("project")
-            or DEFAULT_PROJECT,
+            project=self._project(files),
             entity=self.entity or environ("WANDB_ENTITY") or files.get("entity"),
             group=self.group or environ("WANDB_RUN_GROUP"),
             job_type=self.job_type or environ("WANDB_JOB_TYPE"),
             run_name=self.run_name or environ("WANDB_NAME"),
-            tags=self.tags or (tags.split(",") if tags else ()),
+            tags=self._tags(),
             notes=self.notes or environ("WANDB_NOTES"),
             mode=self.mode or user_mode(),
             dir=str(Path(self.dir or environ("WANDB_DIR") or "").absolute()),
-            base_url=self.base_url or environ("WANDB_BASE_URL") or files.get("base_url"),
+            base_url=self._base_url(files),
         )
 
     def destination(self) -> Mapping[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -62,6 +63,7 @@ class WandbClient(TrackerClient):
         self.settings = settings.resolved()
         self._uid = ""
         self._time_ms = 0
+        self._is_confined = False
         if self.settings.mode != "disabled":
             library()
 
@@ -82,6 +84,11 @@ class WandbClient(TrackerClient):
             PermissionError: if no API key is configured; the message says how to set one.
             TimeoutError: if the run has ended and is still being uploaded.
         """
+        if run_id and run.uid and run_id != run.uid:  # the id is in a file of somebody else
+            raise Refused(
+                f"the W&B run {run_id} is another run: use python -m nntrain.sync --again"
+            )
+        self._check_folder()
         self._uid, self._time_ms = run_id or run.uid, run.time_ms
         session = open_session(self.settings, run, self._uid)
         config: Any = session.run.config
@@ -91,8 +98,22 @@ class WandbClient(TrackerClient):
             _store_text(session.run, name, text)
         return Started(self._uid, self._where(session.run), session.rows)
 
+    def confine(self) -> None:
+        """Lets the client write only below the folder in the settings."""
+        self._is_confined = True
+
+    def _check_folder(self) -> None:
+        folder = os.path.realpath(self.settings.dir or "")
+        if self._is_confined and not all(
+            Path(os.path.realpath(Path(folder, name))).is_relative_to(folder)
+            for name in ("wandb", ".wandb")
+        ):
+            raise Refused(f"{folder}/wandb leads out of {folder} by a symbolic link")
+
     def lost(self, run: RunInfo, run_id: str, last: Mapping[str, float]) -> Lost | None:
-        """Returns a reason if the folder of an offline run does not exist."""
+        """Returns a reason if the id is another run's, or an offline run has no folder."""
+        if run.uid and run_id != run.uid:
+            return Lost(f"run {run_id} is another run")
         folder = Path(self.settings.dir or "")
         if self.settings.mode != "offline" or any(
             folder.glob(f"*wandb/offline-run-*-{escape(run_id)}*")
@@ -191,7 +212,7 @@ class WandbClient(TrackerClient):
         run = self._session.run
         config: Any = run.config
         config.update({TAGS_KEY: {**config.get(TAGS_KEY, {}), **tags}}, allow_val_change=True)
-        if OUTCOME_TAG in tags:
+        if tags.get(OUTCOME_TAG) in set(StopReason):
             others = [tag for tag in run.tags or () if tag not in set(StopReason)]
             run.tags = (*others, tags[OUTCOME_TAG])
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from wandb.sdk.mailbox import MailboxClosedError
 
 from nntrain.config.redact import redact
 from nntrain.core.names import STEP
+from nntrain.integrations.capture.provenance import git_hangs
 from nntrain.integrations.tracker import RunInfo
 from nntrain.integrations.wandb import WandbTracker
 from nntrain.integrations.wandb.settings import remove_offline, run_settings
@@ -86,10 +88,22 @@ def library() -> Any:
     # do not use the training process's service, which ends with that process
     os.environ.pop("WANDB_SERVICE", None)
     os.environ["WANDB_SILENT"] = "true"
+    for name, value in list(os.environ.items()):
+        if name.startswith("WANDB_") and not value:
+            del os.environ[name]  # an empty variable is not set, but W&B would read it
+    _avoid_git_that_hangs()
     settings = wandb.Settings(silent=True)
     setup = wandb.setup(settings)
     wandb.termsetup(settings, _MESSAGES)
     return setup
+
+
+@cache
+def _avoid_git_that_hangs() -> None:
+    """Keeps W&B from calling git if it does not answer, because W&B waits without a limit."""
+    if "WANDB_DISABLE_GIT" not in os.environ and git_hangs(Path.cwd()):
+        os.environ["WANDB_DISABLE_GIT"] = "true"
+        _LOG.warning("git does not answer, so W&B does not record the commit.")
 
 
 # --- opening a run

@@ -7,7 +7,7 @@ import platform
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,9 @@ def _process_settings(run: RunInfo) -> dict[str, Any]:
 
 def _script(process: ProcessInfo) -> Path | None:
     path = Path(process.cwd, process.program)
-    return path if path.is_file() else None
+    with suppress(OSError):  # for example a path that is too long
+        return path if path.is_file() else None
+    return None
 
 
 def _relative(script: Path | None, folder: str) -> str:

@@ -16,6 +16,11 @@ _ALIASES = {"dryrun": "offline", "run": "online"}
 
 _VARIABLE = "WANDB_MODE"
 
+_DISABLED = "WANDB_DISABLED"
+"""The variable with which Hugging Face's Trainer, and older versions of W&B, switch W&B off."""
+
+_TRUE = ("1", "on", "true", "yes")
+
 
 def user_settings() -> Mapping[str, str]:
     """Returns W&B's own settings: those of the current folder, then those of the home folder.
@@ -29,9 +34,13 @@ def user_settings() -> Mapping[str, str]:
 def user_mode() -> str:
     """Returns the mode from `WANDB_MODE`, or else from W&B's own settings, or else `online`.
 
+    If `WANDB_DISABLED` is true, the mode is `disabled`.
+
     Raises:
         ConfigError: if the mode is not valid, or a file cannot be read.
     """
+    if os.environ.get(_DISABLED, "").lower() in _TRUE:
+        return "disabled"
     if given := os.environ.get(_VARIABLE):
         return _checked(given, _VARIABLE)
     mode = "online"

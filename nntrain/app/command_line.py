@@ -44,8 +44,8 @@ STARTED = time.time()
 MAX_CHECKED = 100
 """Number of combinations of somebody else's config files that a sweep may choose from."""
 
-_MISTAKES = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
-"""Exceptions that Hydra raises for a command line that it cannot compose."""
+_MISTAKES = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, OSError)
+"""Exceptions for a command line that Hydra cannot compose, and for files that cannot be read."""
 
 
 def check_command_line(argv: Sequence[str]) -> list[str]:

@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from nntrain.checkpoint import CheckpointError, read_checkpoint
 from nntrain.config.errors import ConfigError
 from nntrain.config.flatten import flatten
+from nntrain.config.hints import first_line
 from nntrain.config.redact import Redactor
 from nntrain.learner import Learner
 from nntrain.learner_state import check_learner_state
@@ -43,13 +45,29 @@ def check_resume(resume: Path, cfg: DictConfig, learn: Learner, redactor: Redact
             f"nothing to do because all {state['epoch']} epochs are finished: "
             "increase n_epoch to continue training."
         )
-    saved = path.parent / ".hydra" / "config.yaml"
-    if saved.is_file():
-        before = OmegaConf.to_container(OmegaConf.load(saved), resolve=False)
+    before = _saved_config(path.parent / ".hydra" / "config.yaml")
+    if before is not None:
         now = redactor.value(OmegaConf.to_container(cfg, resolve=False))
-        assert isinstance(before, dict)
         for change in changed_keys(flatten(before), flatten(now)):
             _say(f"changed setting: {change}")
+
+
+def _saved_config(path: Path) -> dict[str, Any] | None:
+    """Returns the configuration of the earlier run, or `None` if it is missing or cannot be read.
+
+    It only shows what has changed, so its loss does not prevent the run from resuming.
+    """
+    if not path.is_file():
+        return None
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as err:
+        _say(f"{path} cannot be read ({first_line(err)}), so changed settings are not shown.")
+        return None
+    if not isinstance(content, dict):
+        _say(f"{path} is not a configuration, so changed settings are not shown.")
+        return None
+    return {str(key): value for key, value in content.items()}
 
 
 def _say(text: str) -> None:

@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -15,9 +16,11 @@ from nntrain.config.door import write_yaml
 from nntrain.config.errors import ConfigError
 from nntrain.config.quoting import shell_override
 from nntrain.config.redact import Redactor
+from nntrain.integrations.journal.files import FOLDER as FILES
 from nntrain.integrations.journal.records import JOURNAL
 from nntrain.integrations.journal.writer import is_being_written
 from nntrain.integrations.shipping.continuation import latest_journal
+from nntrain.integrations.shipping.state import FOLDER as DELIVERY
 
 CHECKPOINT = "last.ckpt"
 """The file name of the checkpoint from which a run resumes."""
@@ -26,6 +29,19 @@ _CONFIG, _OVERRIDES = ".hydra/config.yaml", ".hydra/overrides.yaml"
 
 _MARKS = (JOURNAL, CHECKPOINT, _CONFIG, _OVERRIDES)
 """The files by which the folder of a run is recognized, with or without a tracker."""
+
+_WRITTEN = (
+    ".hydra",
+    _CONFIG,
+    _OVERRIDES,
+    JOURNAL,
+    FILES,
+    DELIVERY,
+    "run.log",
+    "console.log",
+    "shipper.log",
+)
+"""The files and folders that are written in place; a checkpoint replaces a link of its name."""
 
 CLOSE_WAIT_S = 10.0
 """Maximum seconds to wait for the processes of a killed run, which close its journal."""
@@ -45,6 +61,8 @@ def check_run_folder(folder: Path, resume: Path | None) -> None:
         ConfigError: if the folder contains another run or cannot be created.
     """
     _check_writable(folder)
+    _check_subfolders(folder)
+    _check_links(folder)
     of_resumed = None if resume is None else folder_of(resume)
     if any((folder / mark).exists() for mark in _MARKS) and not _is_same(folder, of_resumed):
         raise _holds_a_run(folder)
@@ -80,6 +98,23 @@ def _check_writable(folder: Path) -> None:
         raise _no_folder(folder, f"{there} is not writable: {os.strerror(err.errno or 0)}") from err
 
 
+def _check_subfolders(folder: Path) -> None:
+    for name in (".hydra", FILES, DELIVERY):
+        path = folder / name
+        if path.exists() and not (path.is_dir() and os.access(path, os.W_OK | os.X_OK)):
+            raise _no_folder(folder, f"{path} is not a folder that you can write to")
+
+
+def _check_links(folder: Path) -> None:
+    """Checks that no file or folder of a run, which may come from somebody else, is a link."""
+    for name in _WRITTEN:
+        if (path := folder / name).is_symlink():
+            raise ConfigError(
+                f"{path} is a symbolic link, which nntrain does not follow when it writes: "
+                "remove the link."
+            )
+
+
 def _check_names(names: Sequence[str], there: Path) -> None:
     longest = os.pathconf(there, "PC_NAME_MAX")
     for name in names:
@@ -105,13 +140,17 @@ def check_resumable(resume: Path, *, tracked: bool) -> None:
     Raises:
         ConfigError: if a process is still writing its journal after `CLOSE_WAIT_S`; or if the run
             was continued in another folder that has its own checkpoint, because the trackers would
-            mix the points of both.
+            mix the points of both; or if the folder of a tracked run may not be written.
     """
     journal = folder_of(resume) / JOURNAL
     if not journal.is_file():
         return
     _wait_until_closed(journal, resume)
-    if not tracked or (latest := latest_journal(journal)) == journal:
+    if not tracked:
+        return
+    latest = latest_journal(journal)
+    _check_continuable(latest, resume)
+    if latest == journal:
         return
     _wait_until_closed(latest, resume)
     if (latest.parent / CHECKPOINT).is_file():
@@ -120,6 +159,17 @@ def check_resumable(resume: Path, *, tracked: bool) -> None:
             f"the points of both: use {shell_override('resume', str(latest.parent))}, or repeat "
             "this part without a tracker (tracker=none)."
         )
+
+
+def _check_continuable(journal: Path, resume: Path) -> None:
+    """Checks that the earlier run can be marked as continued, so that nobody continues it twice."""
+    used = (journal.parent, journal, journal.parent / DELIVERY)
+    for path in used:
+        if path.exists() and not os.access(path, os.W_OK):
+            raise ConfigError(
+                f"resume={resume} cannot be continued in the trackers because {path} may not be "
+                "written: copy the folder, or add tracker=none."
+            )
 
 
 def _wait_until_closed(journal: Path, resume: Path) -> None:
@@ -155,15 +205,25 @@ def write_config(
         replace: replace the files of an earlier run, which continues in the same folder.
 
     Raises:
-        ConfigError: if another run has begun in this folder.
+        ConfigError: if another run has begun in this folder, or the folder cannot be written.
     """
-    (folder / ".hydra").mkdir(parents=True, exist_ok=True)
     plain = redactor.value(OmegaConf.to_container(cfg, resolve=False))
     try:
-        write_yaml(folder / _CONFIG, plain, "w" if replace else "x")
+        (folder / ".hydra").mkdir(parents=True, exist_ok=True)
+        _write_new(folder, plain, "w" if replace else "x")
+        write_yaml(folder / _OVERRIDES, list(overrides))
+    except OSError as err:
+        raise ConfigError(
+            f"hydra.run.dir={folder} cannot be written ({os.strerror(err.errno or 0)}): choose "
+            "another folder."
+        ) from err
+
+
+def _write_new(folder: Path, plain: Any, mode: Literal["w", "x"]) -> None:
+    try:
+        write_yaml(folder / _CONFIG, plain, mode)
     except FileExistsError as err:
         raise _holds_a_run(folder) from err
-    write_yaml(folder / _OVERRIDES, list(overrides))
 
 
 def remove_if_empty(folder: Path, since: float) -> None:

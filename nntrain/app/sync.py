@@ -7,6 +7,7 @@ journal names another server or folder, the command says so and waits for --to-r
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -25,8 +26,10 @@ from nntrain.config.targets import check_trusted_targets
 from nntrain.config.trust import user_trust
 from nntrain.integrations.journal.records import JOURNAL, JournalError, RunRecord, read_journal
 from nntrain.integrations.journal.writer import is_being_written
+from nntrain.integrations.shipping.continuation import latest_journal
 from nntrain.integrations.shipping.delivery import PLURALS
 from nntrain.integrations.shipping.lock import DeliveredByAnotherError, delivery_lock
+from nntrain.integrations.shipping.state import error_text
 
 NAMED_LINES = 20
 """Maximum number of wrong lines of a journal to print."""
@@ -40,27 +43,43 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         check_trusted_targets(args.trust)
         this = Sync(args, asked_destination(args), [*args.trust, *user_trust().targets])
-        found = [journal for folder in args.folders for journal in journals(Path(folder))]
     except (ConfigError, OSError) as err:
         return _mistake(err)
+    unread: list[Exception] = []
+    found = [one for folder in args.folders for one in _found(Path(folder), unread)]
     folders = ", ".join(map(repr, args.folders))
-    if not found:
-        print(f"No {JOURNAL} found under {folders}.")
-        return 0
-    code = max([_synced(journal, this) for journal in dict.fromkeys(found)])
+    codes = [_mistake(err) for err in unread]
+    codes += [_synced(journal, this) for journal in dict.fromkeys(found)]
+    are_here = [_tell_missing(*one, this) for one in this.continued.items()]
     _tell_unsupported(this.counts)
-    if code == 0:
-        print(f"All runs under {folders} are delivered.")
-    return code
+    if not (found or unread):
+        tell(f"No {JOURNAL} found under {folders}.")
+    elif not any(codes) and all(are_here):
+        tell(f"All runs under {folders} are delivered.")
+    return max(codes, default=0)
+
+
+def _found(folder: Path, unread: list[Exception]) -> list[Path]:
+    try:
+        return list(journals(folder, unread.append))
+    except (ConfigError, OSError) as err:
+        unread.append(err)
+        return []
 
 
 def _mistake(err: Exception) -> int:
-    tell(f"nntrain.sync: {err}", error=True)
+    told = str(err)
+    if isinstance(err, OSError) and err.strerror and err.filename:
+        told = f"{err.filename} cannot be used: {err.strerror}."
+    tell(f"nntrain.sync: {told}", error=True)
     return 1
 
 
 def _synced(journal: Path, this: Sync) -> int:
-    return _attempt(lambda: sync(journal, this))
+    try:
+        return _attempt(lambda: sync(journal, this))
+    except Exception as err:  # noqa: BLE001 - a journal of somebody else never stops the others
+        return _mistake(ValueError(f"{journal} cannot be delivered: {error_text(err)}"))
 
 
 def _attempt(work: Callable[[], bool]) -> int:
@@ -127,10 +146,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def journals(folder: Path) -> Iterator[Path]:
-    """Yields all journals in a folder, recursively; `folder` may also be a journal file.
+def journals(folder: Path, unread: Callable[[OSError], None]) -> Iterator[Path]:
+    """Yields all journals in a folder, recursively; `folder` may also be a journal.
 
     Links to folders inside the folder are not followed.
+
+    Args:
+        folder: the folder.
+        unread: receives the error of each folder that cannot be read.
 
     Raises:
         ConfigError: if the folder does not exist.
@@ -139,7 +162,13 @@ def journals(folder: Path) -> Iterator[Path]:
         raise ConfigError(
             f"{folder} does not exist: pass the folder of a run, or a folder that contains runs."
         )
-    yield from [folder] if folder.is_file() else sorted(folder.rglob(JOURNAL))
+    if not folder.is_dir():
+        yield folder
+        return
+    for place, folders, names in os.walk(folder, onerror=unread):
+        folders.sort()
+        if JOURNAL in (*folders, *names):
+            yield Path(place, JOURNAL)
 
 
 def sync(journal: Path, this: Sync) -> bool:
@@ -154,18 +183,35 @@ def sync(journal: Path, this: Sync) -> bool:
     """
     if journal.is_symlink():
         raise ConfigError(
-            f"{journal} is a symbolic link: pass the folder of the run, {journal.resolve().parent}."
+            f"{journal} is a symbolic link: pass the folder of the run, "
+            f"{Path(os.path.realpath(journal)).parent}."
         )
+    if not journal.is_file():
+        raise ConfigError(f"{journal} is not a regular file: remove it.")
     record = read_journal(journal)
     _tell_wrong(journal, record)
     if record.continued_by is not None:
+        this.continued[journal] = record
         return not record.wrong
+    this.journals.setdefault(record.run.uid, journal)
     destinations = destinations_of(record, this)
     if this.args.list:
         codes = [_attempt(partial(_list, journal, one)) for one in destinations]
     else:
         codes = _all_delivered(journal, record, destinations, this)
     return not any(codes) and not record.wrong
+
+
+def _tell_missing(journal: Path, record: RunRecord, this: Sync) -> bool:
+    """Tells the user if the journal that continues a run is not here, and returns whether it is."""
+    if record.run.uid in this.journals or latest_journal(journal) != journal:
+        return True
+    tell(
+        f"nntrain.sync: {journal} is continued by {record.continued_by}, which is not here: pass "
+        "the folder of that run, which has the records of both.",
+        error=True,
+    )
+    return False
 
 
 def _all_delivered(

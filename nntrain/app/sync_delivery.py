@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 import sys
 import time
 from dataclasses import replace
@@ -34,8 +33,8 @@ _GRANT = re.compile(r"add 'trusted_targets=\[([\w.]+)\]' to the command")
 
 
 def tell(text: str, *, error: bool = False) -> None:
-    """Prints a text that may come from a journal: control characters are escaped."""
-    shown = "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+    """Prints a line that may come from a journal: control characters are escaped."""
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
     print(shown, file=sys.stderr if error else sys.stdout)
 
 
@@ -68,7 +67,7 @@ def _is_done_elsewhere(journal: Path, destination: Destination, this: Sync) -> b
 def _sent(delivery: Delivery, record: RunRecord, destination: Destination, this: Sync) -> bool:
     lost = _lost(delivery, record, destination, this)
     if lost is not None and not _is_sent_again(lost, destination, this):
-        tell(_told_lost(delivery, destination, lost), error=True)
+        tell(_told_lost(delivery, destination, lost, this), error=True)
         return False
     running = is_being_written(delivery.journal)
     if not running:
@@ -77,12 +76,20 @@ def _sent(delivery: Delivery, record: RunRecord, destination: Destination, this:
         delivery = _anew(delivery, is_lost=lost is not None)
     if delivery.is_current():
         return True
+    _tell_twin(delivery.journal, record, this)
     with DeliveryBar([(delivery.journal, destination.name)]) as bar:
         _advance(delivery, bar, this.args.timeout_s)
     is_complete = _tell_result(delivery, destination, record, running)
     if is_complete:
         this.counts[destination.label].update(delivery.state.unsupported)
     return is_complete
+
+
+def _tell_twin(journal: Path, record: RunRecord, this: Sync) -> None:
+    """Tells the user that another journal records the same run, for example a copy of it."""
+    first = this.journals[record.run.uid]
+    if record.run.uid and first.resolve() != journal.resolve():
+        tell(f"{journal} records the same run as {first}: a tracker has one run for both.")
 
 
 def _lost(
@@ -110,6 +117,8 @@ def _last(record: RunRecord) -> dict[str, float]:
     """Returns the last value of each metric: at the last step, the latest and then the largest."""
     found = {}
     for key, series in record.metrics.items():
+        if not len(series.step):
+            continue
         order = np.lexsort((series.value, series.time_ms, series.step))
         found[key] = float(series.value[order[-1]])
     return found
@@ -119,11 +128,10 @@ def _is_sent_again(lost: Lost, destination: Destination, this: Sync) -> bool:
     return bool(this.args.again) or (destination.is_asked and not lost.is_trashed)
 
 
-def _told_lost(delivery: Delivery, destination: Destination, lost: Lost) -> str:
-    folder = shlex.quote(str(delivery.journal.parent))
+def _told_lost(delivery: Delivery, destination: Destination, lost: Lost, this: Sync) -> str:
     return (
         f"{destination.label} no longer has the run of {delivery.journal} ({lost.why}): to send it "
-        f"again, run python -m nntrain.sync {folder} --again."
+        f"again, run {this.command(delivery.journal, '--again')}"
     )
 
 
@@ -133,7 +141,13 @@ def _anew(delivery: Delivery, *, is_lost: bool) -> Delivery:
         set_aside(delivery.journal, delivery.name)
     else:
         send_again(delivery.journal, delivery.name)
-    again = Delivery(delivery.journal, delivery.name, delivery.tracker, delivery.trust)
+    again = Delivery(
+        delivery.journal,
+        delivery.name,
+        delivery.tracker,
+        delivery.trust,
+        confined=delivery.confined,
+    )
     if is_lost:
         again.client.send_anew()
     return again
@@ -170,8 +184,12 @@ def _tell_result(
         n = delivery.state.n_refused
         tell(f"{where}: the tracker rejected {n} records in total", error=True)
     if left is None or (running and left.error is None):
-        tell(f"{delivery.journal}: delivered.\n{delivery.state.where}")
+        tell(f"{delivery.journal}: delivered.")
+        for line in delivery.state.where.split("\n"):
+            tell(line)
         return True
+    if left.error is None and delivery.state.error is not None:  # the state could not be saved
+        left = replace(left, error=delivery.state.error)
     remedy = "fix the cause and run this command again, or use another tracker with --to and --set"
     tell(f"{left}: {remedy}.", error=True)
     return False

@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import json
 import re
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -18,15 +19,18 @@ from nntrain.config.instantiate import Node
 from nntrain.config.redact import REDACTED
 from nntrain.config.targets import in_packages, resolve_target
 from nntrain.integrations.journal.records import RunRecord
+from nntrain.integrations.shipping.backlog import sync_command
 from nntrain.integrations.shipping.delivery import Delivery
 from nntrain.integrations.shipping.destinations import (
     Place,
     at_home,
     elsewhere,
     hosts,
+    is_configured,
     is_named,
     without_logins,
 )
+from nntrain.integrations.shipping.fitting import encodable
 from nntrain.integrations.shipping.spec import OWN, spec_of, tracker_of
 from nntrain.integrations.tracker import Tracker
 
@@ -72,6 +76,8 @@ class Sync:
         trusted: the packages that the user trusts.
         counts: numbers of records that trackers do not store, by tracker and kind of record.
         silent: the trackers that did not answer; they are not asked again.
+        journals: the first journal of each run, by the id of the run.
+        continued: the journals that another journal continues.
     """
 
     args: argparse.Namespace
@@ -79,6 +85,18 @@ class Sync:
     trusted: Sequence[str]
     counts: Counts = field(default_factory=lambda: defaultdict(Counter))
     silent: set[str] = field(default_factory=set)
+    journals: dict[str, Path] = field(default_factory=dict)
+    continued: dict[Path, RunRecord] = field(default_factory=dict)
+
+    def command(self, journal: Path, *options: str) -> str:
+        """Returns the command that calls `sync` for a run as this call does, with more options."""
+        args = self.args
+        given = ["--to", args.to] if args.to else []
+        given += ["--set", *args.set] if args.set else []
+        given += ["--to-recorded"] if args.to_recorded else []
+        given += [word for host in args.login for word in ("--login", host)]
+        given += ["--trust", *args.trust] if args.trust else []
+        return sync_command(journal.parent, f" {shlex.join([*given, *options])}")
 
 
 def asked_destination(args: argparse.Namespace) -> Destination | None:
@@ -135,7 +153,7 @@ def _is_meant(spec: Node, asked: Destination) -> bool:
     if not asked.is_default or spec.get("_target_") != asked.spec["_target_"]:
         return False
     with suppress(ConfigError):
-        return not elsewhere(_tracker(spec, ()))
+        return is_configured(_tracker(spec, ()))
     return False
 
 
@@ -153,9 +171,13 @@ def _tracker(spec: Node, trusted: Sequence[str], key: str = "tracker") -> Tracke
         raise ConfigError(f"{key} has no _target_: expected the class of a tracker.")
     if not in_packages(target, (OWN, *trusted)):
         package = target.split(".")[0]
+        if not package.isidentifier():
+            raise ConfigError(f"{key}._target_={target} is not the class of a tracker.")
         raise ConfigError(
             f"{target} is not trusted: add '--trust {package}' if you trust its code."
         )
+    if encodable(spec) != spec:
+        raise ConfigError(f"{key} has a text that cannot be encoded: pass --to and --set.")
     try:
         return tracker_of(spec, trusted, key).resolved()
     except (AttributeError, TypeError, ValueError) as err:
@@ -170,11 +192,15 @@ def prepared(journal: Path, destination: Destination, this: Sync) -> Delivery:
     """
     key = f"tracker.{destination.label}"
     tracker = _tracker(destination.spec, this.trusted, key)
+    confined = False
     if not destination.is_asked:
         if (other := elsewhere(tracker)) and not this.args.to_recorded:
             raise ConfigError(_told_elsewhere(journal, destination.label, other))
+        is_named_server = bool(hosts(other)) and not _unnamed(tracker, destination, this)
+        confined = not (is_configured(tracker) or is_named_server)
         tracker = at_home(tracker)
-    return Delivery(journal, destination.name, tracker, lambda record: this.trusted)
+    name = destination.name
+    return Delivery(journal, name, tracker, lambda record: this.trusted, confined=confined)
 
 
 def _told_elsewhere(journal: Path, label: str, other: Sequence[Place]) -> str:
@@ -197,7 +223,8 @@ def connection(delivery: Delivery, destination: Destination, this: Sync) -> Iter
     unnamed = _unnamed(delivery.tracker, destination, this)
     if unnamed and type(delivery.tracker).__module__ == "nntrain.integrations.wandb":
         raise ConfigError(
-            f"W&B at {unnamed[0]} needs your login: add --login {unnamed[0]} to send it there."
+            f"W&B at {unnamed[0]} needs your login: add --login {shlex.quote(unnamed[0])} to send "
+            "it there."
         )
     with without_logins() if unnamed else nullcontext():
         yield

@@ -32,6 +32,7 @@ from nntrain.integrations.callback import TrackerCallback
 from nntrain.integrations.capture.console import CONSOLE_LOG, ConsoleLog
 from nntrain.integrations.capture.provenance import provenance_tags
 from nntrain.integrations.figures import FIGURES
+from nntrain.integrations.journal.records import JournalError
 from nntrain.integrations.journal.writer import JournalInUseError
 from nntrain.integrations.shipping.lock import DeliveredByAnotherError
 from nntrain.integrations.tracker import RunInfo
@@ -39,6 +40,14 @@ from nntrain.learner import Learner
 from nntrain.result import FitResult
 from nntrain.sweeps.context import TrialContext, trial_context
 from nntrain.sweeps.pruning import PruningCallback
+
+_OF_THE_USER = (
+    CheckpointError,
+    ConfigError,
+    DeliveredByAnotherError,
+    JournalError,
+    JournalInUseError,
+)
 
 
 def in_folder(params: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -162,7 +171,7 @@ def fit(learn: Learner, n_epoch: int, redactor: Redactor) -> FitResult:
         if os.environ.get("HYDRA_FULL_ERROR") == "1" or HydraConfig.get().mode is RunMode.MULTIRUN:
             raise
         # a full disk or another file, or another process in the same folder, so no traceback
-        if isinstance(err, CheckpointError | JournalInUseError | DeliveredByAnotherError):
+        if isinstance(err, _OF_THE_USER):
             raise ConfigError(redactor.text(str(err))) from err
         print(redactor.text("".join(traceback.format_exception(err))), end="", file=sys.stderr)
         raise SystemExit(1) from err

@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
+import os
 import re
 import sys
 import traceback
@@ -43,9 +44,14 @@ def open_text(path: Path, mode: Literal["w", "x", "a"] = "w", *, newline: str = 
     Each call of `write` should pass whole values, because a secret in two parts is not recognized.
 
     Raises:
-        OSError: if the file cannot be opened.
+        OSError: if the file cannot be opened, for example because it is a symbolic link.
     """
-    return TextFile(open(path, f"{mode}b"), encoding="utf-8", newline=newline)
+    return TextFile(open(path, f"{mode}b", opener=no_link), encoding="utf-8", newline=newline)
+
+
+def no_link(path: str, flags: int) -> int:
+    """Opens a file for `open`, but not through a symbolic link, which may lead elsewhere."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def write_yaml(path: Path, value: Any, mode: Literal["w", "x"] = "w") -> None:

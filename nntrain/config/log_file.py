@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import sys
 from typing import Any
 
@@ -17,6 +19,11 @@ class LogFile(logging.FileHandler):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._reasons: set[str] = set()
+
+    def _open(self) -> Any:
+        if os.path.islink(self.baseFilename):  # the folder may come from somebody else
+            raise OSError(errno.ELOOP, "it is a symbolic link", self.baseFilename)
+        return super()._open()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Writes a message. Opening the file, which is delayed until then, can fail as well."""

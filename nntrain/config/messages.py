@@ -23,6 +23,8 @@ def sentence(err: Exception) -> str:
     for one in _chain(err):
         if isinstance(one, MissingConfigException):
             return _missing_config(one)
+        if isinstance(one, OSError) and one.strerror:
+            return f"{one.filename or 'A file'} cannot be used: {one.strerror}."
         if isinstance(one, OverrideParseException):
             override = redact_override(one.override or "")
             if isinstance(one.__cause__, TypeError | ValueError):

@@ -47,7 +47,7 @@ class UserTrust:
 def trust_file(environ: Mapping[str, str] = os.environ) -> Path:
     """Returns the path of the user's own file, which need not exist."""
     base = environ.get("XDG_CONFIG_HOME") or "~/.config"
-    return Path(base).expanduser() / "nntrain" / "trust.yaml"
+    return Path(os.path.expanduser(base)) / "nntrain" / "trust.yaml"
 
 
 def user_trust(environ: Mapping[str, str] = os.environ) -> UserTrust:
@@ -58,12 +58,12 @@ def user_trust(environ: Mapping[str, str] = os.environ) -> UserTrust:
             invalid.
     """
     path = trust_file(environ)
+    if not path.is_absolute() or not os.path.exists(path):
+        return UserTrust()  # also if there is no home folder, or if it belongs to another user
     try:
         with open(path, encoding="utf-8") as file:
             _check_owner(path, os.fstat(file.fileno()))
             content = yaml.safe_load(file) or {}
-    except FileNotFoundError:
-        return UserTrust()
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as err:
         raise ConfigError(f"{path} cannot be read: {' '.join(str(err).split())}.") from err
     return _parsed(content, path)
@@ -94,7 +94,7 @@ def _parsed(content: Any, path: Path) -> UserTrust:
 
 
 def _folder(text: str, path: Path) -> Path:
-    folder = Path(text).expanduser()
+    folder = Path(os.path.expanduser(text))
     if not folder.is_absolute():
         raise ConfigError(f"{path}: {text} in trusted_folders must be an absolute path.")
     return folder

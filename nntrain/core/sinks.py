@@ -89,15 +89,18 @@ def replace_below(folder: Path, place: str, data: Iterable[bytes], *, sync: bool
     """
     with _parent(folder, place, make=True) as (above, name):
         part = f"{Path(name).stem}.part"
-        with suppress(FileNotFoundError):
-            os.unlink(part, dir_fd=above)  # of a killed process
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        with open(os.open(part, flags, 0o666, dir_fd=above), "wb") as file:
+        with _saying((folder / place).with_name(part)):
+            with suppress(FileNotFoundError):
+                os.unlink(part, dir_fd=above)  # of a killed process
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            fd = os.open(part, flags, 0o666, dir_fd=above)
+        with open(fd, "wb") as file:
             file.writelines(data)
             if sync:
                 file.flush()
                 os.fsync(file.fileno())
-        os.replace(part, name, src_dir_fd=above, dst_dir_fd=above)
+        with _saying(folder / place):
+            os.replace(part, name, src_dir_fd=above, dst_dir_fd=above)
 
 
 def link_below(source: Path, folder: Path, place: str) -> bool:
@@ -144,7 +147,7 @@ def _parent(folder: Path, place: str, *, make: bool) -> Iterator[tuple[int, str]
 
 @contextmanager
 def _saying(path: Path) -> Iterator[None]:
-    """Explains the error of a symbolic link in one sentence."""
+    """Explains the error of a symbolic link or a folder in one sentence, and adds the path."""
     try:
         yield
     except OSError as err:
@@ -153,6 +156,8 @@ def _saying(path: Path) -> Iterator[None]:
                 f"{path} is a symbolic link, which nntrain does not follow when it writes: "
                 "remove the link."
             ) from err
-        if err.errno == errno.ENXIO:
+        if err.errno in (errno.ENXIO, errno.EISDIR):
             raise OSError(f"{path} is not a regular file: remove it.") from err
-        raise
+        if err.errno == errno.ENOTDIR:
+            raise OSError(f"{path} is not a folder: remove it.") from err
+        raise OSError(err.errno, err.strerror, str(path)) from err

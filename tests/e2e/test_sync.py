@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,9 +21,12 @@ from nntrain.integrations.journal.records import JOURNAL, read_journal
 from nntrain.integrations.journal.writer import JournalWriter
 from nntrain.integrations.mlflow import CLIENT_SETTINGS, MLflowTracker
 from nntrain.integrations.shipping.lock import delivery_lock
+from nntrain.integrations.tracker import Tracker
+from nntrain.integrations.wandb import WandbTracker
 from tests.common.cli import nntrain_run, tree
 from tests.common.journals import END, START, append, batches, losses, start
 from tests.common.mlflow_store import only_run
+from tests.common.odd_journals import RECORDS, UNUSUAL, with_odd_values
 from tests.common.servers import MlflowServer, free_port
 
 pytestmark = pytest.mark.slow
@@ -440,7 +445,7 @@ def test_sync_says_that_the_store_lost_a_run_and_sends_it_again(
     (told,) = capsys.readouterr().err.splitlines()
     assert told.startswith(f"mlflow no longer has the run of {journal.relative_to(tmp_path)} (")
     assert why.format(tmp_path) in told
-    assert told.endswith("to send it again, run python -m nntrain.sync run --again.")
+    assert told.endswith("to send it again, run python -m nntrain.sync run --again")
 
     assert sync.main(["run", "--again"]) == 0
     _forget_stores()
@@ -486,7 +491,8 @@ def test_a_deleted_experiment_is_named_at_once(
 def test_a_server_that_does_not_answer_is_asked_once(tmp_path: Path, capsys: Capture) -> None:
     uri = f"http://127.0.0.1:{free_port()}"
     for name in "abc":
-        append(tmp_path / name, [start(MLflowTracker(uri, system_metrics=False)), END])
+        tracker = MLflowTracker(uri, system_metrics=False)
+        append(tmp_path / name, [start(tracker, uid=name * 16), END])
         size = (tmp_path / name / JOURNAL).stat().st_size
         (tmp_path / name / "delivery").mkdir()
         state = {"run_id": "1" * 32, "offset": size, "line": 2, "done": True}
@@ -516,3 +522,66 @@ def test_a_model_of_a_foreign_journal_grants_itself_no_trust(
     client, run = only_run(tmp_path)
     assert points(client, run) == losses(1, 4)
     assert [one.path for one in client.list_artifacts(run.info.run_id)] == ["a.pt"]
+
+
+# --- journals of somebody else
+
+
+TRACKERS: dict[str, Callable[[], Tracker]] = {
+    "mlflow": lambda: MLflowTracker(system_metrics=False).resolved(),
+    "wandb": lambda: WandbTracker(mode="offline").resolved(),
+}
+
+
+@pytest.mark.parametrize("name", TRACKERS)
+def test_no_odd_record_stops_the_delivery(tmp_path: Path, capsys: Capture, name: str) -> None:
+    odd = [one for record in RECORDS for one in with_odd_values(record)]
+    first = start(TRACKERS[name](), name)
+    append(tmp_path / "runs/records", [first, *odd, *batches(1, 4), END])
+    for i, end in enumerate(with_odd_values(END)):
+        uid = f"{i:016}"
+        append(tmp_path / f"runs/{uid}", [start(TRACKERS[name](), name, uid), end])
+    assert sync.main(["runs"]) == 1
+    told = capsys.readouterr().err
+    assert "Traceback" not in told
+    assert "has not received" not in told
+    assert json.loads((tmp_path / f"runs/records/delivery/{name}.json").read_text())["done"]
+
+
+@pytest.mark.parametrize("name", TRACKERS)
+@pytest.mark.parametrize("case", UNUSUAL)
+def test_an_unusual_record_does_not_stop_the_delivery(
+    tmp_path: Path, capsys: Capture, case: str, name: str
+) -> None:
+    spec = start(TRACKERS[name](), name)["trackers"]
+    records = [
+        one | ({"trackers": spec} if one["kind"] == "start" else {}) for one in UNUSUAL[case][0]
+    ]
+    first = start(TRACKERS[name](), name)
+    append(tmp_path / "a", [first, *batches(1, 4), *records, *batches(5, 8), END])
+    assert sync.main(["a", "--timeout-s", "1"]) == 0, capsys.readouterr().err
+    assert sync.main(["a"]) == 0
+
+
+def test_a_tag_that_names_the_run_differently_does_not_stop_the_delivery(tmp_path: Path) -> None:
+    first = start(TRACKERS["mlflow"]())
+    run = {**first["run"], "tags": {"mlflow.runName": "another"}}
+    append(tmp_path / "a", [{**first, "run": run}, *batches(1, 4), END])
+    assert sync.main(["a"]) == 0
+
+
+def test_ctrl_c_ends_it_with_one_sentence(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        append(tmp_path / "a", [start(MLflowTracker(uri, system_metrics=False)), END])
+        command = [sys.executable, "-m", "nntrain.sync", "a", "--to-recorded"]
+        process = subprocess.Popen(
+            command, cwd=tmp_path, env=os.environ, stderr=subprocess.PIPE, text=True
+        )
+        connection, _ = silent.accept()
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=30)
+        connection.close()
+    assert process.returncode == 130
+    assert told == "nntrain.sync: interrupted: run the command again to go on.\n"

@@ -11,6 +11,7 @@ import torch
 
 from nntrain import Callback, CancelFitException, Event, Learner, StopReason
 from nntrain.callbacks import Checkpoint, StopOnNaN
+from nntrain.config.errors import ConfigError
 from nntrain.config.redact import Redactor
 from nntrain.core.smoothing import smooth
 from nntrain.integrations.callback import TrackerCallback
@@ -444,3 +445,37 @@ def test_batches_are_written_together_while_the_clock_on_the_wall_jumps(
     records = [line.record for line in lines(tmp_path / "run" / JOURNAL) if line.record]
     groups = [one for one in records if "batch/loss" in one.get("values", ())]
     assert [len(group["step"]) for group in groups] == [learn.train_iter]
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {},
+        {"uid": "a"},
+        {"uid": [1], "journal": "a"},
+        {"uid": "../../x", "journal": "a"},
+        {"uid": "a' OR 1=1", "journal": "a"},
+        {"uid": "", "journal": "a"},
+        {"uid": "\ud800", "journal": "a"},
+        {"uid": "a", "journal": 3},
+        {"uid": "a", "journal": "a\0"},
+        {"uid": "a", "journal": None},
+    ],
+)
+def test_a_state_of_a_foreign_checkpoint_is_refused_in_one_sentence(state: dict[str, Any]) -> None:
+    tracking, _ = callback()
+    with pytest.raises(ValueError, match=r"is not the (id of a run|path of a journal)"):
+        tracking.load_state_dict(state)
+
+
+def test_a_run_that_cannot_be_resumed_is_named_in_one_sentence(tmp_path: Path) -> None:
+    learn, _ = tracked()
+    learn.fit(1)
+    again, _ = callback("again")
+    uid = read_journal("run").run.uid
+    again.load_state_dict({"uid": uid, "journal": str(tmp_path / "run" / JOURNAL)})
+    (tmp_path / "run/delivery/lock").unlink(missing_ok=True)
+    (tmp_path / "run/delivery/lock").symlink_to(tmp_path / "victim")
+    with pytest.raises(ConfigError, match=r"cannot be resumed: .*lock is a symbolic link"):
+        toy_learner(cbs=[again]).fit(1)
+    assert not (tmp_path / "victim").exists()

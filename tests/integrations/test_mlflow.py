@@ -288,13 +288,10 @@ def test_the_command_that_opens_the_run_is_shown(
     assert where.endswith(f"/#/experiments/1/runs/{client.run_id}/model-metrics")
 
 
-@pytest.mark.parametrize("path", ["no database.db", "."])
-def test_a_store_that_cannot_be_read_is_an_error_and_is_not_changed(
-    tmp_path: Path, path: str
-) -> None:
+def test_a_store_that_cannot_be_read_is_an_error_and_is_not_changed(tmp_path: Path) -> None:
     (tmp_path / "no database.db").write_text("not a database " * 100)
-    with pytest.raises(Exception, match=r"not a database|unable to open"):
-        MLflowTracker(f"sqlite:///{path}").connect().start(RunInfo(uid=UID))
+    with pytest.raises(Exception, match=r"not a database"):
+        MLflowTracker("sqlite:///no database.db").connect().start(RunInfo(uid=UID))
     assert (tmp_path / "no database.db").read_text() == "not a database " * 100
 
 
@@ -383,6 +380,59 @@ def test_a_name_in_the_configuration_or_another_store_comes_before_the_environme
     shutil.copy(empty_store, tmp_path / "other.db")
     other = f"sqlite:///{tmp_path}/other.db"
     assert started(other)[0].run_id != run.info.run_id
+
+
+def test_a_given_run_of_another_experiment_is_named_and_not_used(
+    given: tuple[MlflowClient, Run],
+) -> None:
+    store, run = given
+    began = MLflowTracker(experiment_name="mine").connect().start(RunInfo(uid=UID))
+    assert began.run_id != run.info.run_id
+    assert parent_of(store, began.run_id) is None
+    told = f"not used:        MLFLOW_RUN_ID={run.info.run_id}, in another experiment"
+    assert began.where.splitlines()[-1] == told
+
+
+def test_a_given_run_that_has_ended_is_opened_again(given: tuple[MlflowClient, Run]) -> None:
+    store, run = given
+    store.set_terminated(run.info.run_id)
+    client = MLflowTracker().connect()
+    assert client.start(RunInfo(uid=UID)).run_id == run.info.run_id
+    assert store.get_run(run.info.run_id).info.status == "RUNNING"
+    client.finish(RunEnd(StopReason.COMPLETED))
+    assert store.get_run(run.info.run_id).info.status == "FINISHED"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "told"),
+    [
+        ("MLFLOW_TRACKING_URI", "http://host:abc", "does not name a server"),
+        ("MLFLOW_TRACKING_URI", "http://[::1", "does not name a server"),
+        ("MLFLOW_TRACKING_URI", "postgresql://host:abc/d", "does not name a server"),
+        ("MLFLOW_TRACKING_URI", "sqlite://mlflow.db", "write three slashes"),
+        ("MLFLOW_TRACKING_URI", "sqlite:////", "names a folder"),
+        ("MLFLOW_TRACKING_URI", "mlruns", "is not a valid MLflow store"),
+        ("MLFLOW_EXPERIMENT_NAME", "x" * 501, "has 501 characters"),
+        ("MLFLOW_EXPERIMENT_ID", "a/b", "is not an id of MLflow"),
+        ("MLFLOW_RUN_ID", "a b", "is not an id of MLflow"),
+    ],
+)
+def test_a_value_that_mlflow_does_not_accept_is_one_sentence_before_training(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, told: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigError, match=told) as caught:
+        MLflowTracker()
+    assert str(caught.value).startswith(f"{variable}={value[:50]}")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_database_that_may_not_be_written_is_named(
+    store_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everything
+    with pytest.raises(PermissionError, match=r"no permission to read and write.*mlflow\.db"):
+        MLflowTracker(store_uri).connect().start(RunInfo(uid=UID))
 
 
 @pytest.mark.parametrize("variable", ["MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID"])

@@ -19,6 +19,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from nntrain.config.errors import ConfigError
 from nntrain.integrations import wandb as module
 from nntrain.integrations.tracker import (
     MetricRow,
@@ -165,7 +166,7 @@ def test_resolved_uses_the_environment_for_settings_that_are_not_given(
 ) -> None:
     monkeypatch.setenv(variable, value)
     assert getattr(WandbTracker().resolved(), field) == value
-    mine = "disabled" if field == "mode" else "/mine"
+    mine = {"mode": "disabled", "project": "mine", "base_url": "http://mine"}.get(field, "/mine")
     assert getattr(WandbTracker(**{field: mine}).resolved(), field) == mine
 
 
@@ -189,10 +190,44 @@ def test_the_config_has_every_setting_with_its_default() -> None:
     assert WandbTracker(**node) == WandbTracker()
 
 
-@pytest.mark.parametrize("settings", [{"project": "a/b"}, {"tags": ["x" * 65]}, {"tags": [""]}])
-def test_settings_that_wandb_never_accepts_are_refused(settings: dict[str, object]) -> None:
-    with pytest.raises(Refused):
-        offline(**settings).connect().start(info())
+REFUSED_SETTINGS = [
+    ("project", "WANDB_PROJECT", "a/b"),
+    ("project", "WANDB_PROJECT", "x" * 129),
+    ("tags", "WANDB_TAGS", "x" * 65),
+    ("tags", "WANDB_TAGS", "a,,b"),
+    ("base_url", "WANDB_BASE_URL", "here"),
+    ("base_url", "WANDB_BASE_URL", "http://here:abc"),
+    ("base_url", "WANDB_BASE_URL", "http://[::1"),
+]
+
+
+@pytest.mark.parametrize(("field", "variable", "value"), REFUSED_SETTINGS)
+def test_a_setting_that_wandb_does_not_accept_is_one_sentence_before_training(
+    monkeypatch: pytest.MonkeyPatch, field: str, variable: str, value: str
+) -> None:
+    given = value.split(",") if field == "tags" else value
+    with pytest.raises(ConfigError, match=variable) as of_config:
+        WandbTracker(mode="offline", **{field: given})
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigError) as of_environment:
+        WandbTracker(mode="offline")
+    assert str(of_environment.value) == str(of_config.value)
+    assert "\n" not in str(of_config.value)
+    assert WandbTracker(mode="disabled").resolved().mode == "disabled"
+
+
+def test_settings_that_only_wandb_can_check_are_refused() -> None:
+    with pytest.raises(Refused, match="did you mean"):
+        offline(base_url="https://wandb.ai").connect().start(info())
+
+
+def test_an_empty_variable_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WANDB_MODE", "WANDB_INIT_TIMEOUT", "WANDB_PROJECT"):
+        monkeypatch.setenv(name, "")
+    client = offline().connect()
+    assert client.start(info()).run_id == UID
+    client.finish(DONE)
+    assert "" not in {os.environ.get(name) for name in ("WANDB_MODE", "WANDB_INIT_TIMEOUT")}
 
 
 # --- names and values

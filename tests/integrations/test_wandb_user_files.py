@@ -67,6 +67,18 @@ def test_older_names_of_modes_are_known(
     assert used()[0] == new
 
 
+@pytest.mark.parametrize(
+    ("value", "mode"), [("true", "disabled"), ("1", "disabled"), ("false", "online")]
+)
+def test_wandb_disabled_switches_everything_off_unless_a_mode_is_configured(
+    monkeypatch: pytest.MonkeyPatch, value: str, mode: str
+) -> None:
+    monkeypatch.setenv("WANDB_DISABLED", value)
+    monkeypatch.setenv("WANDB_MODE", "online")
+    assert used()[0] == mode
+    assert WandbTracker(mode="offline").resolved().mode == "offline"
+
+
 def test_a_misspelled_mode_is_one_sentence_before_training(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -92,6 +104,23 @@ def test_a_file_that_cannot_be_read_is_one_sentence(tmp_path: Path, text: str) -
     assert message.startswith(f"W&B's settings {tmp_path}/wandb/settings cannot be read (")
     assert message.endswith("): correct or remove the file.")
     assert "\n" not in message
+
+
+@pytest.mark.slow
+def test_a_git_that_hangs_does_not_delay_the_run(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    git = tmp_path / "bin" / "git"
+    git.write_text("#!/bin/sh\nexec sleep 60\n")
+    git.chmod(0o755)
+    code = (
+        "from nntrain.integrations.wandb import WandbTracker\n"
+        "from nntrain.integrations.tracker import RunEnd, RunInfo\n"
+        "client = WandbTracker(mode='offline').connect()\n"
+        "client.start(RunInfo(uid='0123456789abcdef')); client.finish(RunEnd('completed'))"
+    )
+    env = {**os.environ, "PATH": f"{git.parent}:{os.environ['PATH']}"}
+    subprocess.run([sys.executable, "-c", code], env=env, check=True, timeout=30)
+    assert list(Path("wandb").glob("offline-run-*"))
 
 
 @pytest.mark.slow

@@ -1,5 +1,10 @@
 """The final table of a run, and the check of its objective."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from nntrain import FitResult, StopReason
@@ -33,3 +38,16 @@ def test_an_objective_that_is_not_recorded_is_refused() -> None:
     check_objective(["valid/loss", "time/epoch_s"], ["train/loss", "valid/loss"])
     with pytest.raises(ConfigError, match="objective=valid/acc will not be recorded"):
         check_objective(["valid/loss", "valid/acc"], ["valid/loss"])
+
+
+@pytest.mark.slow
+def test_a_current_folder_that_was_removed_is_one_sentence(tmp_path: Path) -> None:
+    command = f"mkdir gone && cd gone && rmdir ../gone && {sys.executable} -m nntrain.run"
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    words = ["bash", "-c", command]
+    done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "nntrain: The current folder cannot be used (No such file or directory): change to another "
+        "folder with cd.\n"
+    )

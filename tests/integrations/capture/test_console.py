@@ -421,3 +421,11 @@ def test_an_interrupt_while_a_line_is_recorded_does_not_end_the_recording(tmp_pa
             print("line")
         print("next")
     assert (tmp_path / "log").read_text().splitlines()[-1] == "next"
+
+
+def test_a_link_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "victim").write_text("precious")
+    (tmp_path / "console.log").symlink_to(tmp_path / "victim")
+    with ConsoleLog(tmp_path / "console.log", str):
+        print("lost")
+    assert (tmp_path / "victim").read_text() == "precious"

@@ -43,3 +43,20 @@ def test_a_journal_that_is_being_written_is_not_changed(tmp_path: Path) -> None:
 def test_a_journal_without_a_start_cannot_be_closed(tmp_path: Path) -> None:
     with pytest.raises(JournalError):
         close_journal(append(tmp_path, []))
+
+
+def test_a_journal_with_an_empty_group_of_batches_is_closed(tmp_path: Path) -> None:
+    empty = {"kind": "metrics", "time_ms": [], "step": [], "values": {"a": []}}
+    journal = append(tmp_path, [START, empty])
+    assert close_journal(journal) is True
+    end = read_journal(journal).end
+    assert end is not None
+    assert "after batch 0" in end.message
+
+
+def test_an_incomplete_line_after_the_end_is_removed(tmp_path: Path) -> None:
+    journal = append(tmp_path, [START, *batches(1, 7), END])
+    whole = journal.read_bytes()
+    journal.write_bytes(whole + b'{"kind":"sta')
+    assert close_journal(journal) is False
+    assert journal.read_bytes() == whole

@@ -22,7 +22,7 @@ from nntrain.app import sync
 from nntrain.callbacks import Checkpoint
 from nntrain.integrations.callback import TrackerCallback
 from nntrain.integrations.capture.niceness import NICENESS
-from nntrain.integrations.journal.records import JOURNAL, Record, read_journal
+from nntrain.integrations.journal.records import JOURNAL, Record, lines, read_journal
 from nntrain.integrations.journal.writer import JournalWriter
 from nntrain.integrations.memory import MemoryTracker
 from nntrain.integrations.mlflow import MLflowTracker
@@ -205,6 +205,37 @@ def test_the_shipper_waits_for_a_journal_that_another_process_delivers_and_deliv
     assert read_state(writer.path, "mlflow").done
 
 
+def test_a_shipper_that_cannot_be_started_costs_one_warning_and_is_tried_again(
+    tracker: MLflowTracker,
+    shipper: ShipperProcess,
+    writer: JournalWriter,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    n_open = psutil.Process().num_fds()
+    with monkeypatch.context() as machine:
+        machine.setattr(sys, "executable", "/no/room/for/python")
+        shipper.start({"mlflow": tracker})
+        shipper.add(Shipment(writer.path, {"mlflow": tracker}))
+        write(writer, START, *batches(1, 4), END)
+        (missing,) = shipper.finish()
+    assert (missing.journal, missing.n_row) == (writer.path, 4)
+    (warning,) = [record.message for record in caplog.records if record.name == "nntrain"]
+    assert warning.startswith("the shipper cannot be started ([Errno 2]")
+    assert psutil.Process().num_fds() == n_open
+    shipper.ended(Shipment(writer.path, {"mlflow": tracker}))
+    assert shipper.finish(60) == []
+
+
+def test_a_log_that_cannot_be_written_does_not_stop_delivery(
+    tracker: MLflowTracker, shipper: ShipperProcess, writer: JournalWriter
+) -> None:
+    (writer.path.parent / "shipper.log").mkdir()
+    write(writer, START, *batches(1, 4), END)
+    shipper.add(Shipment(writer.path, {"mlflow": tracker}))
+    assert shipper.finish(60) == []
+
+
 def test_a_killed_shipper_is_replaced_once(
     tmp_path: Path,
     tracker: MLflowTracker,
@@ -354,6 +385,48 @@ def test_a_forked_process_does_not_disturb_its_parents_shipper(store_uri: str, k
     assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
     assert read_state(Path("run") / JOURNAL, "mlflow").done
     assert read_state(Path("child") / JOURNAL, "mlflow").done is (kind == "track")
+
+
+FORKING_IN_A_BLOCK = """
+import logging, os, sys, time
+import nntrain
+from nntrain.integrations import MLflowTracker
+from torch.utils.data import DataLoader
+
+logging.basicConfig(stream=sys.stdout, format="%(message)s")
+with nntrain.track(MLflowTracker(system_metrics=False), folder="run") as run:
+    run.log_metrics({"loss": 1.0}, 1)
+    began = time.monotonic()
+    if sys.argv[1] == "DataLoader":
+        assert len(list(DataLoader(range(8), num_workers=2))) == 8
+    elif (child := os.fork()) == 0:
+        run.log_metrics({"loss": 9.0}, 9)
+        time.sleep(1.1)
+        run.log_metrics({"loss": 9.0}, 9)
+        raise SystemExit(0) if sys.argv[1] == "exit" else RuntimeError("in the child")
+    else:
+        os.waitpid(child, 0)
+    assert time.monotonic() - began < 10
+    run.log_metrics({"loss": 2.0}, 2)
+run.finish(60)
+"""
+
+
+@pytest.mark.parametrize("kind", ["exit", "error", "DataLoader"])
+def test_a_forked_process_that_leaves_the_block_does_not_end_its_parents_run(
+    store_uri: str, tmp_path: Path, kind: str
+) -> None:
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "MLFLOW_EXPERIMENT_NAME": "Default"}
+    words = [sys.executable, "-c", FORKING_IN_A_BLOCK, kind]
+    done = subprocess.run(words, capture_output=True, text=True, env=env, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "nntrain:" not in done.stderr
+    assert ("in the child" in done.stderr) is (kind == "error")
+    journal = tmp_path / "run" / JOURNAL
+    assert read_state(journal, "mlflow").done
+    records = [line.record for line in lines(journal) if line.record is not None]
+    assert [one["reason"] for one in records if one["kind"] == "end"] == ["completed"]
+    assert [step for one in records if one["kind"] == "metrics" for step in one["step"]] == [1, 2]
 
 
 SLOW_STORE = """

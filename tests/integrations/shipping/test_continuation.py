@@ -7,7 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from nntrain.integrations.journal.records import JOURNAL, Record, lines, read_journal
+from nntrain.integrations.journal.records import (
+    JOURNAL,
+    JournalError,
+    Record,
+    lines,
+    read_journal,
+)
 from nntrain.integrations.journal.writer import JournalWriter
 from nntrain.integrations.memory import MemoryTracker
 from nntrain.integrations.shipping.continuation import continue_journal
@@ -308,3 +314,13 @@ def test_a_model_of_the_earlier_run_may_use_only_what_the_user_trusts(
         one.record for one in lines(new) if one.record is not None and one.record["kind"] == "model"
     ]
     assert found["trusted_targets"] == kept
+
+
+def test_a_checkpoint_does_not_take_over_another_run(tmp_path: Path) -> None:
+    old = append(tmp_path / "old", [START, *batches(1, 8), END])
+    before = old.read_bytes()
+    with pytest.raises(JournalError, match="records another run than the checkpoint"):
+        continue_journal(old, tmp_path / "new" / JOURNAL, 4, uid="f" * 16)
+    assert old.read_bytes() == before
+    continue_journal(old, tmp_path / "new" / JOURNAL, 4, uid=START["run"]["uid"])
+    assert read_journal(tmp_path / "new").metrics["lr"].step.tolist() == [1, 2, 3, 4]

@@ -139,3 +139,10 @@ def test_trust_of_the_users_own_file_needs_no_override(
     argv = ["model._target_=my_package.tiny"]
     assert check_command_line(argv) == argv
     assert trusted_in([*argv, "trusted_targets=[other]"]) == ["other", "my_package"]
+
+
+@pytest.mark.parametrize("key", ["resume", "hydra.run.dir"])
+def test_a_path_that_the_machine_refuses_is_one_sentence(key: str) -> None:
+    with pytest.raises(ConfigError, match=r"File name too long") as caught:
+        check_command_line([f"{key}={'x' * 300}"])
+    assert "\n" not in str(caught.value)

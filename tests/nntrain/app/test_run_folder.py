@@ -84,6 +84,39 @@ def test_a_folder_that_cannot_be_created_is_refused_in_one_sentence(
         check_run_folder(tmp_path / name, None)
 
 
+@pytest.mark.parametrize("name", [".hydra", "files", "delivery"])
+@pytest.mark.parametrize("has_file", [True, False])
+def test_a_folder_in_which_a_subfolder_cannot_be_written_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, has_file: bool
+) -> None:
+    if has_file:
+        (tmp_path / name).touch()
+    else:
+        (tmp_path / name).mkdir()
+        monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere
+    with pytest.raises(ConfigError, match=f"{name} is not a folder that you can write to"):
+        check_run_folder(tmp_path, None)
+
+
+def test_a_configuration_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / ".hydra").touch()
+    with pytest.raises(ConfigError, match=r"cannot be written \(File exists\): choose another"):
+        write_config(tmp_path, OmegaConf.create(), [], Redactor())
+
+
+@pytest.mark.parametrize("name", [".", "journal.jsonl", "delivery"])
+def test_a_run_that_may_not_be_changed_is_continued_only_without_a_tracker(
+    run: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (run / "delivery").mkdir()
+    append(run, [START])
+    locked = run / name
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != locked)
+    check_resumable(run, tracked=False)
+    with pytest.raises(ConfigError, match=f"{locked} may not be written: copy the folder, or add"):
+        check_resumable(run, tracked=True)
+
+
 def test_a_run_that_is_still_running_cannot_be_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -174,3 +207,23 @@ def test_a_folder_that_existed_before_the_run_stays(tmp_path: Path) -> None:
     os.utime(folder, (0, 0))
     remove_if_empty(folder, time.time() - 60)
     assert folder.is_dir()
+
+
+WRITTEN = ("run.log", "console.log", "shipper.log", ".hydra", "files", "delivery", JOURNAL)
+
+
+@pytest.mark.parametrize("name", [*WRITTEN, ".hydra/config.yaml", ".hydra/overrides.yaml"])
+def test_a_link_in_the_folder_of_a_run_of_somebody_else_is_refused(run: Path, name: str) -> None:
+    path = run / name
+    if path.is_dir():
+        path.rmdir()
+    (run.parent / "victim").mkdir()
+    path.symlink_to(run.parent / "victim")
+    with pytest.raises(ConfigError, match="is a symbolic link, which nntrain does not follow"):
+        check_run_folder(run, run)
+    assert not [*(run.parent / "victim").iterdir()]
+
+
+def test_links_that_are_not_written_are_free(run: Path) -> None:
+    (run / "data").symlink_to(run.parent)
+    check_run_folder(run, run)

@@ -2,8 +2,10 @@
 
 import json
 import os
+import shlex
+import shutil
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -14,13 +16,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from nntrain.app import sync
 from nntrain.integrations import MLflowTracker, WandbTracker
-from nntrain.integrations.journal.records import JOURNAL, encode
+from nntrain.integrations.journal.records import JOURNAL, encode, read_journal
 from nntrain.integrations.shipping.destinations import elsewhere, sync_options
 from nntrain.integrations.shipping.spec import spec_of
 from nntrain.integrations.shipping.state import read_state
 from nntrain.integrations.tensorboard import TensorBoardTracker
 from nntrain.integrations.tracker import Tracker
 from tests.common.journals import END, START, append, batches, losses, start
+from tests.common.odd_journals import RECORDS, UNUSUAL, run_with, with_odd_values
 
 Capture = pytest.CaptureFixture[str]
 
@@ -44,10 +47,6 @@ def received(log_dir: str = "runs", run: str = "*") -> list[tuple[int, float]]:
 def line(body: bytes) -> bytes:
     """Returns a line with a correct checksum; `body` lacks the closing brace."""
     return b'%s,"crc":"%08x"}\n' % (body, zlib.crc32(body))
-
-
-def run_with(**changes: Any) -> dict[str, Any]:
-    return {**START, "run": {**START["run"], **changes}}
 
 
 ODD: dict[str, bytes] = {
@@ -97,6 +96,11 @@ ODD: dict[str, bytes] = {
         {"kind": "table", "name": "a", "columns": ["a"], "rows": [1], "step": 1}
     ),
     "continued by a list": encode({"kind": "continued", "by": []}),
+    "columns are numbers": encode(
+        {"kind": "table", "name": "a", "columns": [1], "rows": [[1]], "step": 1}
+    ),
+    "no such signal": encode({**END, "reason": "interrupted", "signum": 10**17}),
+    "process id above 32 bits": encode(run_with(process={"pid": 2**63 - 1})),
 }
 
 
@@ -118,6 +122,160 @@ def test_an_odd_line_is_named_the_rest_is_delivered_and_the_exit_code_is_1(
         assert received(run=f"*{uid}") == losses(1, 4)
     assert sync.main(["."]) == 1
     assert capsys.readouterr().err.splitlines() == [told]
+
+
+def test_every_key_of_every_record_may_have_any_value(
+    tmp_path: Path, tracker: Tracker, capsys: Capture
+) -> None:
+    odd = [one for record in RECORDS for one in with_odd_values(record)]
+    journal = append(tmp_path / "a", [start(tracker, "tensorboard"), *odd, *batches(1, 4), END])
+    assert sync.main(["."]) == 1
+    told = capsys.readouterr().err.splitlines()
+    wrong = read_journal(journal).wrong
+    assert len(wrong) > 200
+    assert all(
+        f"nntrain.sync: a/journal.jsonl, line {n}: " in told[i] for i, n in enumerate(wrong[:20])
+    )
+    assert f"nntrain.sync: a/journal.jsonl: {len(wrong) - 20} more lines are wrong" in told
+    assert read_state(journal, "tensorboard").done
+    assert received()[-4:] == losses(1, 4)
+
+
+def test_every_key_of_an_end_and_a_start_may_have_any_value(
+    tmp_path: Path, tracker: Tracker, capsys: Capture
+) -> None:
+    first = start(tracker, "tensorboard")
+    starts = [
+        *with_odd_values(dict(first)),
+        *({**first, "run": run} for run in with_odd_values(first["run"])),
+        *(run_with(process=process) for process in with_odd_values(first["run"]["process"])),
+    ]
+    for i, odd in enumerate(starts):
+        append(tmp_path / f"runs/start-{i}", [odd, *batches(1, 4), END])
+    for i, odd in enumerate(with_odd_values(END)):
+        uid = f"{i:016}"
+        append(
+            tmp_path / f"runs/end-{i}", [start(tracker, "tensorboard", uid), *batches(1, 4), odd]
+        )
+    append(tmp_path / "runs/whole", [start(tracker, "tensorboard", "w" * 16), *batches(1, 4), END])
+    assert sync.main(["runs"]) == 1
+    assert "Traceback" not in capsys.readouterr().err
+    assert received(run=f"*{'w' * 16}") == losses(1, 4)
+
+
+@pytest.mark.parametrize("has_end", [True, False])
+@pytest.mark.parametrize("case", UNUSUAL)
+def test_an_unusual_record_does_not_stop_the_delivery(
+    tmp_path: Path, tracker: Tracker, capsys: Capture, case: str, has_end: bool
+) -> None:
+    records, n_refused = UNUSUAL[case]
+    spec = {"trackers": {"tensorboard": spec_of(tracker)}}
+    records = [{**one, **(spec if one["kind"] == "start" else {})} for one in records]
+    journal = append(tmp_path / "a", [start(tracker, "tensorboard"), *batches(1, 4), *records])
+    append(tmp_path / "a", [*batches(5, 8), *([END] if has_end else [])])
+    assert sync.main(["a"]) == 0, capsys.readouterr().err
+    assert received()[:4] + received()[-4:] == losses(1, 8)
+    assert read_state(journal, "tensorboard").n_refused == n_refused
+    capsys.readouterr()
+    assert sync.main(["a"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("torn", [b'{"kind":"ta', b"\0\0\0"])
+def test_an_incomplete_line_after_the_end_is_removed(
+    tmp_path: Path, tracker: Tracker, torn: bytes
+) -> None:
+    journal = append(tmp_path / "a", [start(tracker, "tensorboard"), *batches(1, 4), END])
+    whole = journal.read_bytes()
+    journal.write_bytes(whole + torn)
+    assert sync.main(["a"]) == 0
+    assert journal.read_bytes() == whole
+
+
+def _replaced(folder: Path, place: str) -> Path:
+    path = folder / place
+    path.parent.mkdir(exist_ok=True)
+    path.unlink(missing_ok=True)
+    return path
+
+
+PLACES: dict[str, tuple[str, Callable[[Path], object], str]] = {
+    "a folder as journal": (JOURNAL, Path.mkdir, "is not a regular file: remove it"),
+    "a pipe as journal": (JOURNAL, os.mkfifo, "is not a regular file: remove it"),
+    "a link to itself": (JOURNAL, lambda path: path.symlink_to(path), "is a symbolic link"),
+    "a link to nothing": (JOURNAL, lambda path: path.symlink_to("x"), "is a symbolic link"),
+    "a link to a device": (
+        JOURNAL,
+        lambda path: path.symlink_to("/dev/zero"),
+        "is a symbolic link",
+    ),
+    "a folder as state": ("delivery/tensorboard.json", Path.mkdir, "is not a regular file"),
+    "a pipe as state": ("delivery/tensorboard.json", os.mkfifo, "is not a regular file"),
+    "a folder as lock": ("delivery/lock", Path.mkdir, "is not a regular file"),
+    "a pipe as lock": ("delivery/lock", os.mkfifo, "is not a regular file"),
+    "a file as folder": ("delivery", Path.touch, "is not a folder"),
+    "a folder as part": ("delivery/tensorboard.part", Path.mkdir, "is not a regular file"),
+}
+
+
+@pytest.mark.parametrize("case", PLACES)
+def test_something_else_in_the_place_of_a_file_is_named_and_the_others_are_delivered(
+    tmp_path: Path, tracker: Tracker, capsys: Capture, case: str
+) -> None:
+    place, make, told = PLACES[case]
+    for name in ("a", "b"):
+        append(tmp_path / name, [start(tracker, "tensorboard", name * 16), *batches(1, 4), END])
+    make(_replaced(tmp_path / "a", place))
+    assert sync.main([".", "--timeout-s", "0"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{Path('a') / place} {told}" in line
+    assert received(run=f"*{'b' * 16}") == losses(1, 4)
+
+
+def test_a_folder_that_does_not_exist_does_not_stop_the_others(
+    tmp_path: Path, tracker: Tracker, capsys: Capture
+) -> None:
+    append(tmp_path / "a", [start(tracker, "tensorboard"), *batches(1, 4), END])
+    assert sync.main(["nowhere", "a"]) == 1
+    assert capsys.readouterr().err.startswith("nntrain.sync: nowhere does not exist: pass the")
+    assert received() == losses(1, 4)
+
+
+def test_a_pipe_that_is_passed_is_named(tmp_path: Path, capsys: Capture) -> None:
+    os.mkfifo(tmp_path / "a")
+    assert sync.main(["a"]) == 1
+    assert capsys.readouterr().err == "nntrain.sync: a is not a regular file: remove it.\n"
+
+
+def test_two_journals_of_one_run_are_named(
+    tmp_path: Path, tracker: Tracker, capsys: Capture
+) -> None:
+    append(tmp_path / "a", [start(tracker, "tensorboard"), *batches(1, 4), END])
+    append(tmp_path / "b", [start(tracker, "tensorboard"), *batches(1, 4), END])
+    told = (
+        "b/journal.jsonl records the same run as a/journal.jsonl: a tracker has one run for both."
+    )
+    assert sync.main(["."]) == 0
+    assert told in capsys.readouterr().out.splitlines()
+    assert received() == losses(1, 4)
+    assert sync.main(["."]) == 0
+    assert told not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("by", ["/nowhere/journal.jsonl", "\ud800", "a/journal.jsonl"])
+def test_a_run_that_is_continued_in_a_missing_folder_is_named(
+    tmp_path: Path, tracker: Tracker, capsys: Capture, by: str
+) -> None:
+    continued = {"kind": "continued", "by": by}
+    append(tmp_path / "a", [start(tracker, "tensorboard"), *batches(1, 4), continued])
+    assert sync.main(["a"]) == 0
+    said = capsys.readouterr()
+    assert said.err.startswith("nntrain.sync: a/journal.jsonl is continued by ")
+    assert "which is not here: pass the folder of that run" in said.err
+    assert "are delivered" not in said.out
+    append(tmp_path / "moved", [start(tracker, "tensorboard"), *batches(1, 8), END])
+    assert sync.main(["."]) == 0
+    assert received() == losses(1, 8)
 
 
 NO_START: dict[str, bytes] = {
@@ -194,6 +352,12 @@ STATES: dict[str, bytes] = {
     "unsupported is a list": b'{"unsupported": ["tags"]}',
     "run id is an object": b'{"run_id": {}}',
     "escape sequences": b'{"run_id": "\\u001b[2J"}',
+    "lone surrogate": b'{"run_id": "\\ud800"}',
+    "done without a run": b'{"done": true}',
+    "offset without a run": b'{"offset": 4, "line": 1}',
+    "more rows than sent": b'{"run_id": "a", "held_rows": -9000}',
+    "not a number": b'{"n_tries": NaN}',
+    "escape sequences in a note": b'{"notes": ["\\u001b[2J\\nnntrain: fine"]}',
 }
 
 
@@ -206,7 +370,10 @@ def test_an_odd_state_is_replaced_and_the_run_is_sent_once(
     (tmp_path / "a/delivery").mkdir()
     (tmp_path / "a/delivery/tensorboard.json").write_bytes(STATES[odd])
     assert sync.main(["."]) == 0
-    assert "Traceback" not in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "Traceback" not in told
+    assert len(told.splitlines()) <= 1
+    assert told.rstrip("\n").isprintable()
     for name in ("a", "b"):
         assert received(run=f"*{name * 16}") == losses(1, 4)
         assert read_state(tmp_path / name / JOURNAL, "tensorboard").done
@@ -260,6 +427,38 @@ def test_a_journal_that_is_a_link_is_not_written(
         f"{tmp_path / 'elsewhere'}.\n"
     )
     assert target.read_bytes() == before
+
+
+def test_a_link_out_of_the_folder_is_not_read(
+    tmp_path: Path, tracker: Tracker, capsys: Capture
+) -> None:
+    (tmp_path / "secret.png").write_bytes(b"hunter2")
+    figures = [
+        {"kind": "figure", "path": path, "name": f"{i}.png", "step": i}
+        for i, path in enumerate(["link.png", "files/secret.png", "../secret.png", "loop/loop"])
+    ]
+    append(tmp_path / "a", [start(tracker, "tensorboard"), *figures, *batches(1, 4), END])
+    (tmp_path / "a/link.png").symlink_to(tmp_path / "secret.png")
+    (tmp_path / "a/files").symlink_to(tmp_path)
+    (tmp_path / "a/loop").symlink_to("loop")
+    assert sync.main(["a"]) == 0
+    told = capsys.readouterr().err.splitlines()
+    assert all("is outside the folder of the run" in line for line in told[:3])
+    assert len(told) == 4
+    assert not any(b"hunter2" in path.read_bytes() for path in (tmp_path / "runs").rglob("*.rows"))
+
+
+def test_the_folder_of_a_run_that_is_a_link_is_not_written(
+    tmp_path: Path, tracker: Tracker, capsys: Capture
+) -> None:
+    append(tmp_path / "a", [start(tracker, "tensorboard"), *batches(1, 4), END])
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "victim/x.about").touch()
+    (tmp_path / "runs").mkdir()
+    (tmp_path / f"runs/x-{START['run']['uid']}").symlink_to(tmp_path / "victim")
+    assert sync.main(["a", "--timeout-s", "0"]) == 1
+    assert "by a symbolic link" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "victim").iterdir()] == ["x.about"]
 
 
 def test_a_linked_folder_is_not_searched(tmp_path: Path, tracker: Tracker, capsys: Capture) -> None:
@@ -475,7 +674,7 @@ def test_a_run_that_the_tracker_lost_is_named_and_sent_again_on_request(
     capsys.readouterr()
     told = (
         f"tensorboard no longer has the run of a/journal.jsonl (its folder {folder} does not "
-        "exist): to send it again, run python -m nntrain.sync a --again."
+        "exist): to send it again, run python -m nntrain.sync a --again"
     )
     assert sync.main(["a"]) == 1
     assert capsys.readouterr().err == f"{told}\n"
@@ -484,6 +683,37 @@ def test_a_run_that_the_tracker_lost_is_named_and_sent_again_on_request(
     assert received() == losses(1, 4)
     assert (tmp_path / "a/delivery/tensorboard.json.1").is_file()
     assert sync.main(["a"]) == 0
+
+
+@pytest.mark.parametrize(
+    "name", ["a b", "lr=0.1, (v2)", "it's", "50%?", "-x", "\u00e4\u4e2d", "$(touch x)"]
+)
+def test_the_command_that_is_printed_can_be_pasted(
+    tmp_path: Path, tracker: Tracker, capsys: Capture, name: str
+) -> None:
+    append(tmp_path / name, [start(tracker, "tensorboard"), *batches(1, 4), END])
+    assert sync.main(["."]) == 0
+    shutil.rmtree(tmp_path / "runs")
+    capsys.readouterr()
+    assert sync.main([f"./{name}"]) == 1
+    _, _, command = capsys.readouterr().err.partition("to send it again, run ")
+    program, *given = shlex.split(command)
+    assert (program, given[:2]) == ("python", ["-m", "nntrain.sync"])
+    assert sync.main(given[2:]) == 0
+    assert received() == losses(1, 4)
+
+
+def test_the_command_repeats_the_options(tmp_path: Path, capsys: Capture) -> None:
+    tracker = TensorBoardTracker(str(tmp_path / "elsewhere"), system_metrics=False)
+    (tmp_path / "here").mkdir()
+    append(tmp_path / "here/a", [start(tracker, "tensorboard"), *batches(1, 4), END])
+    os.chdir(tmp_path / "here")
+    assert sync.main(["a", "--to-recorded"]) == 0
+    shutil.rmtree(tmp_path / "elsewhere")
+    capsys.readouterr()
+    assert sync.main(["a", "--to-recorded", "--login", "my host"]) == 1
+    command = "python -m nntrain.sync a --to-recorded --login 'my host' --again"
+    assert capsys.readouterr().err.endswith(f"to send it again, run {command}\n")
 
 
 def test_again_sends_nothing_twice(tmp_path: Path, tracker: Tracker) -> None:

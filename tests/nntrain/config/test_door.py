@@ -168,3 +168,11 @@ def test_an_interpolation_beside_a_secret_is_kept() -> None:
     learn_arguments(["+api_key=Zq7hunter", "+my.token=${oc.env:KEY}"])
     assert redact_override("+my.token=${oc.env:KEY}") == "+my.token=${oc.env:KEY}"
     assert redact_text("'+my.token=${oc.env:KEY}'") == "'+my.token=${oc.env:KEY}'"
+
+
+def test_a_text_is_not_written_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "victim").write_text("precious")
+    (tmp_path / "link").symlink_to(tmp_path / "victim")
+    with pytest.raises(OSError, match="symbolic link"):
+        open_text(tmp_path / "link")
+    assert (tmp_path / "victim").read_text() == "precious"

@@ -44,3 +44,13 @@ def test_mistake_in_a_log_call_is_still_shown(capsys: pytest.CaptureFixture[str]
     log.handle(record("%d", "text"))
     log.close()
     assert "TypeError" in capsys.readouterr().err
+
+
+def test_a_link_is_not_followed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "victim").write_text("precious")
+    (tmp_path / "run.log").symlink_to(tmp_path / "victim")
+    log = LogFile("run.log", delay=True)
+    log.handle(record("lost"))
+    log.close()
+    assert "run.log cannot be written (it is a symbolic link)" in capsys.readouterr().err
+    assert (tmp_path / "victim").read_text() == "precious"

@@ -60,6 +60,23 @@ def test_the_users_file_is_in_the_home_folder_by_default() -> None:
     assert trust_file({"XDG_CONFIG_HOME": ""}) == trust_file({})
 
 
+@pytest.mark.parametrize("config", ["", "here", "/dev/null", "~nobody-here"])
+def test_without_a_readable_folder_for_it_there_is_no_such_file(
+    config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 9)  # a user without an entry in /etc/passwd
+    for folder in (
+        "~/.config",
+        "here",
+        "~nobody-here",
+    ):  # data in the current folder grants nothing
+        (tmp_path / folder / "nntrain").mkdir(parents=True)
+        (tmp_path / folder / "nntrain" / "trust.yaml").write_text("trusted_targets: [a]")
+    assert user_trust({"XDG_CONFIG_HOME": config}) == UserTrust()
+
+
 def test_a_trusted_folder_covers_what_is_in_it_wherever_a_symlink_leads(tmp_path: Path) -> None:
     (tmp_path / "mine" / "a").mkdir(parents=True)
     (tmp_path / "other").mkdir()

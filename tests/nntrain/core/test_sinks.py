@@ -130,3 +130,16 @@ def test_other_names_are_accepted(folder: Path, name: str) -> None:
     check_part(name)
     make_below(folder, name)
     assert (folder / name).is_dir()
+
+
+@pytest.mark.parametrize("writer", ["opened", "replaced"])
+def test_a_folder_in_the_place_of_a_file_is_named_with_its_path(folder: Path, writer: str) -> None:
+    (folder / "a/file").mkdir(parents=True)
+    with pytest.raises(OSError, match=str(folder / "a/file")):
+        {"opened": opened, "replaced": replaced}[writer](folder, "a/file")
+
+
+def test_a_file_in_the_place_of_a_folder_is_named_with_its_path(folder: Path) -> None:
+    (folder / "a").touch()
+    with pytest.raises(OSError, match=f"{folder / 'a'} is not a folder: remove it"):
+        opened(folder, "a/file")
