@@ -76,6 +76,9 @@ class _Messages:
     error = warning
 
 
+_RESOLVED = ("WANDB_MODE", "WANDB_PROJECT", "WANDB_ENTITY", "WANDB_TAGS", "WANDB_BASE_URL")
+"""The variables that `WandbTracker.resolved` has read already."""
+
 _MESSAGES = _Messages()
 _ARGV = threading.Lock()
 
@@ -93,9 +96,20 @@ def library() -> Any:
             del os.environ[name]  # an empty variable is not set, but W&B would read it
     _avoid_git_that_hangs()
     settings = wandb.Settings(silent=True)
-    setup = wandb.setup(settings)
+    with _hidden(_RESOLVED):
+        setup = wandb.setup(settings)
     wandb.termsetup(settings, _MESSAGES)
     return setup
+
+
+@contextmanager
+def _hidden(names: Sequence[str]) -> Iterator[None]:
+    """Hides variables of the environment, in which W&B would find mistakes that do not matter."""
+    hidden = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 @cache

@@ -637,6 +637,23 @@ OWN: dict[str, tuple[Tracker, str]] = {
 }
 
 
+WRONG = {
+    "MLFLOW_TRACKING_URI": ("file:///x", MLflowTracker("http://host:5000", "named")),
+    "MLFLOW_EXPERIMENT_NAME": ("x" * 501, MLflowTracker("http://host:5000", "named")),
+    "WANDB_PROJECT": ("a/b", WandbTracker("named", mode="offline", dir="/elsewhere")),
+    "WANDB_MODE": ("off", WandbTracker("named", mode="offline", dir="/elsewhere")),
+}
+
+
+@pytest.mark.parametrize("variable", WRONG)
+def test_a_wrong_variable_does_not_matter_if_the_setting_is_given(
+    variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    value, tracker = WRONG[variable]
+    monkeypatch.setenv(variable, value)
+    assert sync_options(tracker).startswith(" --to-recorded")
+
+
 @pytest.mark.parametrize("case", OWN)
 def test_the_command_of_a_run_names_what_sync_will_ask_for(case: str) -> None:
     tracker, options = OWN[case]
