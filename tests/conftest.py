@@ -19,6 +19,9 @@ os.environ.setdefault("MPLBACKEND", "agg")
 # test starts would inherit this, and the tests of Ctrl-C would fail.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+# the same for SIGHUP, which `nohup` ignores
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # A shipper has the lowest priority. On Linux, priorities apply only within a session, and CPU time
 # is first divided among the sessions. Each worker therefore gets its own session, as a user's
