@@ -74,7 +74,8 @@ _SIGNED = re.compile(r"([?&;](?:sig|X-Amz-Credential)=)[^&\s'\"<>]+", re.IGNOREC
 _TOKEN = re.compile(
     r"""(?<![A-Za-z0-9])(?: eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]+ | gh[oprsu]_[A-Za-z0-9]{16,}
         | github_pat_\w{20,} | glpat-[\w-]{16,} | xox[abeoprs]-[\w-]{10,} | hf_[A-Za-z0-9]{20,}
-        | sk-(?:proj-|ant-)?[A-Za-z0-9_]{20,} | A(?:KIA|SIA)[0-9A-Z]{16} | AIza[\w-]{35} )""",
+        | sk-(?:admin|ant|proj|svcacct)-[\w-]{20,} | sk-[A-Za-z0-9_]{20,}
+        | A(?:KIA|SIA)[0-9A-Z]{16} | AIza[\w-]{35} )""",
     re.VERBOSE,
 )
 _PRIVATE_KEY = re.compile(

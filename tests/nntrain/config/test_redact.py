@@ -271,3 +271,9 @@ def test_the_time_for_a_long_text_is_linear_in_its_length(piece: str) -> None:
     start = time.perf_counter()
     redactor.text(text)
     assert time.perf_counter() - start < 3.0
+
+
+@pytest.mark.parametrize("kind", ["proj", "svcacct", "admin", "ant-api03"])
+def test_a_key_of_openai_or_anthropic_is_hidden_to_its_end(kind: str) -> None:
+    key = f"sk-{kind}-AbCdEfGhIjKlMnOpQrStUvWx-RESTrest_0123456789-TAIL"
+    assert Redactor().text(f"failed with {key}, again") == "failed with ***, again"
